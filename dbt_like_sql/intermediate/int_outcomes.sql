@@ -1,0 +1,43 @@
+-- The answers to all benchmarks in one normal form. Beside each answer of the tuned model stands
+-- whether the untuned model was right on the same prompt (null where it gave no answer).
+WITH answers AS (
+    SELECT
+        'icl' AS benchmark, setting, NULL::INTEGER AS flipped_percent, partition, model,
+        dataset, NULL::VARCHAR AS category, context, query, correct, chance
+    FROM eval_icl
+    UNION ALL
+    SELECT
+        'flipped' AS benchmark, setting, flipped_percent, partition, model,
+        dataset, NULL::VARCHAR AS category, context, query, correct, chance
+    FROM eval_flipped
+    UNION ALL
+    SELECT
+        benchmark, setting, NULL::INTEGER AS flipped_percent, partition, model,
+        concept AS dataset, category, context, query, correct, NULL::DOUBLE AS chance
+    FROM eval_algorithmic
+)
+SELECT
+    benchmark,
+    CASE benchmark
+        WHEN 'flipped' THEN concat(flipped_percent, '% flipped')
+        ELSE setting
+    END AS setting,
+    flipped_percent,
+    partition,
+    model,
+    dataset,
+    category,
+    context,
+    query,
+    correct,
+    CASE
+        WHEN model = 'tuned' THEN bool_or(correct) FILTER (WHERE model = 'untuned') OVER prompts
+    END AS untuned_correct,
+    chance
+FROM answers
+-- A window, not a join: it also matches prompts whose flipped_percent is null.
+WINDOW prompts AS (
+    PARTITION BY
+        benchmark, answers.setting, flipped_percent, partition, dataset, category, context, query
+)
+ORDER BY benchmark, flipped_percent, setting, partition, model, dataset, category, context, query

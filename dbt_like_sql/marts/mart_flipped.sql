@@ -1,0 +1,5 @@
+-- Flipped labels over all sets, at each share of flipped labels.
+SELECT * EXCLUDE (level, dataset, category)
+FROM int_scores
+WHERE benchmark = 'flipped' AND level = 'all'
+ORDER BY partition, flipped_percent, model

@@ -1,0 +1,116 @@
+"""Attention for sequences that hold several independent parts.
+
+Tuning lays prompts one after another in a block, scoring lays a context, its queries and their
+labels in one sequence; both need attention to stay inside a part. transformers lets a caller name
+an attention function, so any of its decoder models can run with this one. This module knows
+nothing about prompts.
+
+Shapes: B batch (always 1), H heads, K key-value heads, T tokens, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.masking_utils import AttentionMaskInterface
+
+from symtune_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "symtune_parts"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the sequence: its length, and which tokens see which (None: causal) [T, T]."""
+
+    length: int
+    visible: torch.Tensor | None = None
+
+
+_parts: ContextVar[Sequence[Part]] = ContextVar("parts")
+
+
+@contextmanager
+def attending(parts: Sequence[Part]) -> Iterator[None]:
+    """Within this context a model of `load_model` attends inside each part only."""
+    token = _parts.set(parts)
+    try:
+        yield
+    finally:
+        _parts.reset(token)
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A causal model from a local folder of safetensors, ready for `attending`."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=NAME,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+def _attend(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface; returns [B, T, H, D]."""
+    for name in ("softcap", "s_aux"):
+        if unused.get(name) is not None:
+            raise UserError(
+                f"Model class {type(module).__name__} uses the attention option '{name}', which"
+                " symbol tuning cannot pack; choose another model."
+            )
+    parts = _parts.get()
+    window = unused.get("sliding_window")
+    longest = max(part.length for part in parts)
+    if window is not None and longest > window:
+        raise UserError(
+            f"A prompt of {longest} tokens exceeds the model's attention window of {window}; lower"
+            " tuning.block_tokens or the number of exemplars."
+        )
+    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
+    key_BHTD = key_BKTD.repeat_interleave(groups, dim=1)
+    value_BHTD = value_BKTD.repeat_interleave(groups, dim=1)
+    lengths = [part.length for part in parts]
+    attended = [
+        scaled_dot_product_attention(
+            q, k, v, attn_mask=part.visible, is_causal=part.visible is None, dropout_p=dropout, scale=scaling
+        )
+        for part, q, k, v in zip(
+            parts,
+            query_BHTD.split(lengths, dim=2),
+            key_BHTD.split(lengths, dim=2),
+            value_BHTD.split(lengths, dim=2),
+            strict=True,
+        )
+    ]
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The parts say who sees whom, so transformers need not build a mask."""
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _no_mask)

@@ -1,0 +1,69 @@
+"""Answers the algorithmic suite: greedy generation to the end of the line, matched exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from symtune_pipeline.prompts import render, segments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = 0  # 'Input: … Output: …', in which both benchmarks are published
+BATCH = 40
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: pl.DataFrame,
+    progress: Callable[[int], None] = lambda _: None,
+) -> pl.DataFrame:
+    """One row per row of the suite, in its order: its keys, `expected`, `answer` and `correct`.
+
+    The model must attend with transformers' own attention. `progress` is called with the number of
+    answers done.
+    """
+    rows = suite.select("inputs", "outputs", "query_input").rows()
+    prompts = [render(segments(FORMAT, [*inputs, query], outputs)) for inputs, outputs, query in rows]
+    longest = max((len(tokenizer.encode(f" {text}\n")) for text in suite["expected"]), default=0)
+    # Prompts of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        texts = _generate(model, tokenizer, [prompts[i] for i in places], longest)
+        for place, text in zip(places, texts, strict=True):
+            answers[place] = text
+        progress(min(start + BATCH, len(order)))
+    return suite.select(
+        "benchmark", "setting", "concept", "category", "context", "query", "expected"
+    ).with_columns(answer=pl.Series(answers, dtype=pl.String)).with_columns(
+        correct=pl.col("answer") == pl.col("expected")
+    )  # fmt: skip
+
+
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], new_tokens: int
+) -> list[str]:
+    """The first line that the model adds to each prompt."""
+    import torch
+
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    batch: Any = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.inference_mode():
+        ids = model.generate(  # type: ignore[operator]
+            **batch.to(model.device),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            stop_strings=["\n"],
+            tokenizer=tokenizer,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    added = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    # An answer that starts on a line of its own is still the first line of text.
+    return [text.strip().split("\n")[0].strip() for text in added]

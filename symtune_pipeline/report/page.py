@@ -1,0 +1,223 @@
+"""The report's folder: one self-contained page, a PNG of every chart, and summary.json.
+
+It arranges what `tables` and `plots` make and puts the finding into words. It knows nothing
+about how a figure was computed. Equal inputs give equal bytes: it adds no time of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.report import plots
+from symtune_pipeline.report.tables import (
+    Comparison,
+    accuracy_text,
+    comparisons,
+    html_tables,
+    p_relation,
+    partitions,
+    points_text,
+    setting_label,
+    summary_records,
+    unbroken,
+)
+
+if TYPE_CHECKING:
+    from symtune_pipeline.report.plots import Chart
+
+SIGNIFICANT = 0.05
+# The settings a finding spells out: the method's aim, its hardest test, and what it may cost.
+HEADLINES = {
+    ("icl", "symbols, no instruction"): "With symbols and no instruction",
+    ("flipped", "100% flipped"): "With all labels flipped",
+    ("icl", "relevant labels, instruction"): "With relevant labels and an instruction",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, the name of its PNG (without ending) and the section of the page it belongs to."""
+
+    name: str
+    section: str
+    partition: str
+    chart: Chart
+
+
+def write_report(
+    folder: Path,
+    *,
+    summary: pl.DataFrame,
+    icl: pl.DataFrame,
+    flipped: pl.DataFrame,
+    algorithmic: pl.DataFrame,
+    training_log: dict[str, pl.DataFrame],
+    provenance: dict[str, Any],
+) -> None:
+    """Write index.html, `<chart>-<partition>.png` per chart, and summary.json into `folder`.
+
+    The frames are `mart_summary`, `mart_icl`, `mart_flipped` and `mart_algorithmic`;
+    `training_log` holds each partition's log, and `provenance` may nest. All but `summary` may
+    be empty, and what is empty is left out. index.html is written last, so a page never
+    speaks of a file that is not there. Raises UserError where `summary` has no row.
+    """
+    if summary.is_empty():
+        raise UserError(
+            "mart_summary has no row to report: run the evaluation for at least one partition."
+        )
+    figures = list(draw(summary, icl, flipped, algorithmic, training_log))
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        write(folder / f"{figure.name}.png", plots.to_png(figure.chart))
+    records = json.dumps(summary_records(summary), indent=2, ensure_ascii=False) + "\n"
+    write(folder / "summary.json", records.encode())
+    tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic)
+    write(folder / "index.html", render(summary, figures, tables, provenance).encode())
+
+
+def render(
+    summary: pl.DataFrame,
+    figures: list[Figure],
+    tables: dict[str, str],
+    provenance: dict[str, Any],
+) -> str:
+    """The page's HTML, with the chart library in it once."""
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return template.from_string(
+        (files(__package__) / "page.html").read_text(encoding="utf-8")
+    ).render(
+        partitions=partitions(summary),
+        findings={name: unbroken(finding(rows)) for name, rows in by_partition(summary)},
+        figures=figures,
+        specs={figure.name: page_spec(figure.chart) for figure in figures},
+        tables=tables,
+        provenance=list(flat(provenance)),
+        script=chart_library(),
+    )
+
+
+@functools.cache  # seconds of bundling, and always the same
+def chart_library() -> str:
+    """JavaScript that draws a chart in a browser: Vega-Lite in the version Altair writes."""
+    import altair as alt
+    import vl_convert
+
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return script
+
+
+def finding(summary: pl.DataFrame) -> str:
+    """One partition's result in a paragraph, from its numbers, whichever way they point."""
+    tested = [pair for pair in comparisons(summary) if pair.tuned.get("p") is not None]
+    if not tested:
+        return "No setting was measured on both the untuned and the symbol-tuned model."
+    clear = [pair for pair in tested if pair.tuned["p"] < SIGNIFICANT]
+    better = [pair for pair in clear if pair.tuned["gain"] > 0]
+    worse = [pair for pair in clear if pair.tuned["gain"] < 0]
+
+    if not clear:
+        verdict = (
+            f"None of {len(tested)} settings shows a significant difference between the untuned "
+            f"and the symbol-tuned model (p < {SIGNIFICANT})."
+        )
+    else:
+        verdict = (
+            f"Of {len(tested)} settings, symbol tuning made {named(better)} significantly better "
+            f"and {named(worse)} significantly worse (p < {SIGNIFICANT})."
+        )
+    headlines = [
+        sentence(HEADLINES[key], pair)
+        for key in HEADLINES
+        for pair in tested
+        if key == (pair.benchmark, pair.setting)
+    ]
+    return " ".join([verdict, *headlines])
+
+
+def named(pairs: list[Comparison]) -> str:
+    labels = "; ".join(setting_label(pair.benchmark, pair.setting) for pair in pairs)
+    return f"{len(pairs)} ({labels})" if pairs else "none"
+
+
+def sentence(opening: str, pair: Comparison) -> str:
+    untuned, tuned = accuracy_text(pair.rows.get("untuned")), accuracy_text(pair.tuned)
+    gain, p = pair.tuned["gain"], pair.tuned["p"]
+    figures = f"{points_text(gain)} points, p {p_relation(p)}, n = {pair.tuned['n']}"
+    if p >= SIGNIFICANT:
+        return (
+            f"{opening}, the change from {untuned} to {tuned} ({figures}) is no more than chance "
+            "could bring."
+        )
+    verb = "raised" if gain > 0 else "lowered"
+    return f"{opening}, symbol tuning {verb} accuracy from {untuned} to {tuned} ({figures})."
+
+
+def draw(
+    summary: pl.DataFrame,
+    icl: pl.DataFrame,
+    flipped: pl.DataFrame,
+    algorithmic: pl.DataFrame,
+    training_log: dict[str, pl.DataFrame],
+) -> Iterator[Figure]:
+    """Every chart that the frames have rows for, partition by partition."""
+    for partition, rows in by_partition(summary):
+        yield figure("settings", "settings", partition, plots.settings_chart(rows))
+    for partition, rows in by_partition(flipped):
+        if rows["flipped_percent"].n_unique() > 1:
+            yield figure("flipped", "settings", partition, plots.flipped_chart(rows))
+    for partition, rows in by_partition(icl):
+        yield figure("gains", "sets", partition, plots.gains_chart(rows))
+    for partition, rows in by_partition(algorithmic):
+        yield figure("algorithmic", "algorithmic", partition, plots.category_chart(rows))
+    for partition, log in sorted(training_log.items()):
+        if not log.is_empty():
+            yield figure("loss", "training", partition, plots.loss_chart(log))
+
+
+def figure(kind: str, section: str, partition: str, chart: Chart) -> Figure:
+    # A partition's name becomes part of a file name: anything but plain characters is replaced.
+    return Figure(f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', partition)}", section, partition, chart)
+
+
+def by_partition(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    for partition in partitions(mart) if not mart.is_empty() else []:
+        yield partition, mart.filter(pl.col("partition") == partition)
+
+
+def page_spec(chart: Chart) -> dict[str, Any]:
+    """The chart as Vega-Lite for a page: as wide as its place, and with no address in it."""
+    spec: dict[str, Any] = chart.to_dict()
+    del spec["$schema"]
+    return {**spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested provenance as (dotted name, text) pairs."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(map(str, value))
+    else:
+        yield name, str(value)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write beside, then rename: a killed run leaves no half a file."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_bytes(content)
+    os.replace(beside, path)

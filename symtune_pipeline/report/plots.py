@@ -1,0 +1,194 @@
+"""Charts of the report, from the marts' rows of one partition.
+
+Each function returns an Altair chart whose width a page may stretch. It knows nothing about
+files or pages, and computes no metric; the loss curve's moving mean is only a line to the eye.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from symtune_pipeline.report.tables import MODELS, SETTINGS, in_order, setting_label
+
+if TYPE_CHECKING:
+    import altair as alt
+
+    Chart = alt.LayerChart | alt.FacetChart  # what `alt.layer` is declared to return
+
+WIDTH = 640  # pixels, of a PNG before scaling; a page gives its own
+MODEL_COLOURS = {"pretrained": "#E69F00", "untuned": "#808080", "tuned": "#0072B2"}
+SETTING_COLOURS = dict(zip(SETTINGS, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
+MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
+ACCURACY = "accuracy (black: chance)"
+MEAN_OF_STEPS = 20
+
+
+def settings_chart(summary: pl.DataFrame) -> Chart:
+    """Accuracy of each model per setting: a dot, its 95% interval, and a mark at chance."""
+    return accuracy_chart(in_order(summary), "Accuracy by setting")
+
+
+def category_chart(algorithmic: pl.DataFrame) -> Chart:
+    """Accuracy of each model per category of the algorithmic benchmarks."""
+    return accuracy_chart(
+        in_order(algorithmic, "category"), "Algorithmic accuracy by category", detail="category"
+    )
+
+
+def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) -> Chart:
+    """Dots with intervals, one line per setting (and `detail`), one colour per model."""
+    import altair as alt
+
+    rows = [
+        {
+            "row": setting_label(row["benchmark"], row["setting"])
+            + (f", {row[detail]}" if detail else ""),
+            **{key: row[key] for key in ("model", "n", "accuracy", "low", "high", "chance")},
+        }
+        for row in mart.iter_rows(named=True)
+    ]
+    lines = list(dict.fromkeys(row["row"] for row in rows))
+    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+
+    base = alt.Chart(inline(rows)).encode(
+        y=alt.Y("row:N", sort=lines, title=None, axis=wrapped_labels())
+    )
+    by_model = base.encode(
+        yOffset=alt.YOffset("model:N", sort=models),
+        color=colours("model", {model: MODEL_COLOURS[model] for model in models}),
+        tooltip=["row:N", "model:N", "n:Q", *map(three_decimals, ("accuracy", "low", "high"))],
+    )
+    fraction = alt.Scale(domain=[0, 1])
+    return alt.layer(
+        base.transform_filter("isValid(datum.chance)")
+        .mark_tick(color="black", thickness=1.5, size=32)
+        .encode(x=alt.X("chance:Q", scale=fraction), tooltip=["row:N", three_decimals("chance")]),
+        by_model.mark_rule(strokeWidth=2).encode(
+            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=ACCURACY)), x2="high:Q"
+        ),
+        by_model.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q"),
+    ).properties(title=title, width=WIDTH, height=46 * len(lines))
+
+
+def gains_chart(icl: pl.DataFrame) -> Chart:
+    """Tuned minus untuned per dataset and setting, in points, with intervals where known."""
+    import altair as alt
+
+    tuned = in_order(icl, "dataset").filter(
+        pl.col("model") == "tuned", pl.col("gain").is_not_null()
+    )
+    points = [pl.col(name) * 100 for name in ("gain", "gain_low", "gain_high")]
+    rows = tuned.select("dataset", "setting", "n", "p", *points).to_dicts()
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    datasets = sorted({row["dataset"] for row in rows})
+
+    base = alt.Chart(inline(rows)).encode(
+        y=alt.Y("dataset:N", sort=datasets, title=None, axis=wrapped_labels()),
+        yOffset=alt.YOffset("setting:N", sort=settings),
+        color=colours("setting", {name: SETTING_COLOURS.get(name, "#444") for name in settings}),
+        tooltip=["dataset:N", "setting:N", "n:Q", alt.Tooltip("gain:Q", format="+.1f"), "p:Q"],
+    )
+    zero = alt.Chart(inline([{"zero": 0}])).mark_rule(color="black").encode(x="zero:Q")
+    return alt.layer(
+        zero,
+        base.transform_filter("isValid(datum.gain_low) && isValid(datum.gain_high)")
+        .mark_rule(strokeWidth=1.5, opacity=0.6)
+        .encode(x="gain_low:Q", x2="gain_high:Q"),
+        base.mark_point(filled=True, size=50, opacity=1).encode(
+            x=alt.X("gain:Q", title="tuned minus untuned, points")
+        ),
+    ).properties(
+        title="Gain by evaluation set",
+        width=WIDTH,
+        height=len(datasets) * (10 + 11 * len(settings)),
+    )
+
+
+def flipped_chart(flipped: pl.DataFrame) -> Chart:
+    """Accuracy (following the flip) against the percentage of labels that were flipped."""
+    import altair as alt
+
+    columns = ("flipped_percent", "model", "n", "accuracy", "low", "high", "chance")
+    rows = flipped.select(columns).sort("flipped_percent", "model").to_dicts()
+    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+
+    base = alt.Chart(inline(rows)).encode(
+        x=alt.X("flipped_percent:Q", title="labels flipped, %"),
+        color=colours("model", {model: MODEL_COLOURS[model] for model in models}),
+    )
+    fraction = alt.Scale(domain=[0, 1])
+    return alt.layer(
+        base.transform_filter("isValid(datum.chance)")
+        .mark_line(strokeDash=[3, 2], strokeWidth=1)
+        .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
+        base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(point=True).encode(
+            y=alt.Y("accuracy:Q", title=ACCURACY),
+            tooltip=["flipped_percent:Q", "model:N", "n:Q", three_decimals("accuracy")],
+        ),
+    ).properties(title="Following flipped labels", width=WIDTH, height=300)
+
+
+def loss_chart(training_log: pl.DataFrame) -> Chart:
+    """Training loss per step, faint, under its moving mean."""
+    import altair as alt
+
+    every = 1 + training_log.height // MAX_POINTS
+    # A diverged run logs NaN, which JSON has no word for.
+    rows = training_log.select("step", "loss").sort("step").gather_every(every).fill_nan(None)
+
+    base = alt.Chart(inline(rows.to_dicts())).encode(x=alt.X("step:Q", title="step"))
+    return alt.layer(
+        base.mark_line(color=MODEL_COLOURS["tuned"], opacity=0.3, strokeWidth=1).encode(
+            y=alt.Y("loss:Q", title="loss"), tooltip=["step:Q", three_decimals("loss")]
+        ),
+        base.transform_window(mean="mean(loss)", frame=[1 - MEAN_OF_STEPS, 0])
+        .mark_line(color=MODEL_COLOURS["tuned"])
+        .encode(y="mean:Q"),
+    ).properties(
+        title=f"Training loss, and its mean over {MEAN_OF_STEPS} points",
+        width=WIDTH,
+        height=260,
+    )
+
+
+def to_png(chart: Chart) -> bytes:
+    """The chart as a PNG at twice its size, drawn without a browser or a network."""
+    image = io.BytesIO()
+    chart.save(image, format="png", scale_factor=2)
+    return image.getvalue()
+
+
+def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
+    import altair as alt
+
+    return alt.InlineData(values=rows)
+
+
+def colours(field: str, palette: dict[str, str]) -> alt.Color:
+    import altair as alt
+
+    return alt.Color(
+        f"{field}:N",
+        scale=alt.Scale(domain=list(palette), range=list(palette.values())),
+        # Settings have long names: side by side they would not fit a phone.
+        legend=alt.Legend(
+            orient="top", title=None, labelLimit=0, columns=1 if field == "setting" else 3
+        ),
+    )
+
+
+def wrapped_labels() -> alt.Axis:
+    """An axis whose labels break at commas, so that a phone has room for the chart."""
+    import altair as alt
+
+    return alt.Axis(labelExpr="split(datum.label, ', ')", labelLimit=150, grid=True)
+
+
+def three_decimals(field: str) -> alt.Tooltip:
+    import altair as alt
+
+    return alt.Tooltip(f"{field}:Q", format=".3f")

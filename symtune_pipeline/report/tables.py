@@ -1,0 +1,300 @@
+"""Tables of the report: the mart rows of each model side by side, for a terminal, a page and JSON.
+
+It knows the marts' columns and the order in which a reader wants their rows. It knows nothing
+about how a figure was computed, nor about where a table is put.
+
+Units: accuracy, low, high, chance, gain, gain_low and gain_high are fractions, as in the marts.
+Tables show gains in percentage points.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import yaml
+
+if TYPE_CHECKING:
+    from great_tables import GT
+    from rich.table import Table
+
+BENCHMARKS = {
+    "icl": "In-context learning",
+    "flipped": "Flipped labels",
+    "list_functions": "List functions",
+    "turing_concepts": "Turing concepts",
+}
+SETTINGS = (
+    "relevant labels, instruction",
+    "relevant labels, no instruction",
+    "symbols, instruction",
+    "symbols, no instruction",
+)
+MODELS = ("pretrained", "untuned", "tuned")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting (of one dataset or category, where given) and the mart row of each model."""
+
+    partition: str
+    benchmark: str
+    setting: str
+    detail: str | None
+    rows: dict[str, Row]
+
+    @property
+    def tuned(self) -> Row:
+        """The row that carries gain and p; empty where no tuned model was measured."""
+        return self.rows.get("tuned", {})
+
+    @property
+    def first(self) -> Row:
+        """A row to read what all models share: n and chance."""
+        return next(iter(self.rows.values()))
+
+
+def terminal_table(summary: pl.DataFrame) -> Table:
+    """The table that a run ends with: one line per setting, in sections where partitions differ.
+
+    Readable in 100 columns. `summary` is `mart_summary`.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("setting", overflow="fold")
+    for name in ("n", "untuned", "tuned", "chance", "points", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    for partition in partitions(summary):
+        if len(partitions(summary)) > 1:
+            table.add_section()
+            table.add_row(Text(partition, style="bold"))
+        for pair in comparisons(summary.filter(pl.col("partition") == partition)):
+            cells = (
+                setting_label(pair.benchmark, pair.setting),
+                str(pair.first["n"]),
+                accuracy_text(pair.rows.get("untuned")),
+                accuracy_text(pair.rows.get("tuned")),
+                fraction_text(pair.first["chance"]),
+                points_text(pair.tuned.get("gain")),
+                p_text(pair.tuned.get("p")),
+            )
+            table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def summary_records(summary: pl.DataFrame) -> list[Row]:
+    """The records of summary.json: one per partition, benchmark, setting and model.
+
+    Every record has partition, benchmark, setting, model, n, accuracy, low, high and chance;
+    records of the tuned model also have gain and p. Figures are the mart's own, unrounded.
+    """
+    shared = ("partition", "benchmark", "setting", "model", "n", "accuracy", "low", "high")
+    return [
+        {
+            key: row[key]
+            for key in (*shared, "chance", *(("gain", "p") if row["model"] == "tuned" else ()))
+        }
+        for row in in_order(summary).iter_rows(named=True)
+    ]
+
+
+def html_tables(
+    *, summary: pl.DataFrame, icl: pl.DataFrame, algorithmic: pl.DataFrame
+) -> dict[str, str]:
+    """HTML of the page's tables, escaped: `settings`, `sets`, `algorithmic` and `paper`.
+
+    A table whose mart is empty is left out. The arguments are `mart_summary`, `mart_icl` and
+    `mart_algorithmic`.
+    """
+    tables = {
+        "settings": settings_table(summary),
+        "sets": detail_table(icl, "dataset"),
+        "algorithmic": detail_table(algorithmic, "category"),
+        "paper": paper_table(summary),
+    }
+    return {name: as_html(name, table) for name, table in tables.items() if table is not None}
+
+
+def settings_table(summary: pl.DataFrame) -> GT:
+    """Every setting with its models; grouped by partition where there are several."""
+    several = len(partitions(summary)) > 1
+    return comparison_table(
+        [
+            (pair.partition if several else None, setting_label(pair.benchmark, pair.setting), pair)
+            for pair in comparisons(summary)
+        ],
+        first_column="setting",
+    )
+
+
+def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
+    """Every dataset or category, grouped by setting; None where the mart has no row."""
+    if mart.is_empty():
+        return None
+    several = len(partitions(mart)) > 1
+    rows = []
+    for pair in comparisons(mart, detail):
+        label = setting_label(pair.benchmark, pair.setting)
+        rows.append((f"{pair.partition}: {label}" if several else label, str(pair.detail), pair))
+    return comparison_table(rows, first_column=detail)
+
+
+def paper_table(summary: pl.DataFrame) -> GT:
+    """The paper's figures beside ours, each with its source (`paper.yaml`)."""
+    from great_tables import GT
+
+    several = len(partitions(summary)) > 1
+    measured = [pair for pair in comparisons(summary) if pair.tuned.get("gain") is not None]
+
+    def ours(wanted: Row) -> str:
+        return unbroken(
+            "; ".join(
+                (f"{pair.partition}, " if several else "")
+                + (f"{pair.setting}: " if len(wanted["settings"]) > 1 else "")
+                + f"{points_text(pair.tuned['gain'])} (p {p_relation(pair.tuned['p'])})"
+                for pair in measured
+                if pair.benchmark == wanted["benchmark"] and pair.setting in wanted["settings"]
+            )
+        )
+
+    facts = paper()
+    rows = [
+        {
+            "result": row["result"],
+            "paper's models": row["models"],
+            "paper": row["figure"],
+            "source": row["source"],
+            "ours": (ours(row["ours"]) if "ours" in row else "") or "not measured",
+        }
+        for row in facts["results"]
+    ]
+    return GT(pl.DataFrame(rows)).tab_source_note(f"{facts['paper']}. {facts['note']}")
+
+
+def paper() -> Row:
+    """The paper's citation, a note and its results, as `paper.yaml` states them."""
+    facts: Row = yaml.safe_load((files(__package__) / "paper.yaml").read_text(encoding="utf-8"))
+    return facts
+
+
+def comparison_table(rows: Sequence[tuple[str | None, str, Comparison]], first_column: str) -> GT:
+    """Rows of (group or None, name, comparison) as a table with a column for each model present."""
+    from great_tables import GT
+
+    figures = ("n", *MODELS, "chance", "points", "p")
+    body = pl.DataFrame(
+        [
+            {
+                "group": group,
+                first_column: name,
+                "n": str(pair.first["n"]),
+                **{model: unbroken(accuracy_text(pair.rows.get(model))) for model in MODELS},
+                "chance": fraction_text(pair.first["chance"]),
+                "points": unbroken(gain_text(pair.tuned)),
+                "p": p_text(pair.tuned.get("p")),
+            }
+            for group, name, pair in rows
+        ]
+    )
+    # An algorithmic table has no chance, and a single partition no group: no empty columns.
+    body = body.select(name for name in body.columns if body[name].fill_null("").ne("").any())
+    table = GT(body, groupname_col="group" if "group" in body.columns else None)
+    return table.cols_align("right", [name for name in body.columns if name in figures])
+
+
+def as_html(name: str, table: GT) -> str:
+    # A fixed id: the library would draw a random one, and equal inputs must give equal bytes.
+    html: str = table.with_id(f"table-{name}").as_raw_html()
+    return html
+
+
+def comparisons(mart: pl.DataFrame, detail: str | None = None) -> list[Comparison]:
+    """The mart's rows gathered by setting (and by the column `detail`), in reading order."""
+    found: dict[tuple[str, str, str, str | None], dict[str, Row]] = {}
+    for row in in_order(mart, detail).iter_rows(named=True):
+        key = (row["partition"], row["benchmark"], row["setting"], row[detail] if detail else None)
+        found.setdefault(key, {})[row["model"]] = row
+    return [Comparison(*key, rows) for key, rows in found.items()]
+
+
+def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
+    """The mart sorted as a reader wants it, whatever order its rows came in."""
+
+    def rank(column: str, known: Sequence[str]) -> pl.Expr:
+        places = {name: place for place, name in enumerate(known)}
+        return pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
+
+    return mart.sort(
+        "partition",
+        rank("benchmark", tuple(BENCHMARKS)),
+        rank("setting", SETTINGS),
+        "setting",
+        *([detail] if detail else []),
+        rank("model", MODELS),
+    )
+
+
+def partitions(mart: pl.DataFrame) -> list[str]:
+    """The partitions present, sorted."""
+    return mart["partition"].unique().sort().to_list()
+
+
+def setting_label(benchmark: str, setting: str) -> str:
+    """What a reader calls the setting; in-context settings name themselves."""
+    return setting if benchmark == "icl" else f"{BENCHMARKS.get(benchmark, benchmark)}, {setting}"
+
+
+def accuracy_text(row: Row | None) -> str:
+    """Accuracy with its 95% interval, as `0.52 [0.47, 0.57]`; empty where there is no row."""
+    if row is None or row["accuracy"] is None:
+        return ""
+    return f"{row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def gain_text(row: Row) -> str:
+    """The gain in points, with its interval where the mart has one."""
+    if row.get("gain_low") is None or row.get("gain_high") is None:
+        return points_text(row.get("gain"))
+    low, high = points_text(row["gain_low"]), points_text(row["gain_high"])
+    return f"{points_text(row['gain'])} [{low}, {high}]"
+
+
+def unbroken(text: str) -> str:
+    """The text with every [interval] and `p = …` kept on one line by a page, however narrow."""
+    whole = r"\[[^]]*\]|\b[np] [=<] [\d.]+"
+    return re.sub(whole, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+
+
+def points_text(gain: float | None) -> str:
+    """A fraction as signed percentage points, as `+9.1`."""
+    # Adding 0.0 turns a rounded -0.0 into 0.0, which would otherwise read as a loss.
+    return "" if gain is None else f"{round(100 * gain, 1) + 0.0:+.1f}"
+
+
+def fraction_text(fraction: float | None) -> str:
+    """A fraction with two decimals; empty where it does not apply."""
+    return "" if fraction is None else f"{fraction:.2f}"
+
+
+def p_text(p: float | None) -> str:
+    """A p value with three decimals, or `<0.001`; empty where no test was made."""
+    if p is None:
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_relation(p: float | None) -> str:
+    """A p value as the end of a sentence: `= 0.003`, `< 0.001` or `unknown`."""
+    if p is None:
+        return "unknown"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

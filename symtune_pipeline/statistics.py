@@ -1,0 +1,85 @@
+"""Intervals and tests for counts of right answers; knows nothing about models or tables.
+
+Every function takes plain counts and returns one number, so that the SQL engine can register it as
+a scalar function. All intervals are at 95%, and all treat the counted answers as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Final
+
+CONFIDENCE: Final = 0.95
+
+
+def wilson_low(k: int, n: int) -> float:
+    """Lower end of Wilson's score interval for `k` right of `n`; 0 where `n` is 0.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference",
+    Journal of the American Statistical Association 22 (1927).
+    """
+    return _wilson(k, n)[0]
+
+
+def wilson_high(k: int, n: int) -> float:
+    """Upper end of the interval of `wilson_low`; 1 where `n` is 0."""
+    return _wilson(k, n)[1]
+
+
+def mcnemar_p(b: int, c: int) -> float:
+    """Two-sided exact p-value of McNemar's test: can `b` wins and `c` losses be a fair coin's?
+
+    `b` and `c` count the pairs in which only the one or only the other is right. Without any such
+    pair nothing speaks against equality, and p is 1.
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(b, b + c).pvalue) if b + c else 1.0
+
+
+def paired_low(b: int, c: int, n: int) -> float:
+    """Lower end of the interval for the paired difference `(b - c) / n` of `n` pairs; -1 at `n` 0.
+
+    Source: the adjusted Wald interval of Bonett and Price, "Adjusted Wald confidence interval for
+    a difference of binomial proportions based on paired data", Journal of Educational and
+    Behavioral Statistics 37 (2012): one pair is added to each discordant cell.
+    """
+    return _bonett_price(b, c, n)[0]
+
+
+def paired_high(b: int, c: int, n: int) -> float:
+    """Upper end of the interval of `paired_low`; 1 where `n` is 0."""
+    return _bonett_price(b, c, n)[1]
+
+
+FUNCTIONS: Final[tuple[Callable[..., float], ...]] = (
+    wilson_low,
+    wilson_high,
+    mcnemar_p,
+    paired_low,
+    paired_high,
+)
+"""What SQL may call: whole numbers in, one number out."""
+
+
+def _wilson(k: int, n: int) -> tuple[float, float]:
+    if n == 0:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _bonett_price(b: int, c: int, n: int) -> tuple[float, float]:
+    if b + c > n:
+        raise ValueError(f"{b} + {c} discordant pairs cannot be among {n} pairs")
+    if n == 0:
+        return -1.0, 1.0
+    from scipy.stats import norm
+
+    won, lost = (b + 1) / (n + 2), (c + 1) / (n + 2)
+    centre = won - lost
+    reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * sqrt((won + lost - centre**2) / (n + 2))
+    return max(-1.0, centre - reach), min(1.0, centre + reach)

@@ -1,0 +1,138 @@
+"""Where tables, models and reports are kept: folders with a manifest, never half-written.
+
+    <root>/<key>[/<partition>]/manifest.json
+    <root>/<key>[/<partition>]/<version>/...
+
+An artifact is written into a folder beside, renamed to its version (a hash of its files), and takes
+effect when its manifest is replaced. Readers check every file against the manifest. This module
+knows nothing about what an artifact holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+
+from symtune_pipeline.errors import UserError
+
+TABLE = "data.parquet"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact holds: SHA-256 by file name, and the rows of its tables."""
+
+    version: str
+    files: dict[str, str]
+    rows: dict[str, int]
+
+
+class Store:
+    """Artifacts by key and partition under one local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def writing(self, key: str, partition: str | None = None) -> Iterator[Path]:
+        """An empty folder to write an artifact into; it takes effect when the block ends well."""
+        home = self._home(key, partition)
+        home.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home))
+        try:
+            yield beside
+            self._commit(home, beside)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def write_table(self, key: str, table: pl.DataFrame, partition: str | None = None) -> Manifest:
+        """Keep one table as an artifact."""
+        with self.writing(key, partition) as folder:
+            table.write_parquet(folder / TABLE, compression="zstd")
+        return self.manifest(key, partition)
+
+    def read_table(self, key: str, partition: str | None = None, name: str = TABLE) -> pl.DataFrame:
+        """A table of an artifact."""
+        return pl.read_parquet(self.folder(key, partition) / name)
+
+    def folder(self, key: str, partition: str | None = None) -> Path:
+        """The folder of an artifact, after checking every file against its manifest.
+
+        Raises UserError where it was never made, or where a file is missing or was changed.
+        """
+        manifest = self.manifest(key, partition)
+        folder = self._home(key, partition) / manifest.version
+        for name, digest in manifest.files.items():
+            path = folder / name
+            if not path.is_file() or sha256(path) != digest:
+                state = "does not match its manifest" if path.is_file() else "is missing"
+                raise UserError(f"File {path} {state}; materialise '{key}' again.")
+        return folder
+
+    def manifest(self, key: str, partition: str | None = None) -> Manifest:
+        """The manifest of an artifact; raises UserError where it was never made."""
+        found = self.find(key, partition)
+        if found is None:
+            which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
+            raise UserError(f"{self._home(key, partition)} holds nothing yet; materialise {which} first.")
+        return found
+
+    def find(self, key: str, partition: str | None = None) -> Manifest | None:
+        """The manifest of an artifact, or None where it was never made."""
+        try:
+            text = (self._home(key, partition) / "manifest.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return Manifest(**json.loads(text))
+
+    def partitions(self, key: str) -> list[str]:
+        """The partitions of an artifact that have been made, in order of name."""
+        return sorted(path.parent.name for path in (self.root / key).glob("*/manifest.json"))
+
+    def _home(self, key: str, partition: str | None) -> Path:
+        return self.root / key / partition if partition else self.root / key
+
+    def _commit(self, home: Path, beside: Path) -> None:
+        paths = sorted(path for path in beside.rglob("*") if path.is_file())
+        files = {path.relative_to(beside).as_posix(): sha256(path) for path in paths}
+        rows = {
+            name: pl.scan_parquet(beside / name).select(pl.len()).collect().item()
+            for name in files
+            if name.endswith(".parquet")
+        }
+        version = content_hash(files)[:16]
+        final = home / version
+        if final.exists():  # the same content, perhaps damaged since
+            shutil.rmtree(final)
+        os.rename(beside, final)
+        write_text(home / "manifest.json", json.dumps(asdict(Manifest(version, files, rows)), indent=1))
+        for old in home.iterdir():
+            if old.is_dir() and old != final and not (old / "manifest.json").exists():
+                shutil.rmtree(old)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(value: object) -> str:
+    """SHA-256 of a value's JSON with sorted keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside, then rename, so that a reader sees the old one or the new one."""
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

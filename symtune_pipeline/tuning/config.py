@@ -1,0 +1,68 @@
+"""The fine-tune job's configuration: one JSON file, so that any launcher can start it anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from symtune_pipeline.catalog import Model
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.storage import content_hash
+from symtune_pipeline.tuning.step import LossName
+
+
+class JobConfig(BaseModel):
+    """Everything that the job needs; `inputs` are the versions of the model and the blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model_folder: Path
+    blocks: Path
+    output_folder: Path
+    inputs: dict[str, str]
+    optimizer: Literal["adamw", "adafactor"]
+    learning_rate: float
+    warmup_steps: int
+    tokens_per_step: int
+    max_grad_norm: float
+    epochs: int
+    loss: LossName
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_seconds: int
+    seed: int
+
+    def fingerprint(self) -> str:
+        """Equal for jobs that train the same model on the same blocks in the same way."""
+        paths_and_pace = {"model_folder", "blocks", "output_folder", "checkpoint_seconds"}
+        return content_hash(self.model_dump(mode="json", exclude=paths_and_pace))[:16]
+
+
+def job_config(
+    model: Model,
+    experiment: Experiment,
+    *,
+    model_folder: Path,
+    blocks: Path,
+    output_folder: Path,
+    inputs: dict[str, str],
+) -> JobConfig:
+    """The experiment's tuning settings, completed from the model's catalogue entry."""
+    chosen, defaults = experiment.tuning, model.tuning
+    return JobConfig(
+        model_folder=model_folder,
+        blocks=blocks,
+        output_folder=output_folder,
+        inputs=inputs,
+        optimizer=defaults.optimizer,
+        learning_rate=chosen.learning_rate or defaults.learning_rate,
+        warmup_steps=defaults.warmup_steps,
+        tokens_per_step=chosen.tokens_per_step or defaults.tokens_per_step,
+        max_grad_norm=defaults.max_grad_norm,
+        epochs=chosen.epochs,
+        loss=chosen.loss,
+        precision=chosen.precision,
+        checkpoint_seconds=chosen.checkpoint_seconds,
+        seed=experiment.seed,
+    )

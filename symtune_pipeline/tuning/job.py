@@ -1,0 +1,149 @@
+"""The fine-tune job: blocks in, a tuned model folder out, resumable at any step.
+
+The job writes into its output folder: `checkpoints/` while it runs, and at the end `model/`
+(safetensors, tokenizer, `log.json`). This module knows nothing about who launched it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import AutoTokenizer
+
+from symtune_pipeline.attention import load_model
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.progress import Progress
+from symtune_pipeline.tuning.checkpoint import State, load_checkpoint, save_checkpoint
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.step import Block, block_loss
+
+
+def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
+    """Tune the model; returns the folder of the result, at once where it is already finished.
+
+    Raises UserError where the loss is no finite number; the last checkpoint stays.
+    """
+    result = config.output_folder / "model"
+    if (result / "log.json").exists():
+        return result
+    torch.manual_seed(config.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_precision(config.precision, device)
+    model = load_model(config.model_folder, torch.float32, device)  # master weights stay fp32
+    model.train()
+    optimizer = make_optimizer(model, config)
+    checkpoints = config.output_folder / "checkpoints"
+    state = load_checkpoint(checkpoints, model, optimizer, config.fingerprint())
+    if state is None:
+        state = State(config.fingerprint())
+    else:
+        say(f"tuning: going on from step {state.step}")
+    train(model, optimizer, config, state, precision, lambda s: save_checkpoint(checkpoints, model, optimizer, s), say)
+
+    beside = config.output_folder / ".writing"
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    AutoTokenizer.from_pretrained(config.model_folder).save_pretrained(beside)
+    summary = {"precision": precision, "device": device, "seconds": state.seconds, "log": state.log}
+    (beside / "log.json").write_text(json.dumps(summary), encoding="utf-8")
+    os.rename(beside, result)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return result
+
+
+def train(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: JobConfig,
+    state: State,
+    precision: str,
+    save: Callable[[State], None],
+    say: Callable[[str], None],
+) -> None:
+    """Run the steps that `state` has not done yet, keeping `state` current."""
+    table = pl.read_parquet(config.blocks)
+    rows = {row["block"]: row for row in table.iter_rows(named=True)}
+    steps = step_plan(table, config)
+    total = sum(len(rows[b]["tokens"]) for step in steps for b in step)
+    progress = Progress("tuning", total, "tokens", say)
+    progress.resume(state.tokens)
+    started = time.monotonic() - state.seconds
+    saved = time.monotonic()
+    for step in steps[state.step :]:
+        blocks = [Block.from_row(rows[number], config.loss) for number in step]
+        targets = sum(len(block.targets) for block in blocks)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (state.step + 1) / max(config.warmup_steps, 1))
+        loss_sum, right = 0.0, 0
+        for block in blocks:
+            loss, block_right = block_loss(model, block, precision)  # type: ignore[arg-type]
+            (loss / targets).backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.item()
+            right += int(block_right)
+        if not math.isfinite(loss_sum):
+            raise UserError(
+                f"Tuning stopped at step {state.step}: the loss of blocks {step} is not a finite number;"
+                " lower tuning.learning_rate or set tuning.precision to fp32. The last checkpoint is kept."
+            )
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.tokens += sum(len(block.tokens) for block in blocks)
+        state.seconds = time.monotonic() - started
+        state.log.append(
+            {
+                "step": state.step,
+                "loss": loss_sum / targets,
+                "accuracy": right / targets,
+                "tokens": state.tokens,
+                "seconds": state.seconds,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "gradient_norm": float(norm),
+            }
+        )
+        progress(state.tokens, f"step {state.step} of {len(steps)}, loss {loss_sum / targets:.3f}")
+        if time.monotonic() - saved >= config.checkpoint_seconds and state.step < len(steps):
+            save(state)
+            saved = time.monotonic()
+
+
+def step_plan(table: pl.DataFrame, config: JobConfig) -> list[list[int]]:
+    """The blocks of every step: each epoch shuffled anew, a step at least `tokens_per_step` long."""
+    lengths = dict(table.select("block", pl.col("tokens").list.len()).iter_rows())
+
+    def steps() -> Iterator[list[int]]:
+        step: list[int] = []
+        for epoch in range(config.epochs):
+            for place in np.random.default_rng([config.seed, epoch]).permutation(len(table)):
+                step.append(int(table["block"][int(place)]))
+                if sum(lengths[block] for block in step) >= config.tokens_per_step:
+                    yield step
+                    step = []
+        if step:
+            yield step
+
+    return list(steps())
+
+
+def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
+    """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
+    if config.optimizer == "adafactor":
+        return torch.optim.Adafactor(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+
+
+def resolve_precision(asked: str, device: str) -> str:
+    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware multiplies bf16 matrices (CUDA, AMX)."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device == "cuda" or torch.cpu.get_capabilities().get("amx_bf16") else "fp32"

