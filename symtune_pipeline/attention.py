@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
 
@@ -53,7 +54,7 @@ def attending(parts: Sequence[Part]) -> Iterator[None]:
 
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """A causal model from a local folder of safetensors, ready for `attending`."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         attn_implementation=NAME,
@@ -61,7 +62,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
         use_safetensors=True,
         trust_remote_code=False,
     )
-    return model.to(device)  # type: ignore[no-any-return]
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return model
 
 
 def _attend(
@@ -95,7 +97,13 @@ def _attend(
     lengths = [part.length for part in parts]
     attended = [
         scaled_dot_product_attention(
-            q, k, v, attn_mask=part.visible, is_causal=part.visible is None, dropout_p=dropout, scale=scaling
+            q,
+            k,
+            v,
+            attn_mask=part.visible,
+            is_causal=part.visible is None,
+            dropout_p=dropout,
+            scale=scaling,
         )
         for part, q, k, v in zip(
             parts,
@@ -112,5 +120,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
     """The parts say who sees whom, so transformers need not build a mask."""
 
 
+# Its bars show the loading of weights; progress that matters is reported by our own lines.
+logging.disable_progress_bar()
 AttentionInterface.register(NAME, _attend)
 AttentionMaskInterface.register(NAME, _no_mask)

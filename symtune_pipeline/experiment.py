@@ -23,6 +23,7 @@ from symtune_pipeline.errors import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 Positive = Annotated[int, Gt(0)]
+LossName = Literal["all_labels", "final_label"]
 
 
 class Section(BaseModel):
@@ -59,7 +60,7 @@ class MixtureConfig(Section):
 class TuningConfig(Section):
     """How the model is tuned; what is left out comes from the model's catalogue entry."""
 
-    loss: Literal["all_labels", "final_label"] = "all_labels"
+    loss: LossName = "all_labels"
     block_tokens: Positive = 1_024
     epochs: Positive = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -106,7 +107,11 @@ class Experiment(Section):
         return [
             entry
             for key, entry in catalog.datasets().items()
-            if (key in self.data.datasets if self.data.datasets else (entry.hub is None) == generated)
+            if (
+                key in self.data.datasets
+                if self.data.datasets
+                else (entry.hub is None) == generated
+            )
         ]
 
     def version(self, *sections: str) -> str:
@@ -134,9 +139,13 @@ def load_experiment(name: str) -> Experiment:
         settings = yaml.safe_load(text)
         return Experiment.model_validate({"name": path.stem} | settings)
     except yaml.YAMLError as error:
-        raise UserError(f"Experiment file {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(
+            f"Experiment file {path} is not valid YAML: {' '.join(str(error).split())}."
+        ) from error
     except TypeError as error:
-        raise UserError(f"Experiment file {path} must hold settings by name, such as 'seed: 0'.") from error
+        raise UserError(
+            f"Experiment file {path} must hold settings by name, such as 'seed: 0'."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from symtune_pipeline.catalog import datasets, prompt_formats
 from symtune_pipeline.progress import Progress
@@ -17,7 +18,7 @@ from symtune_pipeline.prompts import render, segments
 from symtune_pipeline.sources.generated import generate
 
 VOCABULARY = 4_096
-STEPS = 150
+STEPS = 60
 BATCH = 16
 LENGTH = 128
 ROWS_PER_SET = 200
@@ -76,15 +77,20 @@ def _texts() -> Iterator[str]:
             part = rows[start : start + 3]
             inputs = [" | ".join(row[:-1]) for row in part]
             labels = [entry.labels[row[-1]] for row in part]
-            yield render(segments(int(rng.integers(len(prompt_formats()))), inputs, labels)) + "<end>"
+            yield (
+                render(segments(int(rng.integers(len(prompt_formats()))), inputs, labels)) + "<end>"
+            )
 
 
-def _tokenizer(texts: list[str]):  # type: ignore[no-untyped-def]
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _tokenizer(texts: list[str]) -> Tokenizer:
+    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -47,9 +47,11 @@ def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
     """
     pools = []
     for (dataset,), group in examples.group_by("dataset", maintain_order=True):
-        classes = group.group_by("label_id").agg("example", pl.col("label").first()).sort("label_id")
-        counts = classes["example"].list.len()
-        if len(classes) < 2 or int(counts.min() or 0) < 2:  # type: ignore[call-overload]
+        classes = (
+            group.group_by("label_id").agg("example", pl.col("label").first()).sort("label_id")
+        )
+        counts = classes["example"].list.len().to_list()
+        if len(classes) < 2 or min(counts) < 2:
             found = dict(zip(classes["label"], counts, strict=True))
             raise UserError(
                 f"Dataset '{dataset}' cannot make a prompt: it needs two classes with two examples"
@@ -83,8 +85,10 @@ def mixture_chunks(
             if len(places):
                 drawn = _draw(chosen, len(places), characters, config, sampler, rng)
                 frames.append(drawn.with_columns(prompt=pl.Series(start + places, dtype=pl.UInt32)))
-        yield pl.concat(frames).sort("prompt").select(
-            "prompt", "dataset", "format", "examples", "answers", "labels"
+        yield (
+            pl.concat(frames)
+            .sort("prompt")
+            .select("prompt", "dataset", "format", "examples", "answers", "labels")
         )
 
 
@@ -121,9 +125,9 @@ def _draw(
     k = np.clip(np.minimum(k, fitting), 1, width - 1)
 
     used_PCK = np.broadcast_to(np.arange(width - 1) < k[:, None, None], exemplars_PCK.shape)
-    order = rng.random(exemplars_PCK.shape)
-    order[~used_PCK] = 2.0  # past every used one
-    order = order.reshape(prompts, -1).argsort(axis=1)
+    shuffled = rng.random(exemplars_PCK.shape)
+    shuffled[~used_PCK] = 2.0  # past every used one
+    order = shuffled.reshape(prompts, -1).argsort(axis=1)
     classes = np.broadcast_to(np.arange(n_classes)[None, :, None], exemplars_PCK.shape)
     counts = k * n_classes
     examples = _ragged(exemplars_PCK.reshape(prompts, -1), order, counts, query, pa.uint32())
@@ -140,9 +144,7 @@ def _draw(
     )
 
 
-def distinct(
-    rows: int, size: int, count: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def distinct(rows: int, size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Per row, `count` different numbers below `size`, every subset equally likely: [rows, count].
 
     Floyd's algorithm (Bentley and Floyd 1987), one column at a time; columns are then shuffled

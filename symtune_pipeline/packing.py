@@ -88,7 +88,9 @@ class EncodedPrompt:
     target_kinds: list[int]
 
 
-def encode(prompt: Sequence[Segment], answers: Sequence[int], pieces: PieceTokenizer) -> EncodedPrompt:
+def encode(
+    prompt: Sequence[Segment], answers: Sequence[int], pieces: PieceTokenizer
+) -> EncodedPrompt:
     """Tokenise a tuning prompt; `answers` are the classes of its examples, the query's last."""
     tokens: list[int] = []
     places: list[int] = []
@@ -121,7 +123,10 @@ def pack_mixture(
     """
     pieces = PieceTokenizer(tokenizer)
     rows = mixture.select("prompt", "dataset", "format", "examples", "answers", "labels")
-    pieces.check(_segments(row[2], row[3], row[4], row[5], inputs) for row in rows.head(CHECKED_PROMPTS).rows())
+    pieces.check(
+        _segments(row[2], row[3], row[4], row[5], inputs)
+        for row in rows.head(CHECKED_PROMPTS).rows()
+    )
     encoded = []
     for done, (prompt, dataset, style, examples, answers, labels) in enumerate(rows.iter_rows()):
         while True:
@@ -165,7 +170,11 @@ def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _segments(
-    style: int, examples: Sequence[int], answers: Sequence[int], labels: Sequence[str], inputs: Sequence[str]
+    style: int,
+    examples: Sequence[int],
+    answers: Sequence[int],
+    labels: Sequence[str],
+    inputs: Sequence[str],
 ) -> list[Segment]:
     return segments(style, [inputs[e] for e in examples], [labels[a] for a in answers])
 
@@ -178,7 +187,7 @@ def _droppable(answers: Sequence[int]) -> int | None:
 
 
 def _blocks(encoded: Sequence[EncodedPrompt], block_tokens: int) -> pl.DataFrame:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for members in fill([len(prompt.tokens) for prompt in encoded], block_tokens):
         tokens: list[int] = []
         places: list[int] = []

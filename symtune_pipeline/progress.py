@@ -41,7 +41,9 @@ class Progress:
         left = duration((self.total - done) / speed)
         state = f"{left} left" if done < self.total else f"done in {duration(now - self.started)}"
         more = f", {detail}" if detail else ""
-        self.say(f"{self.what}: {done / max(self.total, 1):.0%} of {self.total:,} {self.unit}{more}, {state}")
+        self.say(
+            f"{self.what}: {done / max(self.total, 1):.0%} of {self.total:,} {self.unit}{more}, {state}"
+        )
 
 
 def duration(seconds: float) -> str:

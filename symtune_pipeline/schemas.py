@@ -81,7 +81,9 @@ def schemas() -> dict[str, DataFrameSchema]:
             "answer": text(),
         },
     }
-    return {name: DataFrameSchema(columns, strict=True, name=name) for name, columns in tables.items()}
+    return {
+        name: DataFrameSchema(columns, strict=True, name=name) for name, columns in tables.items()
+    }
 
 
 def checked(table: pl.DataFrame, schema: str) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ class Manifest:
     version: str
     files: dict[str, str]
     rows: dict[str, int]
+    made_from: str  # hash of everything it was made from: an equal one need not be made again
 
 
 class Store:
@@ -43,26 +44,32 @@ class Store:
         self.root = root
 
     @contextmanager
-    def writing(self, key: str, partition: str | None = None) -> Iterator[Path]:
+    def writing(
+        self, key: str, partition: str | None = None, made_from: str = ""
+    ) -> Iterator[Path]:
         """An empty folder to write an artifact into; it takes effect when the block ends well."""
         home = self._home(key, partition)
         home.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home))
         try:
             yield beside
-            self._commit(home, beside)
+            self._commit(home, beside, made_from)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-
-    def write_table(self, key: str, table: pl.DataFrame, partition: str | None = None) -> Manifest:
-        """Keep one table as an artifact."""
-        with self.writing(key, partition) as folder:
-            table.write_parquet(folder / TABLE, compression="zstd")
-        return self.manifest(key, partition)
 
     def read_table(self, key: str, partition: str | None = None, name: str = TABLE) -> pl.DataFrame:
         """A table of an artifact."""
         return pl.read_parquet(self.folder(key, partition) / name)
+
+    def table_once(
+        self, key: str, partition: str, made_from: str, build: Callable[[], pl.DataFrame]
+    ) -> pl.DataFrame:
+        """The kept table where it was made from the same; otherwise the one that `build` makes."""
+        known = self.find(key, partition)
+        if known is None or known.made_from != made_from:
+            with self.writing(key, partition, made_from) as folder:
+                build().write_parquet(folder / TABLE)
+        return self.read_table(key, partition)
 
     def folder(self, key: str, partition: str | None = None) -> Path:
         """The folder of an artifact, after checking every file against its manifest.
@@ -83,7 +90,9 @@ class Store:
         found = self.find(key, partition)
         if found is None:
             which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
-            raise UserError(f"{self._home(key, partition)} holds nothing yet; materialise {which} first.")
+            raise UserError(
+                f"{self._home(key, partition)} holds nothing yet; materialise {which} first."
+            )
         return found
 
     def find(self, key: str, partition: str | None = None) -> Manifest | None:
@@ -101,7 +110,7 @@ class Store:
     def _home(self, key: str, partition: str | None) -> Path:
         return self.root / key / partition if partition else self.root / key
 
-    def _commit(self, home: Path, beside: Path) -> None:
+    def _commit(self, home: Path, beside: Path, made_from: str) -> None:
         paths = sorted(path for path in beside.rglob("*") if path.is_file())
         files = {path.relative_to(beside).as_posix(): sha256(path) for path in paths}
         rows = {
@@ -114,7 +123,8 @@ class Store:
         if final.exists():  # the same content, perhaps damaged since
             shutil.rmtree(final)
         os.rename(beside, final)
-        write_text(home / "manifest.json", json.dumps(asdict(Manifest(version, files, rows)), indent=1))
+        manifest = Manifest(version, files, rows, made_from)
+        write_text(home / "manifest.json", json.dumps(asdict(manifest), indent=1))
         for old in home.iterdir():
             if old.is_dir() and old != final and not (old / "manifest.json").exists():
                 shutil.rmtree(old)

@@ -27,7 +27,9 @@ def symbol_pool() -> pl.DataFrame:
     from wordfreq import top_n_list
 
     # The list also holds numbers, abbreviations with points and words with accents.
-    words = [w for w in top_n_list("en", 2 * ALL_PER_CATEGORY, "large") if w.isascii() and w.isalpha()]
+    words = [
+        w for w in top_n_list("en", 2 * ALL_PER_CATEGORY, "large") if w.isascii() and w.isalpha()
+    ]
     by_category = {
         "integer": [str(i) for i in range(ALL_PER_CATEGORY)],
         "combination": [letters(i) for i in range(1, ALL_PER_CATEGORY + 1)],
@@ -90,4 +92,5 @@ class SymbolSampler:
 
 def _has_repeat(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     ordered = np.sort(rows, axis=1)
-    return (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    repeats: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    return repeats

@@ -45,8 +45,8 @@ class Claim:
     to: tuple[str, str] = ("", "")
 
     def __str__(self) -> str:
-        """Short enough for a check's name: `unique(dataset, input)`."""
-        return f"{self.kind}({', '.join(self.columns)})"
+        """Fit for a check's name: `unique_dataset_input`."""
+        return "_".join([self.kind, *self.columns])
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def _packaged_file(package: PackagedWeights) -> Path:
         ) from error
     path = Path(str(found.locate_file(package.file)))
     if not path.is_file() or sha256(path) != package.sha256:
-        raise UserError(f"{path} is missing or is not the file of version {package.version}; {way_out}.")
+        raise UserError(
+            f"{path} is missing or is not the file of version {package.version}; {way_out}."
+        )
     return path
 
 
@@ -91,8 +93,12 @@ def convert_gguf(path: Path, folder: Path) -> None:
     """Dequantise a GGUF file to fp32 safetensors with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    logging.disable_progress_bar()
+    loaded = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     # transformers refuses to save a model that it read from GGUF, so its tensors move to a plain one.
     config = loaded.config
     if hasattr(config, "quantization_config"):

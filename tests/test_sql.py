@@ -757,16 +757,16 @@ models:
     tables = {"source": pl.DataFrame({"a": [0, 0], "b": [1, 2]})}
     results = warehouse.run_tests(model, tables, tmp_path / "own.parquet")
     assert {str(result.test): result.failures for result in results} == {
-        "empty()": 4,
-        "unique(a, b)": 1,
-        "unique(a)": 1,
-        "not_null(a)": 1,
-        "relationships(a)": 1,
-        "accepted_values(b)": 1,
+        "empty": 4,
+        "unique_a_b": 1,
+        "unique_a": 1,
+        "not_null_a": 1,
+        "relationships_a": 1,
+        "accepted_values_b": 1,
     }
     messages = {str(result.test): result.message for result in results}
-    assert messages["accepted_values(b)"].endswith("as in a=4, b=9.")
-    assert messages["unique(a)"].endswith("as in a=1, copies=2.")
+    assert messages["accepted_values_b"].endswith("as in a=4, b=9.")
+    assert messages["unique_a"].endswith("as in a=1, copies=2.")
 
 
 def test_the_declared_tests_hold_on_good_tables(run: Run, tmp_path: Path) -> None:

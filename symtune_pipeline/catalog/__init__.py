@@ -136,7 +136,9 @@ def dataset(key: str) -> Dataset:
 
 def _named(facts: Mapping[str, T], key: str, kind: str) -> T:
     if key not in facts:
-        raise UserError(f"There is no {kind} '{key}' in the catalogue; choose one of {', '.join(facts)}.")
+        raise UserError(
+            f"There is no {kind} '{key}' in the catalogue; choose one of {', '.join(facts)}."
+        )
     return facts[key]
 
 

@@ -28,7 +28,9 @@ def answer(
     answers done.
     """
     rows = suite.select("inputs", "outputs", "query_input").rows()
-    prompts = [render(segments(FORMAT, [*inputs, query], outputs)) for inputs, outputs, query in rows]
+    prompts = [
+        render(segments(FORMAT, [*inputs, query], outputs)) for inputs, outputs, query in rows
+    ]
     longest = max((len(tokenizer.encode(f" {text}\n")) for text in suite["expected"]), default=0)
     # Prompts of like length share a batch, so that little of it is padding.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -62,7 +62,9 @@ def score(
     scores: list[list[list[float]]] = [[] for _ in trees]
     done = 0
     for batch in _batches(trees, max_tokens):
-        for (place, _), found in zip(batch, _score_batch(model, [t for _, t in batch]), strict=True):
+        for (place, _), found in zip(
+            batch, _score_batch(model, [t for _, t in batch]), strict=True
+        ):
             scores[place].extend(found)
             done += len(found)
         progress(done)
@@ -103,7 +105,9 @@ class _Layout:
         self.parts: list[Part] = []
         self.sources: list[int] = []  # the token that predicts each target
         self.targets: list[int] = []
-        self.label_of: list[int] = []  # the label that each target belongs to, counted over all trees
+        self.label_of: list[
+            int
+        ] = []  # the label that each target belongs to, counted over all trees
         self.labels = 0
         for tree in trees:
             self._add(tree, device)
@@ -154,7 +158,9 @@ def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[lis
         ).logits[0]
         log_total_N = logits_NV.float().logsumexp(dim=-1)
         rows = torch.from_numpy(place).to(device)
-        chosen = logits_NV[rows, torch.tensor(layout.targets, device=device)].float() - log_total_N[rows]
+        chosen = (
+            logits_NV[rows, torch.tensor(layout.targets, device=device)].float() - log_total_N[rows]
+        )
         summed = torch.zeros(layout.labels, dtype=torch.float64, device=device).index_add_(
             0, torch.tensor(layout.label_of, device=device), chosen.double()
         )

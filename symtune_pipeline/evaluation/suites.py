@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -37,14 +37,14 @@ SETTINGS = (  # name, relevant labels, instruction
     ("symbols, no instruction", False, False),
 )
 
-CLASSIFICATION_SCHEMA = {
+CLASSIFICATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "benchmark": pl.String,
     "setting": pl.String,
     "flipped_percent": pl.Int32,
     "dataset": pl.String,
     "context": pl.UInt32,
     "format": pl.UInt8,
-    "instruction": pl.Boolean,
+    "instruction": pl.String,  # null: none
     "exemplars": pl.List(pl.UInt32),
     "exemplar_answers": pl.List(pl.UInt8),
     "labels": pl.List(pl.String),
@@ -52,7 +52,7 @@ CLASSIFICATION_SCHEMA = {
     "answer": pl.UInt8,
 }
 
-ALGORITHMIC_SCHEMA = {
+ALGORITHMIC_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "benchmark": pl.String,
     "setting": pl.String,
     "concept": pl.String,
@@ -67,11 +67,16 @@ ALGORITHMIC_SCHEMA = {
 
 
 def classification_suite(
-    examples: pl.DataFrame, pool: pl.DataFrame, config: EvaluationConfig, seed: int
+    examples: pl.DataFrame,
+    pool: pl.DataFrame,
+    instructions: Mapping[str, str],
+    config: EvaluationConfig,
+    seed: int,
 ) -> pl.DataFrame:
     """In-context learning in four settings, and flipped labels.
 
-    `examples` has the columns example, dataset, label, label_id, purpose ('exemplar' or 'query').
+    `examples` has the columns example, dataset, label, label_id, purpose ('exemplar' or 'query');
+    `instructions` are by dataset.
     Raises UserError for a dataset with too few exemplars of a class or too few queries.
     """
     sampler = SymbolSampler(pool, "evaluation")
@@ -82,7 +87,8 @@ def classification_suite(
         queries = _queries(examples, chosen, config, rng)
         for context in range(config.contexts):
             symbols = [str(symbol) for symbol in sampler.draw(1, len(chosen.labels), rng)[0]]
-            rows += _context(chosen, context, queries[context], symbols, config, rng)
+            instruction = instructions[chosen.dataset]
+            rows += _context(chosen, context, queries[context], symbols, instruction, config, rng)
     return pl.DataFrame(rows, schema=CLASSIFICATION_SCHEMA, orient="row")
 
 
@@ -99,7 +105,9 @@ def algorithmic_suite(config: EvaluationConfig, seed: int) -> pl.DataFrame:
         pairs: dict[str, str] = {}
         while len(pairs) < config.algorithmic_shots + config.algorithmic_queries:
             values = list_functions.random_input(name, rng)
-            pairs[list_functions.text(values)] = list_functions.text(list_functions.apply(name, values))
+            pairs[list_functions.text(values)] = list_functions.text(
+                list_functions.apply(name, values)
+            )
         rows += _concept("list_functions", name, function.category, pairs, config)
     for _ in range(config.turing_programs):
         program = turing.random_program(rng)
@@ -111,7 +119,9 @@ def algorithmic_suite(config: EvaluationConfig, seed: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=ALGORITHMIC_SCHEMA, orient="row")
 
 
-def flip(answers: NDArray[np.int64], percent: int, permutation: NDArray[np.int64]) -> NDArray[np.int64]:
+def flip(
+    answers: NDArray[np.int64], percent: int, permutation: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Answers of exemplars, class by class, with `percent` of each class's mapped by `permutation`."""
     flipped = answers.copy()
     for label in np.unique(answers):
@@ -133,11 +143,14 @@ def _context(
     context: int,
     queries: Sequence[tuple[int, int]],
     symbols: list[str],
+    instruction: str,
     config: EvaluationConfig,
     rng: np.random.Generator,
 ) -> list[tuple[object, ...]]:
     count = config.exemplars_per_class
-    drawn = np.concatenate([pool[distinct(1, len(pool), count, rng)[0]] for pool in chosen.by_class])
+    drawn = np.concatenate(
+        [pool[distinct(1, len(pool), count, rng)[0]] for pool in chosen.by_class]
+    )
     answers = np.repeat(np.arange(len(chosen.by_class)), count)
     order = rng.permutation(len(drawn))
     style = int(rng.integers(len(prompt_formats())))
@@ -146,17 +159,32 @@ def _context(
     unchanged = np.arange(len(natural))
 
     variants = [
-        ("icl", setting, 0, instruction, answers, natural if relevant else symbols, unchanged)
-        for setting, relevant, instruction in SETTINGS
+        (
+            "icl",
+            setting,
+            0,
+            instruction if told else None,
+            answers,
+            natural if relevant else symbols,
+            unchanged,
+        )
+        for setting, relevant, told in SETTINGS
     ] + [
-        ("flipped", "natural labels, no instruction", percent, False, flip(answers, percent, permutation),
-         natural, permutation)
+        (
+            "flipped",
+            "natural labels, no instruction",
+            percent,
+            None,
+            flip(answers, percent, permutation),
+            natural,
+            permutation,
+        )
         for percent in config.flipped_percents
     ]
     return [
-        (benchmark, setting, percent, chosen.dataset, context, style, instruction,
+        (benchmark, setting, percent, chosen.dataset, context, style, told,
          drawn[order].tolist(), shown[order].tolist(), labels, query, int(expected[label]))
-        for benchmark, setting, percent, instruction, shown, labels, expected in variants
+        for benchmark, setting, percent, told, shown, labels, expected in variants
         for query, label in queries
     ]  # fmt: skip
 

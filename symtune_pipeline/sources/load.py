@@ -41,11 +41,14 @@ def missing_from_mirror(datasets: list[Dataset], mirror: Path | None) -> list[st
     return [
         entry.key
         for entry in datasets
-        if entry.hub and not all(_mirrored(entry.hub, split, mirror).is_file() for split in entry.hub.splits)
+        if entry.hub
+        and not all(_mirrored(entry.hub, split, mirror).is_file() for split in entry.hub.splits)
     ]
 
 
-def _from_mirror(dataset: Dataset, hub: HubLocation, split: str, mirror: Path | None) -> pl.DataFrame:
+def _from_mirror(
+    dataset: Dataset, hub: HubLocation, split: str, mirror: Path | None
+) -> pl.DataFrame:
     path = _mirrored(hub, split, mirror)
     try:
         frame = pl.read_parquet(path)
@@ -72,9 +75,13 @@ def _mirrored(hub: HubLocation, split: str, mirror: Path | None) -> Path:
 def _from_hub(dataset: Dataset, hub: HubLocation, split: str) -> pl.DataFrame:
     from datasets import load_dataset
 
-    where = f"Hub dataset {hub.repository} ({hub.config}, {hub.splits[split]}, revision {hub.revision})"
+    where = (
+        f"Hub dataset {hub.repository} ({hub.config}, {hub.splits[split]}, revision {hub.revision})"
+    )
     try:
-        loaded = load_dataset(hub.repository, hub.config, split=hub.splits[split], revision=hub.revision)
+        loaded = load_dataset(
+            hub.repository, hub.config, split=hub.splits[split], revision=hub.revision
+        )
     # The library raises its own, the hub client's and the HTTP client's errors.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

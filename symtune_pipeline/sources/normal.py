@@ -49,7 +49,9 @@ def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -
         .then(pl.lit(""))
         .otherwise(_input(dataset)),
         label=labels.replace_strict(dataset.labels, return_dtype=pl.String),
-        label_id=labels.replace_strict({n: i for i, n in enumerate(numbers)}, return_dtype=pl.Int64),
+        label_id=labels.replace_strict(
+            {n: i for i, n in enumerate(numbers)}, return_dtype=pl.Int64
+        ),
     )
 
 

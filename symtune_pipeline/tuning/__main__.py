@@ -25,7 +25,9 @@ def main() -> int:
             config = JobConfig.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"Job file {path} cannot be used ({reason}); write it again.") from error
+            raise UserError(
+                f"Job file {path} cannot be used ({reason}); write it again."
+            ) from error
         from symtune_pipeline.tuning.job import run_job
 
         run_job(config, lambda line: print(line, flush=True))

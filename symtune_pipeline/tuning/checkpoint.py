@@ -36,7 +36,10 @@ def save_checkpoint(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     # Parameters only: tied weights and buffers are rebuilt by the model itself.
-    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, beside / "model.safetensors")
+    save_file(
+        {name: p.detach().contiguous() for name, p in model.named_parameters()},
+        beside / "model.safetensors",
+    )
     moments = {
         f"{index}/{name}": value
         for index, values in optimizer.state_dict()["state"].items()
@@ -56,7 +59,9 @@ def load_checkpoint(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
 ) -> State | None:
     """Restore the newest checkpoint of the same job in place; None where there is none."""
-    for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
+    for path in sorted(
+        folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True
+    ):
         state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         if state.fingerprint != fingerprint:
             continue

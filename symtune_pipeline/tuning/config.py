@@ -8,9 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from symtune_pipeline.catalog import Model
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import Experiment, LossName
 from symtune_pipeline.storage import content_hash
-from symtune_pipeline.tuning.step import LossName
 
 
 class JobConfig(BaseModel):
@@ -25,7 +24,8 @@ class JobConfig(BaseModel):
     optimizer: Literal["adamw", "adafactor"]
     learning_rate: float
     warmup_steps: int
-    tokens_per_step: int
+    block_tokens: int
+    tokens_per_step: int  # in whole blocks, at least one
     max_grad_norm: float
     epochs: int
     loss: LossName
@@ -58,6 +58,7 @@ def job_config(
         optimizer=defaults.optimizer,
         learning_rate=chosen.learning_rate or defaults.learning_rate,
         warmup_steps=defaults.warmup_steps,
+        block_tokens=chosen.block_tokens,
         tokens_per_step=chosen.tokens_per_step or defaults.tokens_per_step,
         max_grad_norm=defaults.max_grad_norm,
         epochs=chosen.epochs,

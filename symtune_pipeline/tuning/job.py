@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,15 @@ def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
         state = State(config.fingerprint())
     else:
         say(f"tuning: going on from step {state.step}")
-    train(model, optimizer, config, state, precision, lambda s: save_checkpoint(checkpoints, model, optimizer, s), say)
+    train(
+        model,
+        optimizer,
+        config,
+        state,
+        precision,
+        lambda s: save_checkpoint(checkpoints, model, optimizer, s),
+        say,
+    )
 
     beside = config.output_folder / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
@@ -82,11 +90,13 @@ def train(
         blocks = [Block.from_row(rows[number], config.loss) for number in step]
         targets = sum(len(block.targets) for block in blocks)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (state.step + 1) / max(config.warmup_steps, 1))
+            group["lr"] = config.learning_rate * min(
+                1.0, (state.step + 1) / max(config.warmup_steps, 1)
+            )
         loss_sum, right = 0.0, 0
         for block in blocks:
             loss, block_right = block_loss(model, block, precision)  # type: ignore[arg-type]
-            (loss / targets).backward()  # type: ignore[no-untyped-call]
+            (loss / targets).backward()
             loss_sum += loss.item()
             right += int(block_right)
         if not math.isfinite(loss_sum):
@@ -118,28 +128,24 @@ def train(
 
 
 def step_plan(table: pl.DataFrame, config: JobConfig) -> list[list[int]]:
-    """The blocks of every step: each epoch shuffled anew, a step at least `tokens_per_step` long."""
-    lengths = dict(table.select("block", pl.col("tokens").list.len()).iter_rows())
-
-    def steps() -> Iterator[list[int]]:
-        step: list[int] = []
-        for epoch in range(config.epochs):
-            for place in np.random.default_rng([config.seed, epoch]).permutation(len(table)):
-                step.append(int(table["block"][int(place)]))
-                if sum(lengths[block] for block in step) >= config.tokens_per_step:
-                    yield step
-                    step = []
-        if step:
-            yield step
-
-    return list(steps())
+    """The numbers of the blocks of every step; each epoch is shuffled anew."""
+    blocks = table["block"].to_numpy()
+    orders = [
+        np.random.default_rng([config.seed, epoch]).permutation(blocks)
+        for epoch in range(config.epochs)
+    ]
+    order = np.concatenate(orders).tolist()
+    per_step = max(1, round(config.tokens_per_step / config.block_tokens))
+    return [order[start : start + per_step] for start in range(0, len(order), per_step)]
 
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
     """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+    )
 
 
 def resolve_precision(asked: str, device: str) -> str:

@@ -6,19 +6,18 @@ This module knows nothing about files, launchers or schedules.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from symtune_pipeline.attention import Part, attending
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import LossName
 from symtune_pipeline.packing import QUERY, SEEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-LossName = Literal["all_labels", "final_label"]
 
 # The least kind of target that each loss trains on. A class's first label in a prompt is known
 # from nothing before it, so no loss asks for it.
@@ -38,7 +37,11 @@ class Block:
     def from_row(cls, row: dict[str, list[int]], loss: LossName) -> Block:
         """From a row of a packed mixture; raises UserError where no token is a target."""
         least = LEAST_KIND[loss]
-        places = [p for p, kind in zip(row["target_places"], row["target_kinds"], strict=True) if kind >= least]
+        places = [
+            p
+            for p, kind in zip(row["target_places"], row["target_kinds"], strict=True)
+            if kind >= least
+        ]
         if not places:
             raise UserError(
                 f"Block {row['block']} has no token that loss '{loss}' trains on; materialise"

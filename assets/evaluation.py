@@ -1,0 +1,147 @@
+"""The evaluation suites and the predictions of every model on them."""
+
+from functools import partial
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from assets.common import MODELS, code_version, user_errors
+from resources.store import Metadata, StoreResource
+from symtune_pipeline.evaluation.suites import algorithmic_suite, classification_suite
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.progress import Progress
+from symtune_pipeline.schemas import checked
+from symtune_pipeline.storage import TABLE, content_hash
+
+GROUP = "evaluation"
+CLASSIFICATION, ALGORITHMIC = "classification.parquet", "algorithmic.parquet"
+MODEL_ASSETS = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+
+
+def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+    """The assets `eval`, `eval_icl`, `eval_flipped` and `eval_algorithmic`."""
+
+    @dg.asset(
+        name="eval",
+        description="Every prompt of every benchmark, as references. Root of the evaluation.",
+        deps=["int_evaluation_examples", "symbol_pool"],
+        group_name=GROUP,
+        kinds={"polars", "parquet"},
+        code_version=code_version(
+            experiment,
+            ("evaluation",),
+            *("mixture.py", "symbols.py", "catalog/formats.yaml", "catalog/datasets.yaml"),
+            *("evaluation/suites.py", "evaluation/list_functions.py", "evaluation/turing.py"),
+        ),
+    )
+    def eval_suites(
+        context: dg.AssetExecutionContext, store: StoreResource
+    ) -> dg.MaterializeResult:
+        def build(folder: Path) -> Metadata:
+            examples = store.store.read_table("int_evaluation_examples")
+            pool = store.store.read_table("symbol_pool")
+            instructions = {entry.key: entry.instruction for entry in experiment.datasets()}
+            suite = classification_suite(
+                examples, pool, instructions, experiment.evaluation, experiment.seed
+            )
+            algorithmic = algorithmic_suite(experiment.evaluation, experiment.seed)
+            suite.write_parquet(folder / CLASSIFICATION)
+            algorithmic.write_parquet(folder / ALGORITHMIC)
+            return {"prompts": dg.MetadataValue.int(len(suite) + len(algorithmic))}
+
+        with user_errors():
+            return store.make(context, build)
+
+    def predictions(
+        name: str, description: str, benchmarks: list[str], *files: str
+    ) -> dg.AssetsDefinition:
+        """An asset with the predictions of the untuned and the tuned model on some benchmarks."""
+        algorithmic = "icl" not in benchmarks and "flipped" not in benchmarks
+        version = code_version(
+            experiment,
+            (),
+            "prompts.py",
+            "packing.py",
+            "attention.py",
+            "catalog/formats.yaml",
+            *files,
+        )
+
+        @dg.asset(
+            name=name,
+            description=description,
+            deps=["eval", "int_evaluation_examples", *MODEL_ASSETS.values()],
+            partitions_def=MODELS,
+            group_name=GROUP,
+            kinds={"pytorch", "parquet"},
+            code_version=version,
+        )
+        def predicted(
+            context: dg.AssetExecutionContext, store: StoreResource
+        ) -> dg.MaterializeResult:
+            from symtune_pipeline.evaluation.predictions import classify, generate
+
+            partition = context.partition_key
+
+            def predict(variant: str, suite: pl.DataFrame) -> pl.DataFrame:
+                folder = store.store.folder(MODEL_ASSETS[variant], partition)
+                progress = Progress(f"{variant} model", len(suite), "queries", context.log.info)
+                if algorithmic:
+                    return generate(folder, suite, progress)
+                examples = store.store.read_table("int_evaluation_examples").sort("example")
+                return classify(folder, suite, examples["input"].to_list(), progress)
+
+            def build(folder: Path) -> Metadata:
+                file = ALGORITHMIC if algorithmic else CLASSIFICATION
+                suite = store.store.read_table("eval", name=file).filter(
+                    pl.col("benchmark").is_in(benchmarks)
+                )
+                versions = store.inputs(context, context.asset_key)
+                asked = [version, versions["eval"], versions["int_evaluation_examples"]]
+                tables = []
+                for variant, asset in MODEL_ASSETS.items():
+                    # Kept per model, so that no model is ever asked the same twice, also after an
+                    # interrupted run.
+                    table = store.store.table_once(
+                        f"predictions_{name}",
+                        f"{partition}-{variant}",
+                        content_hash([*asked, versions[f"{asset}/{partition}"]]),
+                        partial(predict, variant, suite),
+                    )
+                    tables.append(
+                        table.with_columns(partition=pl.lit(partition), model=pl.lit(variant))
+                    )
+                table = pl.concat(tables)
+                schema = "algorithmic_predictions" if algorithmic else "classification_predictions"
+                checked(table, schema).write_parquet(folder / TABLE)
+                right = table.group_by("model").agg(pl.col("correct").mean()).sort("model")
+                return {"accuracy": dg.MetadataValue.json(dict(right.iter_rows()))}
+
+            with user_errors():
+                return store.make(context, build)
+
+        return predicted
+
+    scoring = ("evaluation/classification.py", "evaluation/scorer.py")
+    return [
+        eval_suites,
+        predictions(
+            "eval_icl",
+            "In-context learning on held-out sets: relevant labels or symbols, with or without instruction.",
+            ["icl"],
+            *scoring,
+        ),
+        predictions(
+            "eval_flipped",
+            "Natural labels swapped among the classes: does the model follow the exemplars or its prior?",
+            ["flipped"],
+            *scoring,
+        ),
+        predictions(
+            "eval_algorithmic",
+            "List functions and simple Turing concepts, answered by greedy generation and matched exactly.",
+            ["list_functions", "turing_concepts"],
+            "evaluation/algorithmic.py",
+        ),
+    ]

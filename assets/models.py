@@ -1,0 +1,100 @@
+"""The model before and after tuning."""
+
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from assets.common import MODELS, code_version, user_errors
+from resources.launcher import LocalLauncher
+from resources.store import Metadata, StoreResource
+from resources.tracker import WandbTracker
+from symtune_pipeline import catalog
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.storage import TABLE, write_text
+from symtune_pipeline.tuning.config import job_config
+from symtune_pipeline.weights import prepare_base_model
+
+GROUP = "model"
+
+
+def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+    """The assets `base_model` and `symbol_tuned_model`."""
+
+    @dg.asset(
+        description="The instruction-tuned model before tuning: safetensors, tokenizer, provenance.",
+        partitions_def=MODELS,
+        group_name=GROUP,
+        kinds={"huggingface"},
+        code_version=code_version(experiment, (), "weights.py", "micro.py", "catalog/models.yaml"),
+    )
+    def base_model(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        def build(folder: Path) -> Metadata:
+            model = catalog.model(context.partition_key)
+            provenance = prepare_base_model(model, folder, context.log.info)
+            return {"provenance": dg.MetadataValue.json(provenance)}
+
+        with user_errors():
+            return store.make(context, build)
+
+    @dg.asset(
+        description="The output of the fine-tune job: a folder that transformers loads.",
+        deps=["base_model", "packed_mixture"],
+        partitions_def=MODELS,
+        group_name=GROUP,
+        kinds={"pytorch", "huggingface"},
+        code_version=code_version(
+            experiment,
+            ("tuning",),
+            "catalog/models.yaml",
+            "attention.py",
+            "tuning/job.py",
+            "tuning/step.py",
+        ),
+    )
+    def symbol_tuned_model(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        launcher: LocalLauncher,
+        tracker: WandbTracker,
+    ) -> dg.MaterializeResult:
+        partition = context.partition_key
+
+        def build(folder: Path) -> Metadata:
+            job = job_config(
+                catalog.model(partition),
+                experiment,
+                model_folder=store.store.folder("base_model", partition),
+                blocks=store.store.folder("packed_mixture", partition) / TABLE,
+                output_folder=store.work_folder("symbol_tuned_model", partition),
+                inputs=store.inputs(context, context.asset_key),
+            )
+            result = launcher.run(job, context.log.info)
+            summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
+            log = pl.DataFrame(summary["log"])
+            settings = job.model_dump(
+                mode="json", exclude={"model_folder", "blocks", "output_folder"}
+            )
+            tracker.log_job(f"{experiment.name}-{partition}", log, settings)
+            # The log holds times, so it would make the version of equal models differ.
+            with store.store.writing("tuning_log", partition) as beside:
+                log.write_parquet(beside / TABLE)
+                write_text(beside / "settings.json", json.dumps(settings, indent=1))
+            (result / "log.json").unlink()
+            shutil.copytree(result, folder, dirs_exist_ok=True)
+            shutil.rmtree(job.output_folder)
+            last = log.tail(10)
+            return {
+                "precision": dg.MetadataValue.text(summary["precision"]),
+                "seconds": dg.MetadataValue.float(summary["seconds"]),
+                "tokens per second": dg.MetadataValue.float(log["tokens"][-1] / summary["seconds"]),
+                "loss, last ten steps": dg.MetadataValue.float(float(last["loss"].mean())),  # type: ignore[arg-type]
+                "settings": dg.MetadataValue.json(settings),
+            }
+
+        with user_errors():
+            return store.make(context, build)
+
+    return [base_model, symbol_tuned_model]

@@ -1,0 +1,45 @@
+"""Starts the fine-tune job. The job itself does not know who launched it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.storage import write_text
+from symtune_pipeline.tuning.config import JobConfig
+
+
+class LocalLauncher(dg.ConfigurableResource[None]):
+    """Runs the job as a process on this machine, whose memory is free again when it ends."""
+
+    def run(self, config: JobConfig, say: Callable[[str], None]) -> Path:
+        """Run the job to its end, passing its lines on; returns the folder of the tuned model.
+
+        Raises UserError with the job's own sentence where a setting or the data is at fault, and
+        where the job was killed.
+        """
+        config.output_folder.mkdir(parents=True, exist_ok=True)
+        path = config.output_folder / "job.json"
+        write_text(path, config.model_dump_json(indent=1))
+        command = [sys.executable, "-m", "symtune_pipeline.tuning", "--config", str(path)]
+        line = ""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+            try:
+                for line in job.stdout or ():
+                    say(line.rstrip())
+            except BaseException:  # also an interrupted run: no job may outlive its launcher
+                job.terminate()
+                raise
+        if job.returncode == 2:
+            raise UserError(line.strip())
+        if job.returncode:
+            raise UserError(
+                f"The fine-tune job {path} ended with status {job.returncode}; its messages are above,"
+                " and starting it again goes on from the last checkpoint."
+            )
+        return config.output_folder / "model"

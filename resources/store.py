@@ -1,0 +1,90 @@
+"""The store as a Dagster resource: an asset's inputs, its output, and what makes it up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from symtune_pipeline.progress import duration
+from symtune_pipeline.storage import TABLE, Manifest, Store, content_hash
+
+Metadata = dict[str, dg.MetadataValue]
+Build = Callable[[Path], Metadata | None]
+
+
+class StoreResource(dg.ConfigurableResource[Store]):
+    """Tables, models and reports of one experiment, as folders under `root`."""
+
+    root: str
+
+    @property
+    def store(self) -> Store:
+        """The store itself."""
+        return Store(Path(self.root))
+
+    def work_folder(self, key: str, partition: str) -> Path:
+        """A folder for what a step keeps until it is finished, such as checkpoints."""
+        return Path(self.root) / "work" / key / partition
+
+    def make(
+        self, context: dg.AssetExecutionContext, build: Build, *, key: dg.AssetKey | None = None
+    ) -> dg.MaterializeResult:
+        """Run `build` on an empty folder and keep what it writes, unless nothing has changed.
+
+        An asset is up to date when it was made from the same code version and the same versions of
+        its inputs; it is then recognised and left as it is.
+        """
+        key = key or context.asset_key
+        partition = context.partition_key if context.assets_def.partitions_def else None
+        name = key.to_user_string()
+        made_from = content_hash(
+            [context.assets_def.code_versions_by_key[key], self.inputs(context, key)]
+        )
+        known = self.store.find(name, partition)
+        if known is not None and known.made_from == made_from:
+            self.store.folder(name, partition)  # damaged files are an error here, not downstream
+            context.log.info(f"{name}: up to date")
+            return self._result(known, name, partition, key, {})
+        started = time.monotonic()
+        with self.store.writing(name, partition, made_from) as folder:
+            metadata = build(folder) or {}
+        manifest = self.store.manifest(name, partition)
+        rows = f"{manifest.rows[TABLE]:,} rows, " if TABLE in manifest.rows else ""
+        context.log.info(f"{name}: {rows}made in {duration(time.monotonic() - started)}")
+        return self._result(manifest, name, partition, key, metadata)
+
+    def inputs(self, context: dg.AssetExecutionContext, key: dg.AssetKey) -> dict[str, str]:
+        """Versions of what an asset depends on, read from their manifests."""
+        versions = {}
+        for dep in sorted(context.assets_def.asset_deps[key]):
+            name = dep.to_user_string()
+            for partition in self._partitions(context, name):
+                versions["/".join(filter(None, [name, partition]))] = self.store.manifest(
+                    name, partition
+                ).version
+        return versions
+
+    def _partitions(self, context: dg.AssetExecutionContext, name: str) -> Sequence[str | None]:
+        """The partitions of an input that an asset reads: its own one, or all that have been made."""
+        made = self.store.partitions(name)
+        if not made:
+            return [None]
+        return [context.partition_key] if context.assets_def.partitions_def else made
+
+    def _result(
+        self,
+        manifest: Manifest,
+        name: str,
+        partition: str | None,
+        key: dg.AssetKey,
+        metadata: Metadata,
+    ) -> dg.MaterializeResult:
+        shown: Metadata = {"folder": dg.MetadataValue.path(str(self.store.folder(name, partition)))}
+        if TABLE in manifest.rows:
+            shown["dagster/row_count"] = dg.MetadataValue.int(manifest.rows[TABLE])
+        return dg.MaterializeResult(
+            asset_key=key, metadata=shown | metadata, data_version=dg.DataVersion(manifest.version)
+        )
