@@ -47,11 +47,10 @@ def run(partition: str | None) -> int:
         result = job.execute_in_process(partition_key=key, instance=instance, raise_on_error=False)
     failed = [event for event in result.all_events if event.is_step_failure]
     for event in failed:
-        reason = event.step_failure_data.user_failure_data
-        print(
-            f"error: {event.step_key}: {reason.description if reason else event.message}",
-            file=sys.stderr,
-        )
+        failure = event.step_failure_data
+        # A user error is one sentence; anything else is a bug, which its traceback helps to find.
+        told = failure.user_failure_data.description if failure.user_failure_data else failure.error
+        print(f"error: {event.step_key}: {told}", file=sys.stderr)
     if failed:
         return 1
     show()

@@ -82,9 +82,8 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             with store.store.writing("tuning_log", partition) as beside:
                 log.write_parquet(beside / TABLE)
                 write_text(beside / "settings.json", json.dumps(settings, indent=1))
-            (result / "log.json").unlink()
-            shutil.copytree(result, folder, dirs_exist_ok=True)
-            shutil.rmtree(job.output_folder)
+            without_log = shutil.ignore_patterns("log.json")
+            shutil.copytree(result, folder, dirs_exist_ok=True, ignore=without_log)
             last = log.tail(10)
             return {
                 "precision": dg.MetadataValue.text(summary["precision"]),
@@ -95,6 +94,9 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             }
 
         with user_errors():
-            return store.make(context, build)
+            made = store.make(context, build)
+        # Only now: a run killed before finds the finished job's result and need not tune again.
+        shutil.rmtree(store.work_folder("symbol_tuned_model", partition), ignore_errors=True)
+        return made
 
     return [base_model, symbol_tuned_model]

@@ -9,11 +9,11 @@ class NoPickle(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Reached only by an asset that returns something else than a MaterializeResult."""
         raise dg.DagsterInvariantViolationError(
-            f"Asset {context.asset_key.to_user_string()} returned a value; keep it with the store."
+            f"Asset {context.asset_key.to_user_string()} returned a value; keep it in the store."
         )
 
     def load_input(self, context: dg.InputContext) -> object:
         """Reached only by an asset that takes another as an argument."""
         raise dg.DagsterInvariantViolationError(
-            f"Asset {context.asset_key.to_user_string()} was asked for as an argument; read it from the store."
+            f"Asset {context.asset_key.to_user_string()} is no argument to load; read it in the store."
         )

@@ -43,9 +43,8 @@ class StoreResource(dg.ConfigurableResource[Store]):
         made_from = content_hash(
             [context.assets_def.code_versions_by_key[key], self.inputs(context, key)]
         )
-        known = self.store.find(name, partition)
-        if known is not None and known.made_from == made_from:
-            self.store.folder(name, partition)  # damaged files are an error here, not downstream
+        known = self.store.up_to_date(name, partition, made_from)
+        if known is not None:
             context.log.info(f"{name}: up to date")
             return self._result(known, name, partition, key, {})
         started = time.monotonic()
@@ -82,7 +81,8 @@ class StoreResource(dg.ConfigurableResource[Store]):
         key: dg.AssetKey,
         metadata: Metadata,
     ) -> dg.MaterializeResult:
-        shown: Metadata = {"folder": dg.MetadataValue.path(str(self.store.folder(name, partition)))}
+        folder = self.store.location(name, partition, manifest)
+        shown: Metadata = {"folder": dg.MetadataValue.path(str(folder))}
         if TABLE in manifest.rows:
             shown["dagster/row_count"] = dg.MetadataValue.int(manifest.rows[TABLE])
         return dg.MaterializeResult(

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from symtune_pipeline import catalog
 from symtune_pipeline.errors import UserError
@@ -40,6 +41,11 @@ class DataConfig(Section):
     train_rows: Positive = 400  # generated sets only
     test_rows: Positive = 200  # generated sets only
     cap: Positive = 25_000  # examples of a tuning set at most (Wei et al. 2023)
+
+    @field_validator("datasets")
+    @classmethod
+    def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(keys, catalog.dataset)
 
 
 class MixtureConfig(Section):
@@ -75,7 +81,7 @@ class EvaluationConfig(Section):
     exemplars_per_class: Positive = 4
     contexts: Positive = 2  # exemplar draws per dataset
     queries: Positive = 20  # per context
-    flipped_percents: tuple[Annotated[int, Ge(0)], ...] = (100,)
+    flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
     algorithmic_shots: Positive = 8
     list_functions: Annotated[int, Ge(0)] = 40
     turing_programs: Annotated[int, Ge(0)] = 40
@@ -87,19 +93,16 @@ class Experiment(Section):
 
     name: str
     seed: Annotated[int, Ge(0)] = 0
-    models: tuple[str, ...]
+    models: Annotated[tuple[str, ...], MinLen(1)]
     data: DataConfig
     mixture: MixtureConfig
     tuning: TuningConfig = TuningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @model_validator(mode="after")
-    def _known(self) -> Experiment:
-        for key in self.models:
-            catalog.model(key)
-        for key in self.data.datasets:
-            catalog.dataset(key)
-        return self
+    @field_validator("models")
+    @classmethod
+    def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(keys, catalog.model)
 
     def datasets(self) -> list[catalog.Dataset]:
         """The datasets of this experiment, in the order of the catalogue."""
@@ -118,6 +121,15 @@ class Experiment(Section):
         """A short hash of the seed and the named sections: what a step's code version depends on."""
         text = self.model_dump_json(include={"seed", *sections})
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:
+    try:
+        for key in keys:
+            find(key)
+    except UserError as error:
+        raise ValueError(str(error)) from error  # pydantic adds which setting it is
+    return keys
 
 
 def load_experiment(name: str) -> Experiment:
@@ -149,8 +161,9 @@ def load_experiment(name: str) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise UserError(
-            f"Experiment file {path}, setting '{where}': {first['msg']}; see experiments/quickstart.yaml"
+            f"Experiment file {path}, setting '{where}': {reason}; see experiments/quickstart.yaml"
             " for every setting."
         ) from error
 

@@ -14,9 +14,11 @@ This module knows nothing about models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -36,6 +38,11 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool
+    ) -> Mapping[str, Any]:
+        """`input_ids`, and in `offset_mapping` each token's first character and the one after."""
 
 
 @dataclass
@@ -69,11 +76,14 @@ class PieceTokenizer:
         """Token ids of each segment of a prompt."""
         if self.composes:
             return [self.piece(segment.text) for segment in prompt]
-        # Each prefix that ends with a segment is tokenised; what it adds belongs to the segment.
-        lengths = [len(self._ids(render(prompt[: i + 1]))) for i in range(len(prompt))]
-        whole = self._ids(render(prompt))
-        starts = [0, *lengths[:-1]]
-        return [whole[start:end] for start, end in zip(starts, lengths, strict=True)]
+        # A token that crosses a boundary belongs to the segment in which it begins.
+        text = render(prompt)
+        whole = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = list(accumulate(len(segment.text) for segment in prompt))
+        parts: list[list[int]] = [[] for _ in prompt]
+        for token, (start, _) in zip(whole["input_ids"], whole["offset_mapping"], strict=True):
+            parts[bisect_right(ends, start)].append(token)
+        return parts
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -14,11 +14,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 
@@ -50,7 +50,9 @@ class Store:
         """An empty folder to write an artifact into; it takes effect when the block ends well."""
         home = self._home(key, partition)
         home.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home))
+        _remove_leftovers(home)
+        beside = home / f".writing-{os.getpid()}-{uuid4().hex[:8]}"
+        beside.mkdir()
         try:
             yield beside
             self._commit(home, beside, made_from)
@@ -65,11 +67,21 @@ class Store:
         self, key: str, partition: str, made_from: str, build: Callable[[], pl.DataFrame]
     ) -> pl.DataFrame:
         """The kept table where it was made from the same; otherwise the one that `build` makes."""
-        known = self.find(key, partition)
-        if known is None or known.made_from != made_from:
+        if self.up_to_date(key, partition, made_from) is None:
             with self.writing(key, partition, made_from) as folder:
                 build().write_parquet(folder / TABLE)
         return self.read_table(key, partition)
+
+    def up_to_date(self, key: str, partition: str | None, made_from: str) -> Manifest | None:
+        """The manifest where the artifact was made from the same and is undamaged, else None."""
+        known = self.find(key, partition)
+        if known is None or known.made_from != made_from:
+            return None
+        try:
+            self.folder(key, partition)
+        except UserError:
+            return None
+        return known
 
     def folder(self, key: str, partition: str | None = None) -> Path:
         """The folder of an artifact, after checking every file against its manifest.
@@ -77,13 +89,19 @@ class Store:
         Raises UserError where it was never made, or where a file is missing or was changed.
         """
         manifest = self.manifest(key, partition)
-        folder = self._home(key, partition) / manifest.version
+        folder = self.location(key, partition, manifest)
         for name, digest in manifest.files.items():
             path = folder / name
             if not path.is_file() or sha256(path) != digest:
                 state = "does not match its manifest" if path.is_file() else "is missing"
-                raise UserError(f"File {path} {state}; materialise '{key}' again.")
+                raise UserError(
+                    f"File {path} {state}; delete {folder.parent} and materialise '{key}' again."
+                )
         return folder
+
+    def location(self, key: str, partition: str | None, manifest: Manifest) -> Path:
+        """Where the files of a manifest lie, unchecked."""
+        return self._home(key, partition) / manifest.version
 
     def manifest(self, key: str, partition: str | None = None) -> Manifest:
         """The manifest of an artifact; raises UserError where it was never made."""
@@ -97,11 +115,15 @@ class Store:
 
     def find(self, key: str, partition: str | None = None) -> Manifest | None:
         """The manifest of an artifact, or None where it was never made."""
+        path = self._home(key, partition) / "manifest.json"
         try:
-            text = (self._home(key, partition) / "manifest.json").read_text(encoding="utf-8")
+            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        return Manifest(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"File {path} is no manifest; delete {path.parent} and materialise '{key}' again."
+            ) from error
 
     def partitions(self, key: str) -> list[str]:
         """The partitions of an artifact that have been made, in order of name."""
@@ -120,14 +142,32 @@ class Store:
         }
         version = content_hash(files)[:16]
         final = home / version
-        if final.exists():  # the same content, perhaps damaged since
-            shutil.rmtree(final)
-        os.rename(beside, final)
+        if not _holds(final, files):
+            shutil.rmtree(final, ignore_errors=True)  # the same content, damaged since
+            os.rename(beside, final)
         manifest = Manifest(version, files, rows, made_from)
         write_text(home / "manifest.json", json.dumps(asdict(manifest), indent=1))
         for old in home.iterdir():
-            if old.is_dir() and old != final and not (old / "manifest.json").exists():
+            if old.is_dir() and old != final and not old.name.startswith("."):
                 shutil.rmtree(old)
+
+
+def _holds(folder: Path, files: dict[str, str]) -> bool:
+    return folder.is_dir() and all(
+        (folder / name).is_file() and sha256(folder / name) == digest
+        for name, digest in files.items()
+    )
+
+
+def _remove_leftovers(home: Path) -> None:
+    """What processes that were killed while writing have left."""
+    for path in home.glob(".writing-*"):
+        try:
+            os.kill(int(path.name.split("-")[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except PermissionError:  # alive, and another user's
+            continue
 
 
 def sha256(path: Path) -> str:

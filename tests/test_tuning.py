@@ -118,9 +118,8 @@ def test_tuning_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_job_killed_at_random_moments_ends_in_the_same_weights(tmp_path: Path) -> None:
-    settings = {"epochs": 40}
-    undisturbed = tiny_job(tmp_path / "undisturbed", **settings)
-    killed = tiny_job(tmp_path / "killed", **settings)
+    undisturbed = tiny_job(tmp_path / "undisturbed", epochs=15, checkpoint_seconds=1_000)
+    killed = tiny_job(tmp_path / "killed", epochs=15)
     assert finish(undisturbed)[0] == 0
 
     checkpoints = killed.output_folder / "checkpoints"
@@ -130,7 +129,7 @@ def test_a_job_killed_at_random_moments_ends_in_the_same_weights(tmp_path: Path)
         while not set(checkpoints.glob("step-*")) - before:
             assert job.poll() is None
             time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.3))
+        time.sleep(random.uniform(0, 0.2))
         job.kill()
         job.communicate()
         assert job.returncode == -9  # so it had not finished by itself

@@ -213,14 +213,25 @@ def _check_exemplars(chosen: ClassPool, config: EvaluationConfig) -> None:
 def _queries(
     examples: pl.DataFrame, chosen: ClassPool, config: EvaluationConfig, rng: np.random.Generator
 ) -> list[list[tuple[int, int]]]:
-    """Per context, its queries as (example, label_id); no query is used in two contexts."""
+    """Per context, its queries as (example, class); no query is used in two contexts."""
     candidates = examples.filter(purpose="query", dataset=chosen.dataset).sort("example")
-    candidates = candidates.select("example", "label_id")
     asked = config.contexts * config.queries
     if len(candidates) < asked:
         raise UserError(
             f"Dataset '{chosen.dataset}' has {len(candidates)} examples for queries and {asked} are"
             " asked for; lower evaluation.queries or evaluation.contexts, or leave it out."
         )
-    picked = candidates[rng.permutation(len(candidates))[:asked]].rows()
+    unseen = sorted(set(candidates["label"]) - set(chosen.labels))
+    if unseen:
+        raise UserError(
+            f"Dataset '{chosen.dataset}' has queries of class '{unseen[0]}' and no exemplar of it; add"
+            " exemplars or leave it out."
+        )
+    answers = {label: place for place, label in enumerate(chosen.labels)}
+    picked = [
+        (example, answers[label])
+        for example, label in candidates.select("example", "label")[
+            rng.permutation(len(candidates))[:asked]
+        ].iter_rows()
+    ]
     return [picked[i : i + config.queries] for i in range(0, asked, config.queries)]

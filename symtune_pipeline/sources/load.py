@@ -36,16 +36,6 @@ def load_examples(dataset: Dataset, experiment: Experiment, mirror: Path | None)
     return pl.concat(frames)
 
 
-def missing_from_mirror(datasets: list[Dataset], mirror: Path | None) -> list[str]:
-    """Keys of the public datasets that the mirror lacks a file of."""
-    return [
-        entry.key
-        for entry in datasets
-        if entry.hub
-        and not all(_mirrored(entry.hub, split, mirror).is_file() for split in entry.hub.splits)
-    ]
-
-
 def _from_mirror(
     dataset: Dataset, hub: HubLocation, split: str, mirror: Path | None
 ) -> pl.DataFrame:

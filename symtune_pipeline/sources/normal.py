@@ -16,7 +16,7 @@ def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -
 
     Rows whose label is -1, the hub's mark for a hidden label, are left out. Public sets hold a few
     empty texts: such a row keeps an empty input, for staging to drop and count. Raises UserError
-    for a missing column, a label that the catalogue does not list, and a single class.
+    for a missing column or one of another kind, a label that the catalogue does not list, and a single class.
     """
     needed = [*dataset.columns, dataset.label_column]
     missing = [column for column in needed if column not in frame.columns]
@@ -25,6 +25,14 @@ def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -
             f"{where} has no column '{missing[0]}' (it has {', '.join(frame.columns)}); correct the"
             f" columns of dataset '{dataset.key}' or the file."
         )
+    for column in needed:
+        wanted = "a whole number" if column == dataset.label_column else "text"
+        kind = frame.schema[column]
+        if not (kind.is_integer() if column == dataset.label_column else kind == pl.String):
+            raise UserError(
+                f"{where}, column '{column}' holds {kind} where dataset '{dataset.key}' needs {wanted};"
+                " convert the column."
+            )
     rows = frame.select(needed).with_row_index("row")
     labels = pl.col(dataset.label_column)
     rows = rows.filter(labels.is_null() | (labels != -1))

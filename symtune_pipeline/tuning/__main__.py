@@ -15,6 +15,11 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.tuning.config import JobConfig
 
 
+def say(line: str) -> None:
+    """A line for whoever launched the job."""
+    print(line, flush=True)
+
+
 def main() -> int:
     """Run the job that the configuration describes."""
     parser = argparse.ArgumentParser(prog="python -m symtune_pipeline.tuning", description=__doc__)
@@ -28,9 +33,10 @@ def main() -> int:
             raise UserError(
                 f"Job file {path} cannot be used ({reason}); write it again."
             ) from error
-        from symtune_pipeline.tuning.job import run_job
+        from symtune_pipeline.tuning.job import only_job, run_job
 
-        run_job(config, lambda line: print(line, flush=True))
+        with only_job(config.output_folder, say):
+            run_job(config, say)
     except UserError as error:
         print(error, flush=True)
         return 2

@@ -6,12 +6,14 @@ The job writes into its output folder: `checkpoints/` while it runs, and at the 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +29,26 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.step import Block, block_loss
 
 
+@contextmanager
+def only_job(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder's lock; it goes with the process, so a killed job never leaves it behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("tuning: waiting for another process that tunes this model")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
     """Tune the model; returns the folder of the result, at once where it is already finished.
 
     Raises UserError where the loss is no finite number; the last checkpoint stays.
     """
     result = config.output_folder / "model"
-    if (result / "log.json").exists():
+    if _finished(result, config):
         return result
     torch.manual_seed(config.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,11 +76,26 @@ def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     AutoTokenizer.from_pretrained(config.model_folder).save_pretrained(beside)
-    summary = {"precision": precision, "device": device, "seconds": state.seconds, "log": state.log}
+    summary = {
+        "fingerprint": state.fingerprint,
+        "precision": precision,
+        "device": device,
+        "seconds": state.seconds,
+        "log": state.log,
+    }
     (beside / "log.json").write_text(json.dumps(summary), encoding="utf-8")
+    shutil.rmtree(result, ignore_errors=True)  # of another job, or half removed
     os.rename(beside, result)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
+
+
+def _finished(result: Path, config: JobConfig) -> bool:
+    try:
+        log = json.loads((result / "log.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return bool(log["fingerprint"] == config.fingerprint())
 
 
 def train(

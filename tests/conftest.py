@@ -1,0 +1,81 @@
+"""What several test files share: the symbol pool, a small real tokenizer, small tables of examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from symtune_pipeline import catalog
+from symtune_pipeline.sources.generated import generate
+from symtune_pipeline.sources.normal import normal_form
+from symtune_pipeline.symbols import symbol_pool
+
+TUNING_SETS = ("hotel_reviews", "news_topics", "hobby_posts", "opposites")
+EVALUATION_SETS = ("phone_reviews", "magazine_topics", "life_events")
+ROWS = 80  # of a set: 20 of each class of the largest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data for development; a machine without it skips the tests that need it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the development data in {folder}, which is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def symbols() -> pl.DataFrame:
+    """The whole pool of symbols."""
+    return symbol_pool()
+
+
+@pytest.fixture(scope="session")
+def tuning_examples() -> pl.DataFrame:
+    """Examples of four generated sets with two to four classes, numbered as for a mixture."""
+    frames = [_normal(key, "train") for key in TUNING_SETS]
+    return _numbered(pl.concat(frames))
+
+
+@pytest.fixture(scope="session")
+def evaluation_examples() -> pl.DataFrame:
+    """Examples of three held-out sets: training rows are exemplars, test rows are queries."""
+    frames = [
+        _normal(key, split).with_columns(purpose=pl.lit(purpose))
+        for key in EVALUATION_SETS
+        for split, purpose in (("train", "exemplar"), ("test", "query"))
+    ]
+    return _numbered(pl.concat(frames))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tuning_examples: pl.DataFrame) -> Any:
+    """A byte-level BPE tokenizer of 600 tokens, trained on the inputs of `tuning_examples`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    trained.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(tuning_examples["input"].to_list(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=trained)  # type: ignore[no-untyped-call]
+
+
+def _normal(key: str, split: str) -> pl.DataFrame:
+    return normal_form(
+        generate(key, split, ROWS, seed=0), catalog.dataset(key), split, f"Set {key}"
+    )
+
+
+def _numbered(examples: pl.DataFrame) -> pl.DataFrame:
+    return examples.with_row_index("example").with_columns(pl.col("example").cast(pl.UInt32))

@@ -1,0 +1,154 @@
+"""One typed configuration from one file; a mistake in it is one sentence."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from symtune_pipeline import catalog, experiment
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
+
+LIBRARY = Path(experiment.__file__).parent
+MODELS = "models: [micro]\n"
+DATA = "data: {source: generated}\n"
+MIXTURE = "mixture: {prompts: 10}\n"
+
+
+def _load(folder: Path, text: str | bytes) -> Experiment:
+    path = folder / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_experiment(str(path))
+
+
+def _refused(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(UserError) as error:
+        _load(folder, text)
+    sentence = str(error.value)
+    assert str(folder / "mine.yaml") in sentence
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_loads(path: Path) -> None:
+    found = load_experiment(path.stem)
+    assert found.name == path.stem
+    assert found == load_experiment(str(path))
+    assert {entry.role for entry in found.datasets()} == {"tuning", "evaluation"}
+
+
+def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYMTUNE_EXPERIMENT", raising=False)
+    assert experiment.current_experiment().name == "quickstart"
+    monkeypatch.setenv("SYMTUNE_EXPERIMENT", "smoke")
+    assert experiment.current_experiment().name == "smoke"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MODELS + DATA + MIXTURE + "sede: 1", ["'sede'", "Extra inputs"]),
+        (MODELS + DATA + "mixture: {prompts: 10, shots: 3}", ["'mixture.shots'", "Extra inputs"]),
+        (MODELS + DATA + MIXTURE + "seed: many", ["'seed'", "valid integer"]),
+        (MODELS + DATA + MIXTURE + "seed: -1", ["'seed'", "greater than or equal to 0"]),
+        (MODELS + DATA + "mixture: {prompts: 0}", ["'mixture.prompts'", "greater than 0"]),
+        (MODELS + DATA + "mixture: 5", ["'mixture'"]),
+        (MODELS + DATA, ["'mixture'", "required"]),
+        ("models: []\n" + DATA + MIXTURE, ["'models'", "at least 1"]),
+        ("models: [gpt-9]\n" + DATA + MIXTURE, ["'models'", "gpt-9", "micro, smollm2-135m"]),
+        (MODELS + MIXTURE + "data: {source: hub, datasets: [nope]}", ["'data.datasets'", "'nope'", "rte"]),
+        (MODELS + MIXTURE + "data: {source: cloud}", ["'data.source'", "'generated', 'mirror' or 'hub'"]),
+        (MODELS + DATA + "mixture: {prompts: 9, exemplars_per_class: [5, 2]}",
+         ["'mixture.exemplars_per_class'", "5, is above the largest, 2"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [0, 150]}", ["flipped_percents", "100"]),
+        (MODELS + DATA + MIXTURE + "tuning: {learning_rate: 0}", ["'tuning.learning_rate'"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_one_sentence_naming_file_and_setting(
+    text: str, says: list[str], tmp_path: Path
+) -> None:
+    sentence = _refused(tmp_path, text)
+    for part in says:
+        assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "settings by name"),
+        ("- micro\n- large\n", "settings by name"),
+        ("just words", "settings by name"),
+        ("models: [micro", "not valid YAML"),
+        ("models:\n\t- micro", "not valid YAML"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_one_sentence(
+    text: str | bytes, says: str, tmp_path: Path
+) -> None:
+    assert says in _refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", ["nope", "/nowhere/mine.yaml"])
+def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> None:
+    with pytest.raises(UserError, match=r"SYMTUNE_EXPERIMENT.*quickstart.*smoke.*\.$") as error:
+        load_experiment(name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path) -> None:
+    generated = _load(tmp_path, MODELS + DATA + MIXTURE)
+    assert [entry.key for entry in generated.datasets()] == [
+        key for key, entry in catalog.datasets().items() if entry.hub is None
+    ]
+    mirror = _load(tmp_path, MODELS + "data: {source: mirror}\n" + MIXTURE)
+    assert [entry.key for entry in mirror.datasets()] == [
+        key for key, entry in catalog.datasets().items() if entry.hub
+    ]
+    chosen = _load(tmp_path, MODELS + MIXTURE + "data: {source: mirror, datasets: [subj, rte]}")
+    assert [entry.key for entry in chosen.datasets()] == ["rte", "subj"]
+
+
+def test_a_version_changes_with_its_sections_and_the_seed_only(tmp_path: Path) -> None:
+    base = _load(tmp_path, MODELS + DATA + MIXTURE)
+    same = _load(tmp_path, "# the same in other words\n" + MIXTURE + DATA + MODELS)
+    tuned = _load(tmp_path, MODELS + DATA + MIXTURE + "tuning: {epochs: 2}")
+    drawn = _load(tmp_path, MODELS + DATA + "mixture: {prompts: 11}")
+    seeded = _load(tmp_path, MODELS + DATA + MIXTURE + "seed: 1")
+    assert same.version("data", "mixture") == base.version("data", "mixture")
+    assert tuned.version("data", "mixture") == base.version("data", "mixture")
+    assert tuned.version("tuning") != base.version("tuning")
+    assert drawn.version("data", "mixture") != base.version("data", "mixture")
+    assert drawn.version("data") == base.version("data")
+    for section in ("data", "mixture", "tuning", "evaluation"):
+        assert seeded.version(section) != base.version(section)
+
+
+def test_folders_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYMTUNE_MIRROR", raising=False)
+    monkeypatch.delenv("SYMTUNE_HOME", raising=False)
+    assert experiment.mirror_folder() is None
+    assert experiment.home_folder() == EXPERIMENTS.parent / ".symtune"
+    monkeypatch.setenv("SYMTUNE_MIRROR", str(tmp_path))
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
+    assert experiment.mirror_folder() == experiment.home_folder() == tmp_path
+
+
+def _reads_environment(path: Path) -> bool:
+    names = {"environ", "environb", "getenv", "getenvb"}
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    imported = {
+        alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    return bool(names & (attributes | imported))
+
+
+def test_only_the_experiment_reads_the_environment() -> None:
+    readers = {path.name for path in LIBRARY.rglob("*.py") if _reads_environment(path)}
+    assert readers == {"experiment.py"}

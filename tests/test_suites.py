@@ -1,0 +1,333 @@
+"""The evaluation suites: which prompts every benchmark asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from symtune_pipeline import catalog
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation import list_functions, turing
+from symtune_pipeline.evaluation.suites import (
+    SETTINGS,
+    algorithmic_suite,
+    classification_suite,
+    derangement,
+    flip,
+)
+from symtune_pipeline.experiment import EvaluationConfig
+
+PERCENTS = (0, 50, 100)
+CONFIG = EvaluationConfig(contexts=3, queries=10, flipped_percents=PERCENTS)
+INSTRUCTIONS = {key: entry.instruction for key, entry in catalog.datasets().items()}
+ICL = [name for name, _, _ in SETTINGS]
+
+Row = dict[str, Any]
+
+
+def _suite(
+    examples: pl.DataFrame, symbols: pl.DataFrame, config: EvaluationConfig = CONFIG, seed: int = 0
+) -> pl.DataFrame:
+    return classification_suite(examples, symbols, INSTRUCTIONS, config, seed)
+
+
+@pytest.fixture(scope="module")
+def suite(evaluation_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
+    return _suite(evaluation_examples, symbols)
+
+
+@pytest.fixture(scope="module")
+def rows(suite: pl.DataFrame) -> list[Row]:
+    return suite.to_dicts()
+
+
+@pytest.fixture(scope="module")
+def by_number(evaluation_examples: pl.DataFrame) -> dict[int, Row]:
+    return {row["example"]: row for row in evaluation_examples.iter_rows(named=True)}
+
+
+@pytest.fixture(scope="module")
+def algorithmic() -> list[Row]:
+    config = EvaluationConfig(list_functions=12, turing_programs=12, algorithmic_queries=3)
+    return algorithmic_suite(config, seed=0).to_dicts()
+
+
+def test_every_context_is_asked_in_four_settings_and_for_every_flipped_fraction(
+    suite: pl.DataFrame,
+) -> None:
+    variants = suite.group_by("benchmark", "setting", "flipped_percent").len()
+    expected = 3 * CONFIG.contexts * CONFIG.queries
+    assert {row[:3] for row in variants.rows()} == {("icl", name, 0) for name in ICL} | {
+        ("flipped", "natural labels, no instruction", percent) for percent in PERCENTS
+    }
+    assert set(variants["len"]) == {expected}
+
+
+def test_all_variants_of_a_context_share_exemplars_queries_and_format(rows: list[Row]) -> None:
+    shared: dict[tuple[str, int], set[tuple[Any, ...]]] = {}
+    queries: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        context = (row["dataset"], row["context"])
+        shared.setdefault(context, set()).add((tuple(row["exemplars"]), row["format"]))
+        variant = (row["benchmark"], row["setting"], row["flipped_percent"])
+        queries.setdefault((*context, variant), []).append(row["query"])
+    assert all(len(found) == 1 for found in shared.values())
+    for context in shared:
+        asked = [found for key, found in queries.items() if key[:2] == context]
+        assert len(asked) == len(ICL) + len(PERCENTS)
+        assert all(found == asked[0] for found in asked)
+
+
+def test_exemplars_and_queries_have_their_purpose_and_never_meet(
+    rows: list[Row], by_number: dict[int, Row]
+) -> None:
+    exemplars = {example for row in rows for example in row["exemplars"]}
+    queries = {row["query"] for row in rows}
+    assert {by_number[example]["purpose"] for example in exemplars} == {"exemplar"}
+    assert {by_number[example]["purpose"] for example in queries} == {"query"}
+    for row in rows:
+        shown = [by_number[example]["dataset"] for example in (*row["exemplars"], row["query"])]
+        assert set(shown) == {row["dataset"]}
+
+
+def test_no_query_is_asked_in_two_contexts(rows: list[Row]) -> None:
+    asked = {(row["dataset"], row["context"], row["query"]) for row in rows}
+    assert (
+        len({query for _, _, query in asked}) == len(asked) == 3 * CONFIG.contexts * CONFIG.queries
+    )
+
+
+def test_exemplars_are_distinct_and_as_many_of_every_class(
+    rows: list[Row], by_number: dict[int, Row]
+) -> None:
+    for row in rows:
+        assert len(set(row["exemplars"])) == len(row["exemplars"])
+        counts = Counter(by_number[example]["label"] for example in row["exemplars"])
+        assert len(counts) == len(row["labels"])
+        assert set(counts.values()) == {CONFIG.exemplars_per_class}
+
+
+def test_in_context_answers_are_the_true_classes(
+    rows: list[Row], by_number: dict[int, Row]
+) -> None:
+    for row in rows:
+        if row["benchmark"] == "icl":
+            shown = (*row["exemplars"], row["query"])
+            assert [*row["exemplar_answers"], row["answer"]] == [
+                by_number[e]["label_id"] for e in shown
+            ]
+
+
+def test_instructions_and_natural_labels_are_shown_where_the_setting_says_so(
+    rows: list[Row], symbols: pl.DataFrame
+) -> None:
+    allowed = set(symbols.filter(split="evaluation")["symbol"])
+    settings = {name: (relevant, told) for name, relevant, told in SETTINGS}
+    assert sorted(settings.values()) == [(False, False), (False, True), (True, False), (True, True)]
+    for row in rows:
+        relevant, told = settings.get(
+            row["setting"], (True, False)
+        )  # flipped: natural, no instruction
+        assert row["instruction"] == (INSTRUCTIONS[row["dataset"]] if told else None)
+        natural = list(catalog.dataset(row["dataset"]).labels.values())
+        assert (row["labels"] == natural) == relevant
+        if not relevant:
+            assert set(row["labels"]) <= allowed
+            assert len(set(row["labels"])) == len(natural)
+
+
+def test_both_symbol_settings_of_a_context_use_the_same_symbols_and_contexts_do_not(
+    rows: list[Row],
+) -> None:
+    used: dict[tuple[str, int], set[tuple[str, ...]]] = {}
+    for row in rows:
+        if row["setting"].startswith("symbols"):
+            used.setdefault((row["dataset"], row["context"]), set()).add(tuple(row["labels"]))
+    assert all(len(found) == 1 for found in used.values())
+    assert len({labels for found in used.values() for labels in found}) == len(used)
+
+
+def _truth_to_shown(row: Row, by_number: dict[int, Row]) -> list[tuple[int, int]]:
+    return [
+        (by_number[e]["label_id"], a)
+        for e, a in zip(row["exemplars"], row["exemplar_answers"], strict=True)
+    ]
+
+
+def test_fully_flipped_labels_are_a_derangement_that_the_expected_answer_follows(
+    rows: list[Row], by_number: dict[int, Row]
+) -> None:
+    for row in rows:
+        if row["flipped_percent"] == 100:
+            mapping = dict(_truth_to_shown(row, by_number))
+            assert set(_truth_to_shown(row, by_number)) == set(
+                mapping.items()
+            )  # one answer per class
+            assert sorted(mapping.values()) == sorted(mapping)
+            assert all(shown != truth for truth, shown in mapping.items())
+            assert row["answer"] == mapping[by_number[row["query"]]["label_id"]]
+
+
+@pytest.mark.parametrize("percent", PERCENTS)
+def test_that_share_of_every_class_is_flipped_and_the_expected_answer_is_the_flip(
+    percent: int, rows: list[Row], by_number: dict[int, Row]
+) -> None:
+    full = {
+        (row["dataset"], row["context"], row["query"]): row
+        for row in rows
+        if row["flipped_percent"] == 100
+    }
+    found = [
+        row for row in rows if row["benchmark"] == "flipped" and row["flipped_percent"] == percent
+    ]
+    for row in found:
+        whole = full[row["dataset"], row["context"], row["query"]]
+        assert row["answer"] == whole["answer"]
+        mapping = dict(_truth_to_shown(whole, by_number))
+        changed: Counter[int] = Counter()
+        for truth, shown in _truth_to_shown(row, by_number):
+            assert shown in (truth, mapping[truth])
+            changed[truth] += shown != truth
+        assert set(changed.values()) == {CONFIG.exemplars_per_class * percent // 100}
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"),
+    [(0, [0, 0, 1, 1, 1, 1]), (50, [1, 0, 2, 2, 1, 1]), (100, [1, 1, 2, 2, 2, 2])],
+)
+def test_flip_maps_its_share_of_each_class(percent: int, expected: list[int]) -> None:
+    answers = np.array([0, 0, 1, 1, 1, 1])
+    assert flip(answers, percent, np.array([1, 2, 0])).tolist() == expected
+    assert answers.tolist() == [0, 0, 1, 1, 1, 1], "the answers handed in stay as they are"
+
+
+@pytest.mark.parametrize(("size", "number"), [(2, 1), (3, 2), (4, 9)])
+def test_a_derangement_moves_every_class_and_each_is_equally_likely(size: int, number: int) -> None:
+    from scipy.stats import chisquare
+
+    rng = np.random.default_rng(0)
+    counts = Counter(tuple(derangement(size, rng).tolist()) for _ in range(2_000))
+    assert len(counts) == number
+    assert all(sorted(found) == list(range(size)) for found in counts)
+    assert all(place != to for found in counts for place, to in enumerate(found))
+    assert number == 1 or chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_rows_of_a_context_are_neighbours(suite: pl.DataFrame) -> None:
+    keys = ["benchmark", "setting", "flipped_percent", "dataset", "context"]
+    runs = suite.select(pl.struct(keys).rle_id().n_unique()).item()
+    assert runs == suite.select(keys).n_unique()
+
+
+def test_the_suite_depends_on_the_seed_and_a_dataset_on_no_other(
+    suite: pl.DataFrame, evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    assert _suite(evaluation_examples, symbols).equals(suite)
+    other = _suite(evaluation_examples, symbols, seed=1)
+    assert other["query"].to_list() != suite["query"].to_list()
+    alone = _suite(evaluation_examples.filter(dataset="life_events"), symbols)
+    assert alone.equals(suite.filter(dataset="life_events"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"queries": 81}, ["has 80 examples for queries and 81", "lower evaluation.queries"]),
+        ({"queries": 1, "contexts": 81}, ["81 are asked for", "evaluation.contexts"]),
+        (
+            {"exemplars_per_class": 21},
+            ["20 exemplars of its rarest", "evaluation.exemplars_per_class"],
+        ),
+    ],
+)
+def test_a_dataset_too_small_for_the_suite_is_one_sentence(
+    changes: dict[str, int],
+    says: list[str],
+    evaluation_examples: pl.DataFrame,
+    symbols: pl.DataFrame,
+) -> None:
+    examples = evaluation_examples.filter(dataset="magazine_topics")
+    with pytest.raises(UserError) as error:
+        _suite(
+            examples,
+            symbols,
+            EvaluationConfig.model_validate({"contexts": 1, "queries": 5} | changes),
+        )
+    for part in ["'magazine_topics'", *says]:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_largest_suite_that_fits_is_made(
+    evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    examples = evaluation_examples.filter(dataset="magazine_topics")
+    config = EvaluationConfig(contexts=4, queries=20, exemplars_per_class=20)
+    found = _suite(examples, symbols, config)
+    assert set(found["query"]) == set(examples.filter(purpose="query")["example"])
+
+
+def _without(examples: pl.DataFrame, purpose: str, label_id: int) -> pl.DataFrame:
+    four = examples.filter(dataset="magazine_topics")
+    return four.filter(~((pl.col("purpose") == purpose) & (pl.col("label_id") == label_id)))
+
+
+def test_a_query_of_a_class_without_exemplars_is_one_sentence(
+    evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^Dataset 'magazine_topics' has queries of class '.*no exemplar"
+    ):
+        _suite(_without(evaluation_examples, "exemplar", 1), symbols)
+
+
+def test_a_class_that_is_nowhere_shifts_no_answer(
+    evaluation_examples: pl.DataFrame, symbols: pl.DataFrame, by_number: dict[int, Row]
+) -> None:
+    """With class 1 gone, class 2 is the second label, and the answers must say so."""
+    three = _without(_without(evaluation_examples, "exemplar", 1), "query", 1)
+    for row in (
+        _suite(three, symbols).filter(setting="relevant labels, instruction").iter_rows(named=True)
+    ):
+        assert row["labels"][row["answer"]] == by_number[row["query"]]["label"]
+
+
+def test_list_functions_expect_what_the_function_gives(algorithmic: list[Row]) -> None:
+    found = [row for row in algorithmic if row["benchmark"] == "list_functions"]
+    assert len({row["concept"] for row in found}) == 12
+    for row in found:
+        pairs = zip(
+            [*row["inputs"], row["query_input"]], [*row["outputs"], row["expected"]], strict=True
+        )
+        for given, answer in pairs:
+            values = [int(value) for value in given.strip("[]").split(",") if value.strip()]
+            assert list_functions.text(list_functions.apply(row["concept"], values)) == answer
+
+
+def test_turing_concepts_expect_what_the_program_writes(algorithmic: list[Row]) -> None:
+    found = [row for row in algorithmic if row["benchmark"] == "turing_concepts"]
+    assert len(found) == 12 * 3
+    for row in found:
+        for given, answer in zip(
+            [*row["inputs"], row["query_input"]], [*row["outputs"], row["expected"]], strict=True
+        ):
+            assert turing.run(row["concept"], given) == answer
+
+
+def test_an_algorithmic_query_is_no_exemplar(algorithmic: list[Row]) -> None:
+    asked: dict[str, list[str]] = {}
+    for row in algorithmic:
+        assert len(set(row["inputs"])) == len(row["inputs"]) == 8
+        assert row["query_input"] not in row["inputs"]
+        asked.setdefault(row["concept"], []).append(row["query_input"])
+    assert all(len(set(inputs)) == 3 for inputs in asked.values())
+
+
+def test_the_algorithmic_suite_depends_on_the_seed() -> None:
+    config = EvaluationConfig(list_functions=3, turing_programs=3)
+    assert algorithmic_suite(config, 0).equals(algorithmic_suite(config, 0))
+    assert not algorithmic_suite(config, 0).equals(algorithmic_suite(config, 1))
