@@ -16,7 +16,7 @@ def symbol_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The asset `symbol_pool`."""
 
     @dg.asset(
-        description="About 280,000 arbitrary symbols: integers, letter combinations and words, each"
+        description="About 295,000 arbitrary symbols: integers, letter combinations and words, each"
         " for tuning or for evaluation, never both.",
         group_name="mixture",
         kinds={"parquet"},

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from symtune_pipeline import catalog
 from symtune_pipeline.errors import UserError
@@ -44,8 +44,11 @@ class DataConfig(Section):
 
     @field_validator("datasets")
     @classmethod
-    def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        return _known(keys, catalog.dataset)
+    def _in_catalogue(cls, keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        public = [key for key in _known(keys, catalog.dataset) if catalog.dataset(key).hub]
+        if public and info.data.get("source") == "generated":
+            raise ValueError(f"'{public[0]}' is a public set; set data.source to mirror or hub")
+        return keys
 
 
 class MixtureConfig(Section):
@@ -82,10 +85,10 @@ class EvaluationConfig(Section):
     contexts: Positive = 2  # exemplar draws per dataset
     queries: Positive = 20  # per context
     flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
-    algorithmic_shots: Positive = 8
+    algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
     list_functions: Annotated[int, Ge(0)] = 40
     turing_programs: Annotated[int, Ge(0)] = 40
-    algorithmic_queries: Positive = 2  # per concept
+    algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2  # per concept
 
 
 class Experiment(Section):

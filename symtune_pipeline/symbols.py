@@ -20,8 +20,8 @@ def symbol_pool() -> pl.DataFrame:
 
     Tuning: integers 0-9,999, letter combinations A-NTP, the 10,000 most frequent English words.
     Evaluation: integers 10,000-99,999, combinations NTQ-EQXD, and the other words among the
-    100,000 most frequent. A symbol that differs from an earlier one in case only is left out
-    ('CATS' and 'cats' are one string to a case-insensitive reader), so that the splits are
+    100,000 most frequent. An evaluation symbol that differs from a tuning symbol in case only is
+    left out ('CATS' and 'cats' are one to a case-insensitive reader), so that the splits are
     disjoint under case folding too.
     """
     from wordfreq import top_n_list
@@ -47,10 +47,9 @@ def symbol_pool() -> pl.DataFrame:
         for category, symbols in by_category.items()
     ]
     pool = pl.concat(frames)
-    # All of tuning comes first, so that a clash costs the larger evaluation split a symbol.
-    tuning_first = pool.sort(pl.col("split") == "evaluation", maintain_order=True)
     folded = pl.col("symbol").str.to_lowercase()
-    return tuning_first.unique(subset=folded, keep="first", maintain_order=True)
+    tuning = pool.filter(split="tuning").select(folded).to_series()
+    return pool.filter((pl.col("split") == "tuning") | ~folded.is_in(tuning.implode()))
 
 
 def letters(number: int) -> str:

@@ -19,7 +19,7 @@ from symtune_pipeline.sources.normal import empty_inputs, normal_form
 REVIEWS = catalog.dataset("rt")  # columns text, label; 0 negative, 1 positive
 PAIRS = catalog.dataset("rte")  # columns sentence1, sentence2, label
 QUESTIONS = catalog.dataset("trec")  # its label column is called coarse_label
-GOOD = {"text": ["dull", "fun", "bad"], "label": [0, 1, 0]}
+GOOD: dict[str, list[Any]] = {"text": ["dull", "fun", "bad"], "label": [0, 1, 0]}
 
 
 def _experiment(source: Any, **data: Any) -> Experiment:

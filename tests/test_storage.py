@@ -155,16 +155,13 @@ def test_a_damaged_manifest_is_one_sentence(store: Store, content: str) -> None:
 
 def test_a_table_is_built_once_for_what_it_is_made_from(store: Store) -> None:
     calls: list[str] = []
-
-    def build(name: str, table: pl.DataFrame) -> pl.DataFrame:
-        calls.append(name)
-        return table
-
     for made_from, table in [("a", OLD), ("a", OLD), ("b", NEW), ("b", NEW)]:
-        kept = store.table_once(
-            "kept", "micro", made_from, lambda m=made_from, t=table: build(m, t)
-        )
-        assert kept.equals(table)
+
+        def build(made_from: str = made_from, table: pl.DataFrame = table) -> pl.DataFrame:
+            calls.append(made_from)
+            return table
+
+        assert store.table_once("kept", "micro", made_from, build).equals(table)
     assert calls == ["a", "b"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -59,12 +59,11 @@ def _prompt(row: dict[str, Any], inputs: Sequence[str]) -> list[Segment]:
 
 
 def _tree(rows: Sequence[dict[str, Any]], pieces: PieceTokenizer, inputs: Sequence[str]) -> Tree:
-    """The rows of one context: what they share, then each query's input and label prefix."""
+    """The rows of one context: the tokens that they share, then what each query adds."""
     labels = [pieces.piece(label_text(label)) for label in rows[0]["labels"]]
-    prefix: list[int] = []
-    queries = []
-    for row in rows:
-        *shared, query_input, before_label = pieces.pieces(_prompt(row, inputs))
-        prefix = [token for piece in shared for token in piece]
-        queries.append(Query(query_input + before_label, labels))
-    return Tree(prefix, queries)
+    prompts = [
+        [token for piece in pieces.pieces(_prompt(row, inputs)) for token in piece] for row in rows
+    ]
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return Tree(prompts[0][:shared], [Query(prompt[shared:], labels) for prompt in prompts])

@@ -1,0 +1,182 @@
+"""The arrows of the architecture: who imports whom, what loading costs, how assets are described."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = sorted((ROOT / "symtune_pipeline").rglob("*.py"))
+EVERYTHING = [
+    *LIBRARY,
+    *(ROOT / "assets").glob("*.py"),
+    *(ROOT / "resources").glob("*.py"),
+    *ROOT.glob("*.py"),
+]
+
+DESCRIBE = """
+import json, sys
+import definitions
+import dagster as dg
+
+graph = definitions.defs.resolve_asset_graph()
+names = lambda keys: sorted(key.to_user_string() for key in keys)
+print(json.dumps({
+    "modules": sorted(sys.modules),
+    "assets": {
+        node.key.to_user_string(): [node.description, node.group_name, node.code_version]
+        for node in graph.asset_nodes
+    },
+    "eval*": names(dg.AssetSelection.from_string("eval*").resolve(graph)),
+    "downstream of eval": names(dg.AssetSelection.assets("eval").downstream().resolve(graph)),
+    "jobs": {
+        job: names(definitions.defs.resolve_job_def(job).asset_layer.executable_asset_keys)
+        for job in ("symbol_tuning", "evaluation")
+    },
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    """The code location as a fresh process sees it."""
+    described = run([sys.executable, "-c", DESCRIBE], cwd=ROOT)
+    assert described.returncode == 0, described.stderr
+    return json.loads(described.stdout)  # type: ignore[no-any-return]
+
+
+def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    ours = ("DAGSTER_", "SYMTUNE_", "PYTHONPATH")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    env["SYMTUNE_EXPERIMENT"] = "smoke"
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The top-level names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_library_knows_neither_dagster_nor_the_graph(path: Path) -> None:
+    assert not set(imports(path)) & {"dagster", "assets", "resources", "definitions", "materialize"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "resources").glob("*.py")), ids=lambda path: path.name
+)
+def test_resources_do_not_know_the_assets(path: Path) -> None:
+    assert not set(imports(path)) & {"assets", "definitions", "materialize"}
+
+
+def test_loading_the_code_location_imports_no_heavy_library(loaded: dict[str, Any]) -> None:
+    heavy = {
+        "torch",
+        "transformers",
+        "datasets",
+        "altair",
+        "great_tables",
+        "scipy",
+        "statsmodels",
+        "wandb",
+    }
+    assert not heavy & set(loaded["modules"])
+
+
+def test_nothing_is_pickled_and_no_remote_code_runs() -> None:
+    for path in EVERYTHING:
+        assert not set(imports(path)) & {
+            "pickle",
+            "cloudpickle",
+            "dill",
+            "joblib",
+            "marshal",
+            "shelve",
+        }, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert isinstance(node.value, ast.Constant) and node.value.value is False, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                called = f"{ast.unparse(node.func.value)}.{node.func.attr}"
+                assert called not in {"torch.save", "torch.load", "np.load", "np.save"}, path
+
+
+def test_only_the_experiment_reads_our_settings_from_the_environment() -> None:
+    reading = [
+        path.name for path in LIBRARY if 'environ.get("SYMTUNE' in path.read_text(encoding="utf-8")
+    ]
+    assert reading == ["experiment.py"]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in EVERYTHING:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        assert not module.body or ast.get_docstring(module), path
+
+
+def test_every_asset_has_a_description_a_group_and_a_code_version(loaded: dict[str, Any]) -> None:
+    assert len(loaded["assets"]) > 45
+    for name, (description, group, version) in loaded["assets"].items():
+        assert description, name
+        assert group not in (None, "", "default"), name
+        assert version, name
+
+
+def test_eval_star_is_the_evaluation_and_nothing_else(loaded: dict[str, Any]) -> None:
+    chosen = set(loaded["eval*"])
+    assert chosen == set(loaded["downstream of eval"])
+    assert chosen >= {
+        "eval",
+        "eval_icl",
+        "eval_flipped",
+        "eval_algorithmic",
+        "mart_summary",
+        "eval_report",
+    }
+    assert chosen >= {name for name in loaded["assets"] if name.startswith("eval")}  # as a wildcard
+    before = (
+        "raw_",
+        "stg_",
+        "symbol_pool",
+        "int_examples",
+        "tuning_",
+        "control_",
+        "packed_",
+        "base_",
+        "symbol_t",
+    )
+    assert not [name for name in chosen if name.startswith(before)]
+
+
+def test_a_job_makes_everything_and_another_the_evaluation_only(loaded: dict[str, Any]) -> None:
+    assert set(loaded["jobs"]["symbol_tuning"]) == set(loaded["assets"])
+    assert loaded["jobs"]["evaluation"] == loaded["eval*"]
+
+
+def test_keys_are_single_words_that_cannot_collide_as_file_and_folder(
+    loaded: dict[str, Any],
+) -> None:
+    assert all(name.isidentifier() for name in loaded["assets"])
+
+
+def test_the_shell_finds_no_file_that_eval_star_would_match() -> None:
+    assert not list(ROOT.glob("eval*"))
+
+
+def test_the_code_location_loads_as_a_file_from_another_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dagster", "asset", "list", "-f", str(ROOT / "definitions.py")]
+    listed = run([*command, "--select", "eval"], cwd=tmp_path)
+    assert (listed.returncode, listed.stdout.split()) == (0, ["eval"])

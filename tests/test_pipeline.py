@@ -1,0 +1,341 @@
+"""The whole graph for real, with the tiny model: run, repeated, damaged, killed and misused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.mixtures import mixture_assets
+from assets.sql import sql_assets
+from resources.store import StoreResource
+from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.storage import TABLE, Store, sha256
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD_KEYS = {"benchmark", "setting", "model", "n", "accuracy", "low", "high", "chance"}
+EVALUATION = {
+    *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "int_outcomes", "int_scores"),
+    *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "eval_report"),
+}
+
+Ended = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder with everything that runs of the smoke experiment make."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "home" / "smoke")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a shell after `source .envrc`, with a home and a Dagster instance of its own."""
+        ours = ("DAGSTER_", "SYMTUNE_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        instance = self.folder / "dagster"
+        instance.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / ".dagster" / "dagster.yaml", instance)
+        return kept | {
+            "SYMTUNE_HOME": str(self.folder / "home"),
+            "SYMTUNE_EXPERIMENT": "smoke",
+            "DAGSTER_HOME": str(instance),
+            "OMP_NUM_THREADS": "1",  # threads of tests that run beside would wait for each other
+        }
+
+    def run(self, *arguments: str, experiment: str = "smoke") -> Ended:
+        """`python materialize.py`."""
+        return self._start("materialize.py", "--experiment", experiment, *arguments)
+
+    def dagster(self, *arguments: str, experiment: str = "smoke") -> Ended:
+        """`dagster asset materialize`."""
+        command = ("-m", "dagster", "asset", "materialize", "-m", "definitions", *arguments)
+        return self._start(*command, SYMTUNE_EXPERIMENT=experiment)
+
+    def _start(self, *arguments: str, **environment: str) -> Ended:
+        command = [sys.executable, *arguments]
+        env = self.environment | environment
+        return subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+
+    def report(self) -> dict[str, bytes]:
+        """The report's files but the pictures."""
+        folder = self.store.folder("eval_report")
+        return {name: (folder / name).read_bytes() for name in ("index.html", "summary.json")}
+
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Every file of the store: its hash and when it was written."""
+        root = self.store.root
+        return {
+            path.relative_to(root).as_posix(): (sha256(path), path.stat().st_mtime_ns)
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+    def copy(self, folder: Path) -> Home:
+        shutil.copytree(self.store.root, folder / "home" / "smoke")
+        return Home(folder)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Ended]:
+    """A first run in an empty home, and how it ended."""
+    home = Home(tmp_path_factory.mktemp("first"))
+    return home, home.run()
+
+
+@pytest.fixture
+def home(first: tuple[Home, Ended], tmp_path: Path) -> Home:
+    """A copy of the first run's home, to change."""
+    return first[0].copy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def assets() -> set[str]:
+    """The names of all assets of the graph."""
+    program = "from definitions import defs\nfor key in defs.resolve_asset_graph().get_all_asset_keys(): print(*key.path)"
+    env = os.environ | {"SYMTUNE_EXPERIMENT": "smoke"}
+    command = [sys.executable, "-c", program]
+    listed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    return set(listed.stdout.split())
+
+
+def unchanged(ended: Ended) -> set[str]:
+    return set(re.findall(r"(\w+): up to date", ended.stdout + ended.stderr))
+
+
+def made(ended: Ended) -> set[str]:
+    return set(re.findall(r"(\w+): (?:[\d,]+ rows, )?made in", ended.stdout + ended.stderr))
+
+
+def altered_experiment(folder: Path, **evaluation: int) -> str:
+    """The smoke experiment with other evaluation settings, under the same name."""
+    import yaml
+
+    settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["evaluation"] |= evaluation
+    path = folder / "smoke.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return str(path)
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_the_table_and_the_path_of_the_report(first: tuple[Home, Ended]) -> None:
+    home, ended = first
+    assert ended.returncode == 0, ended.stderr
+    *table, last = ended.stdout.rstrip().splitlines()
+    text = "\n".join(table)
+    for expected in ("untuned", "tuned", "chance", "symbols, no instruction", "Flipped labels"):
+        assert expected in text
+    assert last == f"Report: {home.store.folder('eval_report') / 'index.html'}"
+
+
+def test_every_asset_is_made_and_kept(first: tuple[Home, Ended], assets: set[str]) -> None:
+    home, ended = first
+    assert made(ended) == assets
+    for name in assets:
+        (partition,) = home.store.partitions(name) or [None]
+        assert home.store.folder(name, partition).is_dir()
+    assert not list(home.store.root.rglob(".writing*"))
+
+
+def test_the_report_has_a_page_pictures_and_a_summary(first: tuple[Home, Ended]) -> None:
+    home, _ = first
+    folder = home.store.folder("eval_report")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    pictures = list(folder.glob("*.png"))
+    assert pictures
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+    records = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    benchmarks = {"icl": 4, "flipped": 1, "list_functions": 1, "turing_concepts": 1}
+    for model, more in (("untuned", set()), ("tuned", {"gain", "p"})):
+        mine = [record for record in records if record["model"] == model]
+        found = [record["benchmark"] for record in mine]
+        assert {name: found.count(name) for name in set(found)} == benchmarks
+        for record in mine:
+            assert set(record) >= RECORD_KEYS | more
+            assert 0 <= record["low"] <= record["accuracy"] <= record["high"] <= 1
+    assert len(records) == 2 * sum(benchmarks.values())
+
+
+# --- another run --------------------------------------------------------------------------------
+
+
+def test_a_second_run_recognises_everything_and_changes_nothing(
+    first: tuple[Home, Ended], assets: set[str]
+) -> None:
+    home, ended = first
+    before = home.files()
+    again = home.run()
+    assert again.returncode == 0, again.stderr
+    assert unchanged(again) == assets
+    assert made(again) == set()
+    assert home.files() == before
+    assert again.stdout == ended.stdout
+
+
+def test_eval_star_runs_the_evaluation_and_nothing_else(home: Home, tmp_path: Path) -> None:
+    before = home.files()
+    fewer = altered_experiment(tmp_path, queries=3)
+    ended = home.dagster("--select", "eval*", "--partition", "micro", experiment=fewer)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert made(ended) == EVALUATION
+    assert unchanged(ended) == set()
+    after = home.files()
+    changed = {
+        path.split("/")[0]
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path)
+    }
+    assert changed - EVALUATION == {
+        f"predictions_{name}" for name in ("eval_icl", "eval_flipped", "eval_algorithmic")
+    }
+
+
+def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    ended = home.dagster("--select", "raw_hotel_reviews")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [path.name for path in home.store.root.iterdir()] == ["raw_hotel_reviews"]
+    assert home.store.read_table("raw_hotel_reviews")["dataset"].unique().to_list() == [
+        "hotel_reviews"
+    ]
+
+
+def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_report(
+    first: tuple[Home, Ended], tmp_path: Path
+) -> None:
+    whole, ended = first
+    home = Home(tmp_path)
+    # The model is taken over, since most of the time and few of the moments are spent on it.
+    shutil.copytree(whole.store.root / "base_model", home.store.root / "base_model")
+    lines = sum("micro model" not in line for line in ended.stderr.splitlines())
+    moment = random.randrange(1, lines - 5)
+
+    command = [sys.executable, "materialize.py", "--experiment", "smoke"]
+    job = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=home.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stderr is not None
+    for _ in range(moment):
+        job.stderr.readline()
+    time.sleep(random.uniform(0, 0.3))
+    job.kill()  # only it: a job that it launched goes on for a while
+    job.stderr.close()
+    assert job.wait() == -9, f"had ended before line {moment}"
+
+    again = home.run()
+    assert again.returncode == 0, f"killed at line {moment}: {again.stderr}"
+    assert home.report() == whole.report(), f"killed at line {moment}"
+    assert not list(home.store.root.rglob(".writing*"))
+
+
+# --- misuse -------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_one_sentence_and_is_made_again_by_a_whole_run(
+    home: Home, tmp_path: Path
+) -> None:
+    whole = {path: digest for path, (digest, _) in home.files().items()}
+    damaged = home.store.folder("int_evaluation_examples") / TABLE
+    with damaged.open("ab") as file:
+        file.write(b"!")
+    fewer = altered_experiment(tmp_path, queries=3)
+    ended = home.dagster("--select", "eval", experiment=fewer)
+    assert ended.returncode != 0
+    sentence = f"File {damaged} does not match its manifest; delete "
+    assert sentence in ended.stdout + ended.stderr
+    assert "materialise 'int_evaluation_examples' again." in ended.stdout + ended.stderr
+
+    again = home.run()
+    assert again.returncode == 0, again.stderr
+    assert made(again) == {"int_evaluation_examples"}
+    assert {path: digest for path, (digest, _) in home.files().items()} == whole
+
+
+def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> None:
+    before = home.files()
+    ended = home.run(experiment=altered_experiment(tmp_path, queries=1_000))
+    assert ended.returncode == 1
+    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(
+        r"error: eval: Dataset '\w+' has 30 examples for queries and 1000 are asked for;"
+        r" lower evaluation\.queries or evaluation\.contexts, or leave it out\.",
+        error,
+    )
+    assert "Traceback" not in ended.stderr
+    assert home.files() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "experiment", "sentence"),
+    [
+        (
+            ("--partition", "smol"),
+            "smoke",
+            "There is no model 'smol' in the catalogue; choose one of ",
+        ),
+        ((), "smoky", "Experiment file "),
+    ],
+)
+def test_an_unknown_partition_or_experiment_is_one_sentence(
+    arguments: tuple[str, ...], experiment: str, sentence: str, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    ended = home.run(*arguments, experiment=experiment)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: {sentence}")
+    assert not home.store.root.exists()
+
+
+def test_nothing_is_packed_from_a_mixture_that_holds_an_evaluation_symbol(home: Home) -> None:
+    """The guard's check blocks: the step after it, which leads to tuning, does not run."""
+    kept = pl.col("split") == "evaluation"
+    symbol = home.store.read_table("symbol_pool").filter(kept)["symbol"][0]
+    mixture = home.store.read_table("tuning_mixture")
+    leaked = mixture.with_columns(labels=pl.col("labels").list.eval(pl.lit(symbol)))
+    with home.store.writing("tuning_mixture") as folder:
+        leaked.write_parquet(folder / TABLE)
+
+    experiment = load_experiment("smoke")
+    graph = [*sql_assets(experiment), *mixture_assets(experiment)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            graph,
+            selection=["int_contamination", "packed_mixture"],
+            partition_key="micro",
+            resources={"store": StoreResource(root=str(home.store.root))},
+            instance=instance,
+            raise_on_error=False,
+        )
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.blocking) == ("empty", False, True)
+    assert symbol in (check.description or "")
+    assert not result.asset_materializations_for_node("packed_mixture")
