@@ -198,14 +198,3 @@ def test_a_generated_set_has_both_splits_and_no_text_in_common() -> None:
     assert table.group_by("split").len().sort("split").rows() == [("test", 20), ("train", 30)]
     assert table["input"].n_unique() == 50
     assert load_examples(catalog.dataset("magazine_topics"), experiment, None).equals(table)
-
-
-@pytest.mark.parametrize("key", [key for key, entry in catalog.datasets().items() if entry.hub])
-def test_every_public_dataset_loads_from_the_mirror(key: str, shared_data: Path) -> None:
-    dataset = catalog.dataset(key)
-    table = load_examples(dataset, _experiment("mirror"), shared_data / "hub_mirror")
-    checked(table, "raw_examples")
-    assert set(table["label"]) == set(dataset.labels.values())
-    assert len(table.filter(input="")) < 0.01 * len(table)
-    assert dataset.hub is not None
-    assert set(table["split"]) == set(dataset.hub.splits)

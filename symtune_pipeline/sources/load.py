@@ -59,7 +59,10 @@ def _mirrored(hub: HubLocation, split: str, mirror: Path | None) -> Path:
             "The experiment takes its data from a mirror; set SYMTUNE_MIRROR to its folder"
             " (<repository>/<config>/<split>.parquet)."
         )
-    return mirror / hub.repository / hub.config / f"{hub.splits[split]}.parquet"
+    # The hub's oldest sets once had no owner in their names, and a mirror may still call them so.
+    old = mirror / hub.repository.rpartition("/")[2]
+    folder = old if old.is_dir() else mirror / hub.repository
+    return folder / hub.config / f"{hub.splits[split]}.parquet"
 
 
 def _from_hub(dataset: Dataset, hub: HubLocation, split: str) -> pl.DataFrame:
@@ -70,7 +73,11 @@ def _from_hub(dataset: Dataset, hub: HubLocation, split: str) -> pl.DataFrame:
     )
     try:
         loaded = load_dataset(
-            hub.repository, hub.config, split=hub.splits[split], revision=hub.revision
+            hub.repository,
+            name=None if hub.parquet_branch else hub.config,
+            data_dir=hub.config if hub.parquet_branch else None,
+            split=hub.splits[split],
+            revision=hub.revision,
         )
     # The library raises its own, the hub client's and the HTTP client's errors.
     except Exception as error:

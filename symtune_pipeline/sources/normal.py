@@ -14,9 +14,10 @@ from symtune_pipeline.errors import UserError
 def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -> pl.DataFrame:
     """Examples of one split in the normal form; `where` names the file or repository in errors.
 
-    Rows whose label is -1, the hub's mark for a hidden label, are left out. Public sets hold a few
-    empty texts: such a row keeps an empty input, for staging to drop and count. Raises UserError
-    for a missing column or one of another kind, a label that the catalogue does not list, and a single class.
+    Rows with the dataset's hidden label (-1 on the hub, as a rule) are left out. Public sets hold a
+    few empty texts: such a row keeps an empty input, for staging to drop and count. Raises UserError
+    for a missing column or one of another kind, a label that the catalogue does not list, and a
+    single class.
     """
     needed = [*dataset.columns, dataset.label_column]
     missing = [column for column in needed if column not in frame.columns]
@@ -25,17 +26,19 @@ def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -
             f"{where} has no column '{missing[0]}' (it has {', '.join(frame.columns)}); correct the"
             f" columns of dataset '{dataset.key}' or the file."
         )
+    labels_are_numbers = all(isinstance(label, int) for label in dataset.labels)
     for column in needed:
-        wanted = "a whole number" if column == dataset.label_column else "text"
+        is_number = column == dataset.label_column and labels_are_numbers
         kind = frame.schema[column]
-        if not (kind.is_integer() if column == dataset.label_column else kind == pl.String):
+        if not (kind.is_integer() if is_number else kind == pl.String):
             raise UserError(
-                f"{where}, column '{column}' holds {kind} where dataset '{dataset.key}' needs {wanted};"
+                f"{where}, column '{column}' holds {kind} where dataset '{dataset.key}' needs"
+                f" {'a whole number' if is_number else 'text'};"
                 " convert the column."
             )
     rows = frame.select(needed).with_row_index("row")
     labels = pl.col(dataset.label_column)
-    rows = rows.filter(labels.is_null() | (labels != -1))
+    rows = rows.filter(labels.is_null() | (labels.cast(pl.String) != str(dataset.hidden_label)))
     unknown = rows.filter(labels.is_null() | ~labels.is_in(list(dataset.labels)))
     if len(unknown):
         row = unknown.row(0, named=True)
@@ -47,7 +50,6 @@ def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -
         raise UserError(
             f"{where} holds a single class of dataset '{dataset.key}'; two are needed to learn a mapping."
         )
-    numbers = list(dataset.labels)
     return rows.select(
         example_id=pl.format("{}/{}/{}", pl.lit(dataset.key), pl.lit(split), "row"),
         dataset=pl.lit(dataset.key),
@@ -58,7 +60,7 @@ def normal_form(frame: pl.DataFrame, dataset: Dataset, split: str, where: str) -
         .otherwise(_input(dataset)),
         label=labels.replace_strict(dataset.labels, return_dtype=pl.String),
         label_id=labels.replace_strict(
-            {n: i for i, n in enumerate(numbers)}, return_dtype=pl.Int64
+            {label: place for place, label in enumerate(dataset.labels)}, return_dtype=pl.Int64
         ),
     )
 

@@ -1,0 +1,225 @@
+"""The catalogue of public datasets: what the paper lists, and entries that hold together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from string import Formatter
+
+import polars as pl
+import pytest
+
+from symtune_pipeline import catalog
+from symtune_pipeline.catalog import Dataset, HubLocation
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import DataConfig, Experiment, MixtureConfig, load_experiment
+from symtune_pipeline.schemas import checked
+from symtune_pipeline.sources.generated import generated_sets
+from symtune_pipeline.sources.load import load_examples
+from symtune_pipeline.sources.normal import normal_form
+
+# The sets of Wei et al. 2023 by task type.
+TUNING = {
+    "natural language inference": "rte wnli qnli mnli snli cb",
+    "sentiment analysis": "sst2 rt tes",
+    "paraphrase detection": "qqp mrpc paws",
+    "common sense": "copa piqa",
+    "topic classification": "agn trec",
+    "coreference": "wsc wino",
+    "miscellaneous": "teo tei wic cola",
+}
+EVALUATION = ["subj", "teh", "teab", "teat", "tefe", "tehi", "adec", "or", "sot", "tos", "tc"]
+RAFT = ["adec", "or", "sot", "tos", "tc"]
+PUBLIC = {key: entry for key, entry in catalog.datasets().items() if entry.hub}
+COMMIT = re.compile("[0-9a-f]{40}")
+
+every_public_set = pytest.mark.parametrize("entry", PUBLIC.values(), ids=list(PUBLIC))
+
+
+def _experiment(source: str) -> Experiment:
+    return Experiment(
+        name="test",
+        models=("micro",),
+        data=DataConfig.model_validate({"source": source}),
+        mixture=MixtureConfig(prompts=1),
+    )
+
+
+def _hub(entry: Dataset) -> HubLocation:
+    assert entry.hub is not None
+    return entry.hub
+
+
+def test_the_tuning_sets_are_the_papers_22_in_seven_task_types() -> None:
+    found = defaultdict(list)
+    for key, entry in PUBLIC.items():
+        if entry.role == "tuning":
+            found[entry.task_type].append(key)
+    assert {kind: " ".join(keys) for kind, keys in found.items()} == TUNING
+    assert sum(map(len, found.values())) == 22
+
+
+def test_the_evaluation_sets_are_the_papers_11() -> None:
+    found = [key for key, entry in PUBLIC.items() if entry.role == "evaluation"]
+    assert found == EVALUATION
+    assert len(found) == 11
+
+
+def test_no_generated_set_hides_a_public_one() -> None:
+    assert len(PUBLIC) == 33
+    assert len(catalog.datasets()) == 33 + len(generated_sets())
+
+
+def test_no_task_type_of_an_evaluation_set_is_tuned_on() -> None:
+    assert not {PUBLIC[key].task_type for key in EVALUATION} & set(TUNING)
+
+
+@every_public_set
+def test_a_template_shows_each_of_its_columns_once(entry: Dataset) -> None:
+    fields = [field for _, field, _, _ in Formatter().parse(entry.input) if field is not None]
+    assert sorted(fields) == sorted(entry.columns)
+    assert entry.label_column not in entry.columns
+
+
+@every_public_set
+def test_an_instruction_names_every_label_and_no_label_stands_for_two_classes(
+    entry: Dataset,
+) -> None:
+    labels = [label.lower() for label in entry.labels.values()]
+    assert len(labels) == len(set(labels)) >= 2
+    for label in labels:
+        assert label in entry.instruction.lower()
+    assert entry.hidden_label not in entry.labels
+
+
+@every_public_set
+def test_a_set_has_a_licence_a_citation_and_a_pinned_commit(entry: Dataset) -> None:
+    assert entry.licence
+    assert re.search(r"\b(19|20)\d\d\b", entry.citation)
+    hub = _hub(entry)
+    assert COMMIT.fullmatch(hub.revision or "")
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", hub.repository)  # the hub's client takes no other name
+
+
+def test_a_repository_is_pinned_to_one_commit() -> None:
+    commits = defaultdict(set)
+    for entry in PUBLIC.values():
+        commits[_hub(entry).repository].add(_hub(entry).revision)
+    assert all(len(found) == 1 for found in commits.values())
+
+
+@every_public_set
+def test_tuning_takes_the_training_split_only(entry: Dataset) -> None:
+    splits = _hub(entry).splits
+    assert splits["train"] == "train"
+    assert set(splits) == (
+        {"train"} if entry.role == "tuning" or entry.key in RAFT else {"train", "test"}
+    )
+
+
+def test_unlabelled_rows_of_raft_are_left_out() -> None:
+    frame = pl.DataFrame({"Tweet text": ["a", "b", "c"], "ID": [0, 1, 2], "Label": [2, 0, 1]})
+    table = normal_form(frame, PUBLIC["tc"], "train", "file")
+    assert table.select("example_id", "label", "label_id").rows() == [
+        ("tc/train/0", "no complaint", 1),
+        ("tc/train/2", "complaint", 0),
+    ]
+
+
+def test_columns_with_a_space_become_one_input() -> None:
+    frame = pl.DataFrame(
+        {"Organization name": ["Imec", "ETH"], "Paper title": ["A", "B"], "Label": [2, 3]}
+    )
+    table = normal_form(frame, PUBLIC["sot"], "train", "file")
+    assert table["input"].to_list() == [
+        "Paper: A Organization: Imec",
+        "Paper: B Organization: ETH",
+    ]
+
+
+def test_labels_can_be_text() -> None:
+    frame = pl.DataFrame(
+        {
+            "sentence": ["The _ fell.", "The _ ran.", "The _ sat."],
+            "option1": ["cup", "cat", "dog"],
+            "option2": ["mug", "fox", "hen"],
+            "answer": ["2", "", "1"],
+        }
+    )
+    table = normal_form(frame, PUBLIC["wino"], "train", "file")
+    assert table.select("input", "label", "label_id").rows() == [
+        ("The _ fell. Choice 1: cup Choice 2: mug", "choice 2", 1),
+        ("The _ sat. Choice 1: dog Choice 2: hen", "choice 1", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [(["1", "3"], "row 1: label '3' is none of ['1', '2']"), ([1, 2], "holds Int64 where")],
+)
+def test_a_text_label_that_is_not_listed_is_one_sentence(answers: list[object], says: str) -> None:
+    columns = {"sentence": ["a", "b"], "option1": ["c", "d"], "option2": ["e", "f"]}
+    with pytest.raises(UserError) as error:
+        normal_form(pl.DataFrame(columns | {"answer": answers}), PUBLIC["wino"], "train", "file")
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["aps/super_glue", "super_glue"])
+def test_a_mirror_may_use_the_hubs_old_names(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "wic").mkdir(parents=True)
+    columns = {
+        "word": ["a", "b"],
+        "sentence1": ["c", "d"],
+        "sentence2": ["e", "f"],
+        "label": [0, 1],
+    }
+    pl.DataFrame(columns).write_parquet(tmp_path / name / "wic" / "train.parquet")
+    table = load_examples(PUBLIC["wic"], _experiment("mirror"), tmp_path)
+    assert table["label"].to_list() == ["false", "true"]
+
+
+def test_on_the_hubs_parquet_branch_a_configuration_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for config in ("overruling", "terms_of_service"):
+        for split, labels in (("train", [1, 2]), ("test", [0, 0])):
+            folder = tmp_path / "raft" / config / split
+            folder.mkdir(parents=True)
+            texts = [f"{config} {split} {label}" for label in labels]
+            pl.DataFrame({"Sentence": texts, "Label": labels}).write_parquet(
+                folder / "0000.parquet"
+            )
+    place = _hub(PUBLIC["tos"]).model_copy(
+        update={"repository": str(tmp_path / "raft"), "revision": None}
+    )
+    entry = PUBLIC["tos"].model_copy(update={"hub": place})
+    table = load_examples(entry, _experiment("hub"), None)
+    assert table["input"].to_list() == ["terms_of_service train 1", "terms_of_service train 2"]
+
+
+@pytest.mark.parametrize("key", load_experiment("mirror").data.datasets)
+def test_every_mirrored_set_takes_the_normal_form(key: str, shared_data: Path) -> None:
+    entry = PUBLIC[key]
+    table = load_examples(entry, _experiment("mirror"), shared_data / "hub_mirror")
+    checked(table, "raw_examples")
+    assert set(table["label"]) == set(entry.labels.values())
+    assert len(table.filter(input="")) < 0.01 * len(table)
+    assert set(table["split"]) == set(_hub(entry).splits)
+
+
+def test_the_papers_experiment_has_all_33_sets_and_its_mixture() -> None:
+    paper = load_experiment("paper")
+    assert [entry.key for entry in paper.datasets()] == list(PUBLIC)
+    assert paper.mixture.prompts == 4_000 * 32
+    assert paper.mixture.exemplars_per_class == (2, 10)
+    assert (paper.data.source, paper.data.cap, paper.tuning.loss) == ("hub", 25_000, "final_label")
+
+
+def test_the_papers_evaluation_fits_half_of_rafts_50_rows() -> None:
+    evaluation = load_experiment("paper").evaluation
+    assert evaluation.contexts * evaluation.queries <= 23
+    assert evaluation.exemplars_per_class <= 3  # its rarest class has 6 rows
