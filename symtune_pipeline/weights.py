@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import tempfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from symtune_pipeline.catalog import Model, PackagedWeights
 from symtune_pipeline.errors import UserError
@@ -39,24 +41,35 @@ def prepare_base_model(model: Model, folder: Path, say: Callable[[str], None]) -
 
 
 def _from_hub(model: Model, folder: Path) -> dict[str, Any] | None:
-    """Download the pinned revision; None where the hub cannot be reached or has it not cached."""
+    """The pinned revision, from the hub's cache on this machine or from the hub itself, else None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        try:
-            snapshot_download(
-                str(model.instruct),
-                revision=model.revision,
-                allow_patterns=HUB_FILES,
-                local_dir=scratch,
-            )
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-            return None
-        for path in Path(scratch).iterdir():
-            if path.is_file():  # not the client's own cache
-                path.rename(folder / path.name)
+    try:
+        cached = snapshot_download(
+            str(model.instruct),
+            revision=model.revision,
+            allow_patterns=HUB_FILES,
+            local_files_only=not _hub_answers(),
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return None
+    for path in Path(cached).iterdir():
+        shutil.copyfile(path, folder / path.name)
     return {"source": "hub", "repository": model.instruct, "revision": model.revision}
+
+
+def _hub_answers() -> bool:
+    """Asked once, because the hub's client retries for half a minute before it gives up."""
+    from huggingface_hub import constants
+
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:  # an answer, if not a kind one
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -109,7 +109,10 @@ def home(first: tuple[Home, Ended], tmp_path: Path) -> Home:
 @pytest.fixture(scope="module")
 def assets() -> set[str]:
     """The names of all assets of the graph."""
-    program = "from definitions import defs\nfor key in defs.resolve_asset_graph().get_all_asset_keys(): print(*key.path)"
+    program = (
+        "from definitions import defs\n"
+        "for key in defs.resolve_asset_graph().get_all_asset_keys(): print(*key.path)"
+    )
     env = os.environ | {"SYMTUNE_EXPERIMENT": "smoke"}
     command = [sys.executable, "-c", program]
     listed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
