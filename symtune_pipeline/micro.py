@@ -29,7 +29,9 @@ def make_micro(folder: Path, say: Callable[[str], None]) -> None:
     """Train the tokenizer and the model, and save both into `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     texts = list(_texts())
     trained = _tokenizer(texts)
     tokenizer = PreTrainedTokenizerFast(

@@ -89,6 +89,19 @@ def test_scores_do_not_depend_on_how_trees_are_batched_or_cut(llama: Path, max_t
     assert_close(our_scores(llama, trees, max_tokens), reference(llama, trees))
 
 
+def test_a_pass_holds_no_more_tokens_than_allowed(llama: Path) -> None:
+    """What bounds memory; each query of these trees fits with its prefix."""
+    passes: list[int] = []
+    model = load_model(llama, torch.float32, "cpu").eval()
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: passes.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    trees = some_trees()
+    score(model, trees, max_tokens=100)
+    assert max(passes) <= 100
+    assert len(passes) < sum(len(tree.queries) for tree in trees)
+
+
 def test_a_query_alone_scores_as_it_does_among_others(llama: Path) -> None:
     tree = random_tree(random.Random(1), 5)
     together = our_scores(llama, [tree])[0]

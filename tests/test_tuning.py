@@ -47,7 +47,7 @@ def weights(config: JobConfig) -> str:
 # --- the loss -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gpt2"])
 @pytest.mark.parametrize(("loss", "kinds"), [("all_labels", {1, 2}), ("final_label", {2})])
 def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
     loss: LossName, kinds: set[int], architecture: str, tmp_path: Path
