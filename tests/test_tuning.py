@@ -55,7 +55,7 @@ def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
     save_tiny_model(tmp_path, architecture)
     (row,) = random_blocks(count=1, prompts=4, length=24).rows(named=True)
     packed = load_model(tmp_path, torch.float32, "cpu").eval()
-    found, right = block_loss(packed, Block.from_row(row, loss), "fp32")
+    found, right = block_loss(packed, Block.from_row(row, loss, len(row["tokens"]) + 7), "fp32")
     found.backward()
 
     alone = reference_model(tmp_path)
@@ -83,8 +83,11 @@ def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
 def test_the_first_label_of_a_class_is_never_a_target() -> None:
     (row,) = random_blocks(count=1, prompts=3, length=20).rows(named=True)
     places = {kind: set(_places(row, kind)) for kind in (0, 1, 2)}
-    assert set(Block.from_row(row, "all_labels").targets.tolist()) == places[1] | places[2]
-    assert set(Block.from_row(row, "final_label").targets.tolist()) == places[2]
+    assert (
+        set(Block.from_row(row, "all_labels", len(row["tokens"])).targets.tolist())
+        == places[1] | places[2]
+    )
+    assert set(Block.from_row(row, "final_label", len(row["tokens"])).targets.tolist()) == places[2]
 
 
 def _places(row: dict[str, list[int]], kind: int) -> list[int]:
@@ -95,7 +98,7 @@ def test_a_block_without_a_target_is_a_user_error() -> None:
     (row,) = random_blocks(count=1, prompts=1, length=20).rows(named=True)
     row["target_kinds"] = [0] * len(row["target_kinds"])
     with pytest.raises(UserError, match="Block 0 has no token that loss 'all_labels' trains on"):
-        Block.from_row(row, "all_labels")
+        Block.from_row(row, "all_labels", len(row["tokens"]))
 
 
 def test_every_epoch_takes_every_block_once_in_an_order_of_its_own(tmp_path: Path) -> None:

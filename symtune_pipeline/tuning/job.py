@@ -117,7 +117,7 @@ def train(
     started = time.monotonic() - state.seconds
     saved = time.monotonic()
     for step in steps[state.step :]:
-        blocks = [Block.from_row(rows[number], config.loss) for number in step]
+        blocks = [Block.from_row(rows[number], config.loss, config.block_tokens) for number in step]
         targets = sum(len(block.targets) for block in blocks)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
@@ -138,7 +138,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         state.step += 1
-        state.tokens += sum(len(block.tokens) for block in blocks)
+        state.tokens += sum(len(rows[number]["tokens"]) for number in step)
         state.seconds = time.monotonic() - started
         state.log.append(
             {

@@ -26,15 +26,19 @@ LEAST_KIND: dict[LossName, int] = {"all_labels": SEEN, "final_label": QUERY}
 
 @dataclass(frozen=True)
 class Block:
-    """A packed block as tensors: token ids [T], prompt lengths, targets' places [N]."""
+    """A packed block as tensors: token ids [T], lengths of its parts, targets' places [N].
+
+    Every block is filled up to the same length with a last part that is no prompt: kernels are
+    compiled per shape, and shapes that never repeat cost time and memory.
+    """
 
     number: int
     tokens: torch.Tensor
-    prompt_lengths: list[int]
+    lengths: list[int]
     targets: torch.Tensor
 
     @classmethod
-    def from_row(cls, row: dict[str, list[int]], loss: LossName) -> Block:
+    def from_row(cls, row: dict[str, list[int]], loss: LossName, block_tokens: int) -> Block:
         """From a row of a packed mixture; raises UserError where no token is a target."""
         least = LEAST_KIND[loss]
         places = [
@@ -47,10 +51,11 @@ class Block:
                 f"Block {row['block']} has no token that loss '{loss}' trains on; materialise"
                 " packed_mixture again."
             )
+        missing = block_tokens - len(row["tokens"])
         return cls(
             int(row["block"]),  # type: ignore[call-overload]
-            torch.tensor(row["tokens"]),
-            list(row["prompt_lengths"]),
+            torch.tensor(row["tokens"] + [0] * missing),
+            row["prompt_lengths"] + [missing] * (missing > 0),
             torch.tensor(places),
         )
 
@@ -60,17 +65,19 @@ def block_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross-entropy over the block's targets, in nats, and how many were predicted right."""
     device = model.device
-    positions = torch.cat([torch.arange(length) for length in block.prompt_lengths])
+    positions = torch.cat([torch.arange(length) for length in block.lengths])
     targets = block.targets.to(device)
+    # As for blocks: the number of rows that reach the LM head is a multiple of 64.
+    rows = torch.cat([targets, targets[-1:].expand(-len(targets) % 64)])
     tokens = block.tokens.to(device)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    with attending([Part(length) for length in block.prompt_lengths]), bf16:
+    with attending([Part(length) for length in block.lengths]), bf16:
         logits_NV = model(
             input_ids=tokens[None],
             position_ids=positions.to(device)[None],
-            logits_to_keep=targets - 1,  # the token before a target predicts it
+            logits_to_keep=rows - 1,  # the token before a target predicts it
             use_cache=False,
-        ).logits[0]
+        ).logits[0, : len(targets)]
     labels = tokens[targets]
     loss = cross_entropy(logits_NV.float(), labels, reduction="sum")
     return loss, (logits_NV.argmax(dim=-1) == labels).sum()
