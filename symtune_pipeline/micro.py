@@ -18,7 +18,7 @@ from symtune_pipeline.prompts import render, segments
 from symtune_pipeline.sources.generated import generate
 
 VOCABULARY = 4_096
-STEPS = 60
+STEPS = 30
 BATCH = 16
 LENGTH = 128
 ROWS_PER_SET = 200
