@@ -111,3 +111,37 @@ def test_a_prompt_above_the_models_context_is_a_user_error(
         r" evaluation\.algorithmic_shots\.$",
     ):
         answer(model, words, suite)
+
+
+def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
+    """From here on a pass of more prompts asks the allocator for what no machine has."""
+    sizes: list[int] = []
+
+    def forward(_: Any, arguments: Any, named: dict[str, Any]) -> None:
+        size = len(named["input_ids"])
+        sizes.append(size)
+        if size > prompts:
+            torch.empty(size << 50)
+
+    model.register_forward_pre_hook(forward, with_kwargs=True)
+    return sizes
+
+
+def test_a_batch_that_runs_out_of_memory_is_tried_again_with_fewer_prompts(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    expected = answer(model, words, suite)
+    sizes = ask_for_memory_above(model, prompts=3)
+    counts: list[int] = []
+    table = answer(model, words, suite, counts.append)
+    assert table.equals(expected)
+    assert max(sizes) > 3
+    assert counts == sorted(set(counts)) and counts[-1] == len(suite)
+
+
+def test_a_prompt_that_no_memory_holds_is_a_user_error(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    ask_for_memory_above(model, prompts=0)
+    with pytest.raises(UserError, match=r"out of memory on one prompt .* lower evaluation\.algo"):
+        answer(model, words, suite)

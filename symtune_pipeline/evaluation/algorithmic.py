@@ -25,20 +25,37 @@ def answer(
     """One row per row of the suite, in its order: its keys, `expected`, `answer` and `correct`.
 
     The model must attend with transformers' own attention. `progress` is called with the number of
-    answers done. Raises UserError for a prompt that exceeds the model's context with its answer.
+    answers done. A batch that runs out of memory is tried again with fewer prompts. Raises UserError
+    where one prompt alone runs out of memory or exceeds the model's context with its answer.
     """
+    from accelerate.utils import find_executable_batch_size
+
     prompts = [render(algorithmic_prompt(row)) for row in suite.iter_rows(named=True)]
     longest = max((len(tokenizer.encode(f" {text}\n")) for text in suite["expected"]), default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # Prompts of like length share a batch, so that little of it is padding.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
-        texts = _generate(model, tokenizer, [prompts[i] for i in places], longest, limit)
-        for place, text in zip(places, texts, strict=True):
-            answers[place] = text
-        progress(min(start + BATCH, len(order)))
+
+    def answer_waiting(batch_size: int) -> None:
+        """Called again with a smaller batch where memory runs out; goes on where it was."""
+        while waiting:
+            places = waiting[:batch_size]
+            texts = _generate(model, tokenizer, [prompts[i] for i in places], longest, limit)
+            for place, text in zip(places, texts, strict=True):
+                answers[place] = text
+            del waiting[:batch_size]
+            progress(len(prompts) - len(waiting))
+
+    try:
+        find_executable_batch_size(answer_waiting, starting_batch_size=BATCH)()
+    except RuntimeError as error:
+        if "No executable batch size" not in str(error):
+            raise
+        raise UserError(
+            f"Model {model.name_or_path} runs out of memory on one prompt of the algorithmic benchmarks;"
+            " lower evaluation.algorithmic_shots or use a machine with more memory."
+        ) from error
     return suite.select(
         "benchmark", "setting", "concept", "category", "context", "query", "expected"
     ).with_columns(answer=pl.Series(answers, dtype=pl.String)).with_columns(
