@@ -36,8 +36,8 @@ class Bucket:
         found = PLACE.fullmatch(url)
         if not found:  # not shown, since it may hold a key
             raise UserError(
-                "A place on s3 is written s3://<bucket>/<prefix>, without credentials; correct"
-                " SYMTUNE_HOME."
+                "A place that is no folder is written s3://<bucket>/<prefix>, without credentials;"
+                " correct SYMTUNE_HOME."
             )
         self._name = found[1]
         self._prefix = (found[2] or "").strip("/")
