@@ -9,8 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
-from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.bucket import Bucket, default_client
 from symtune_pipeline.bucket_store import BucketStore
 from symtune_pipeline.cli import main
 from symtune_pipeline.errors import UserError
@@ -113,14 +114,21 @@ def test_a_file_that_left_the_bucket_is_named_and_made_again(
     assert elsewhere.read_table("numbers").equals(OLD)
 
 
-def test_a_bucket_out_of_reach_is_no_reason_to_make_an_artifact_again(
-    store: BucketStore, elsewhere: BucketStore, monkeypatch: pytest.MonkeyPatch
+def test_a_download_that_fails_is_no_reason_to_make_an_artifact_again(
+    store: BucketStore, bucket: Bucket, tmp_path: Path
 ) -> None:
+    """Making it again may be hours of tuning."""
     _write(store, OLD, made_from="this")
-    elsewhere.manifest("numbers")  # its client is connected; from here on, no file comes down
-    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
-    with pytest.raises(UserError, match="InvalidAccessKeyId"):
+
+    def unreachable(**_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="http://secret.host")
+
+    client = default_client()
+    client.meta.events.register("before-call.s3.HeadObject", unreachable)
+    elsewhere = BucketStore(tmp_path / "cache of another", Bucket(bucket.url(), lambda: client))
+    with pytest.raises(UserError, match="EndpointConnectionError") as error:
         elsewhere.up_to_date("numbers", None, "this")
+    assert "secret" not in str(error.value)
 
 
 def test_what_was_never_made_and_a_damaged_manifest_are_one_sentence(
