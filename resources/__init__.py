@@ -7,18 +7,29 @@ from resources.launcher import LocalLauncher
 from resources.no_pickle import NoPickle
 from resources.store import StoreResource
 from resources.tracker import WandbTracker
-from symtune_pipeline.experiment import Experiment, home_folder
+from symtune_pipeline.experiment import Experiment, home_folder, home_url
 
 
 def resources_of(experiment: Experiment) -> dict[str, object]:
     """The resources of an experiment; each experiment keeps its tables in a folder of its own."""
-    home = home_folder()
     return {
         "io_manager": NoPickle(),
-        "store": StoreResource(root=str(home / experiment.name)),
+        "store": _store(experiment.name),
         "launcher": LocalLauncher(),
-        "tracker": WandbTracker(folder=str(home / "wandb")),
+        "tracker": WandbTracker(folder=str(home_folder() / "wandb")),
     }
+
+
+def _store(name: str) -> StoreResource:
+    root, url = str(home_folder() / name), home_url()
+    if url is None:
+        return StoreResource(root=root)
+    # Here, since loading dagster-aws takes nearly as long as loading Dagster.
+    from dagster_aws.s3 import S3Resource
+
+    from resources.bucket_store import BucketStoreResource
+
+    return BucketStoreResource(root=root, url=f"{url}/{name}", s3=S3Resource())
 
 
 __all__ = ["console", "resources_of"]

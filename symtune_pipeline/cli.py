@@ -17,6 +17,7 @@ from symtune_pipeline.experiment import (
     current_experiment,
     endpoint_key,
     home_folder,
+    home_url,
     mirror_folder,
 )
 
@@ -113,9 +114,13 @@ def export_lm_eval(
 
 
 def _store() -> Store:
+    from symtune_pipeline.bucket import Bucket
+    from symtune_pipeline.bucket_store import BucketStore
     from symtune_pipeline.storage import Store
 
-    return Store(home_folder() / current_experiment().name)
+    name, url = current_experiment().name, home_url()
+    root = home_folder() / name
+    return BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)
 
 
 @app.command()

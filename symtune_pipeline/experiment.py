@@ -4,7 +4,10 @@ This is the only module that reads the environment:
 
     SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
     SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
-    SYMTUNE_HOME        where tables, models and caches are kept (default: .symtune)
+    SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune) or
+                        s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
+    SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
+                        (default: symtune in the user's folder for caches)
     OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
 """
 
@@ -18,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from annotated_types import Ge, Gt, Le, MinLen
+from platformdirs import user_cache_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -29,6 +33,7 @@ from pydantic import (
 )
 
 from symtune_pipeline import catalog
+from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
@@ -355,5 +360,18 @@ def endpoint_key() -> str | None:
 
 
 def home_folder() -> Path:
-    """Where everything that the pipeline makes is kept."""
-    return Path(os.environ.get("SYMTUNE_HOME") or EXPERIMENTS.parent / ".symtune").resolve()
+    """Where everything that the pipeline makes is kept; the cache of it, where it is kept on s3."""
+    url = home_url()
+    if url is None:
+        return Path(os.environ.get("SYMTUNE_HOME") or EXPERIMENTS.parent / ".symtune").resolve()
+    cache = Path(os.environ.get("SYMTUNE_CACHE") or user_cache_path("symtune")).resolve()
+    return cache / url.removeprefix("s3://")
+
+
+def home_url() -> str | None:
+    """The s3:// prefix that SYMTUNE_HOME names, None where it names a folder.
+
+    Raises UserError where it names another kind of place.
+    """
+    home = os.environ.get("SYMTUNE_HOME") or ""
+    return Bucket(home).url() if "://" in home else None
