@@ -39,6 +39,9 @@ def main() -> int:
     except UserError as error:
         print(error, flush=True)
         return 2
+    except KeyboardInterrupt:
+        say("Tuning was interrupted; starting it again goes on from the last checkpoint.")
+        return 130
     return 0
 
 

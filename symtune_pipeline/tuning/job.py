@@ -104,7 +104,7 @@ def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[s
     result = config.output_folder / "model"
     beside = config.output_folder / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
-    with disk_space(config.output_folder, model.num_parameters() * 4):
+    with disk_space(result, model.num_parameters() * 4):
         model.save_pretrained(beside)
         AutoTokenizer.from_pretrained(config.model_folder).save_pretrained(beside)
         summary = {
