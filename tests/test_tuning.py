@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ import torch
 from models import random_blocks, reference_logprobs, reference_model, save_tiny_model, tiny_job
 
 from symtune_pipeline.attention import load_model
+from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import LossName
 from symtune_pipeline.storage import sha256
@@ -236,6 +238,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert lines[0].startswith(f"tuning: {folder} is passed over: ")
     assert lines[1] == f"tuning: going on from step {before}"
     assert weights(config) == weights(undisturbed)
+
+
+def test_a_job_goes_on_from_a_bucket_where_its_folder_is_gone(s3: str, tmp_path: Path) -> None:
+    undisturbed = tiny_job(tmp_path / "undisturbed")
+    config = tiny_job(tmp_path / "moved", checkpoint_url=f"{s3}/{tmp_path.name}")
+    run_job(undisturbed, print)
+    last = cut_off(config)[-1]
+    shutil.rmtree(config.output_folder)
+    lines: list[str] = []
+    run_job(config, lines.append)
+    assert lines[0] == f"tuning: going on from step {last}"
+    assert weights(config) == weights(undisturbed)
+    assert Bucket(config.checkpoint_url or "").keys() == []
 
 
 def test_a_checkpoint_of_another_job_is_not_taken(tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
     precision = resolve_precision(config.precision, device)
     torch.manual_seed(config.seed)
     with memory():
-        model = load_model(config.model_folder, torch.float32, device)  # master weights stay fp32
+        # Master weights stay fp32. Where a rank keeps a share, no device has to hold the whole.
+        place = device if here.count == 1 else "cpu"
+        model = load_model(config.model_folder, torch.float32, place)
         here.shard(model)
     model.train()
     optimizer = make_optimizer(model, config)
