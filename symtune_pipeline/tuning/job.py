@@ -90,8 +90,11 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
         state = State(config.fingerprint())
     else:
         say(f"tuning: going on from step {state.step}")
-    with memory():
-        train(model, optimizer, config, state, precision, checkpoints, say, here)
+    try:
+        with memory():
+            train(model, optimizer, config, state, precision, checkpoints, say, here)
+    finally:
+        checkpoints.wait()  # whatever stopped the job, the last one is whole
 
     whole_model = here.whole_model(model, config.model_folder)
     if here.rank == 0:
@@ -140,8 +143,8 @@ def train(
 ) -> None:
     """Run the steps that `state` has not done yet, keeping `state` current.
 
-    Returns when the last checkpoint is written too. Raises UserError where a loss or a gradient is
-    no finite number, and where there are more ranks than blocks in a step.
+    Raises UserError where a loss or a gradient is no finite number, and where there are more ranks
+    than blocks in a step.
     """
     table = pl.read_parquet(config.blocks)  # its row i holds block i
     steps = step_plan(len(table), config)
@@ -201,7 +204,6 @@ def train(
         if state.step < len(steps) and here.first(due):
             checkpoints.save(model, optimizer, state)
             saved = time.monotonic()
-    checkpoints.wait()
 
 
 def gradients(
