@@ -209,7 +209,7 @@ def test_a_checkpoint_holds_the_random_state(tmp_path: Path) -> None:
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    config = tiny_job(tmp_path, keep_checkpoints=3)
+    config = tiny_job(tmp_path, keep_checkpoints=3, tokens_per_step=40)
     assert len(cut_off(config)) == 3
 
 
@@ -217,8 +217,8 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     damage: str, tmp_path: Path
 ) -> None:
-    undisturbed = tiny_job(tmp_path / "undisturbed", epochs=2)
-    config = tiny_job(tmp_path / "damaged", epochs=2)
+    undisturbed = tiny_job(tmp_path / "undisturbed", tokens_per_step=40)
+    config = tiny_job(tmp_path / "damaged", tokens_per_step=40)
     run_job(undisturbed, print)
     before, last = cut_off(config)
     folder = config.output_folder / "checkpoints" / f"step-{last}"
