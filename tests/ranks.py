@@ -1,4 +1,4 @@
-"""Several ranks in one test: processes forked from this one, which has loaded everything already."""
+"""Several ranks in one test: processes that meet over a file."""
 
 from __future__ import annotations
 
@@ -23,33 +23,39 @@ def on_ranks(
 
     Returns each rank's UserError, or None; any other error fails the test. `meeting` is a file.
     """
-    context = multiprocessing.get_context("fork")
+    # Forked from a server that has imported everything and done nothing: polars cannot be forked.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ranks", "symtune_pipeline.tuning.job"])
     results = context.SimpleQueue()
-
-    def rank(number: int) -> None:
-        os.environ["LOCAL_RANK"] = str(number)
-        ended: tuple[str, str | None] = ("well", None)
-        try:
-            dist.init_process_group(
-                "gloo", init_method=f"file://{meeting}", rank=number, world_size=count
-            )
-            work(*arguments)
-        except UserError as error:
-            ended = ("user error", str(error))
-        except BaseException:
-            ended = ("crash", traceback.format_exc())
-        results.put((number, *ended))
-
-    processes = [context.Process(target=rank, args=(number,)) for number in range(count)]
+    processes = [
+        context.Process(target=_rank, args=(number, count, meeting, results, work, *arguments))
+        for number in range(count)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(WAIT)
-        if process.is_alive():
-            process.kill()
+        process.kill()
     meeting.unlink(missing_ok=True)
     ended = sorted(results.get() for _ in processes if not results.empty())
     assert len(ended) == count, f"only these ranks ended: {ended}"
     crashed = [text for _, how, text in ended if how == "crash"]
     assert not crashed, crashed[0]
     return [text for _, _, text in ended]
+
+
+def _rank(
+    number: int, count: int, meeting: Path, results: Any, work: Callable[..., Any], *arguments: Any
+) -> None:
+    os.environ["LOCAL_RANK"] = str(number)
+    ended: tuple[str, str | None] = ("well", None)
+    try:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=number, world_size=count
+        )
+        work(*arguments)
+    except UserError as error:
+        ended = ("user error", str(error))
+    except BaseException:
+        ended = ("crash", traceback.format_exc())
+    results.put((number, *ended))
