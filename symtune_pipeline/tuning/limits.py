@@ -25,7 +25,7 @@ def disk_space(folder: Path, needed: int) -> Iterator[None]:
         if not _full(error):
             raise
         raise UserError(
-            f"The disk or quota of {folder} is full: {needed / 2**30:.2f} GiB are needed there; free"
+            f"The disk or quota of {folder} is full: {needed / 2**20:,.1f} MiB are needed there; free"
             " some space and start again, which goes on from the last checkpoint."
         ) from error
 
