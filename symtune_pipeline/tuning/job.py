@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 from transformers import AutoTokenizer
 
-from symtune_pipeline.attention import load_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.checkpoint import State, load_checkpoint, save_checkpoint
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.held_out import measure
+from symtune_pipeline.tuning.metrics import Meter
+from symtune_pipeline.tuning.order import held_out, measured_steps, step_plan
 from symtune_pipeline.tuning.step import Block, block_loss
+from symtune_pipeline.tuning.trainable import load_trainable, merged, trained
 
 
 @contextmanager
@@ -53,8 +55,7 @@ def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
     torch.manual_seed(config.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_precision(config.precision, device)
-    model = load_model(config.model_folder, torch.float32, device)  # master weights stay fp32
-    model.train()
+    model = load_trainable(config, precision, device)
     optimizer = make_optimizer(model, config)
     checkpoints = config.output_folder / "checkpoints"
     state = load_checkpoint(checkpoints, model, optimizer, config.fingerprint())
@@ -72,6 +73,8 @@ def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
         say,
     )
 
+    if config.lora:
+        model = merged(config, trained(model))
     beside = config.output_folder / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
@@ -111,16 +114,26 @@ def train(
     table = pl.read_parquet(config.blocks)  # its row i holds block i
     steps = step_plan(len(table), config)
     tokens = table["tokens"].list.len().to_numpy()
-    total = int(tokens.sum()) * config.epochs
+    total = int(sum(tokens[step].sum() for step in steps))
+    lengths = table["prompt_lengths"].to_list()
+
+    def block_of(number: int) -> Block:
+        return Block.from_row(table.row(number, named=True), config.loss, config.block_tokens)
+
+    unseen = [block_of(number) for number in held_out(len(table), config)]
+    measured = measured_steps(steps, len(unseen))
+    meter = Meter(model)
+    if not state.log and measured:
+        state.log.append(
+            {"step": 0, "tokens": 0, "seconds": 0.0} | measure(model, unseen, precision)
+        )
     progress = Progress("tuning", total, "tokens", say)
     progress.resume(state.tokens)
     started = time.monotonic() - state.seconds
     saved = time.monotonic()
     for step in steps[state.step :]:
-        blocks = [
-            Block.from_row(table.row(number, named=True), config.loss, config.block_tokens)
-            for number in step
-        ]
+        step_started = time.monotonic()
+        blocks = [block_of(number) for number in step]
         targets = sum(len(block.targets) for block in blocks)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
@@ -131,7 +144,7 @@ def train(
             loss, block_right = block_loss(model, block, precision)  # type: ignore[arg-type]
             (loss / targets).backward()
             loss_sum += loss.item()
-            right += int(block_right)
+            right += int(block_right.sum())
         if not math.isfinite(loss_sum):
             raise UserError(
                 f"Tuning stopped at step {state.step}: the loss of blocks {step} is not a finite number;"
@@ -143,41 +156,35 @@ def train(
         state.step += 1
         state.tokens += int(tokens[step].sum())
         state.seconds = time.monotonic() - started
-        state.log.append(
-            {
-                "step": state.step,
-                "loss": loss_sum / targets,
-                "accuracy": right / targets,
-                "tokens": state.tokens,
-                "seconds": state.seconds,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "gradient_norm": float(norm),
-            }
+        row = {
+            "step": state.step,
+            "loss": loss_sum / targets,
+            "accuracy": right / targets,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(norm),
+        }
+        row |= meter.row(
+            [length for number in step for length in lengths[number]],
+            targets,
+            time.monotonic() - step_started,
         )
+        if state.step in measured:
+            row |= measure(model, unseen, precision)
+        state.log.append(row)
         progress(state.tokens, f"step {state.step} of {len(steps)}, loss {loss_sum / targets:.3f}")
         if time.monotonic() - saved >= config.checkpoint_seconds and state.step < len(steps):
             save(state)
             saved = time.monotonic()
 
 
-def step_plan(blocks: int, config: JobConfig) -> list[list[int]]:
-    """The numbers of the blocks of every step; each epoch is shuffled anew."""
-    orders = [
-        np.random.default_rng([config.seed, epoch]).permutation(blocks)
-        for epoch in range(config.epochs)
-    ]
-    order = np.concatenate(orders).tolist()
-    per_step = max(1, round(config.tokens_per_step / config.block_tokens))
-    return [order[start : start + per_step] for start in range(0, len(order), per_step)]
-
-
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
     """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
-    )
+        return torch.optim.Adafactor(parameters, lr=config.learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, fused=True)
 
 
 def resolve_precision(asked: str, device: str) -> str:
