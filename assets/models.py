@@ -45,7 +45,10 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
     files = (
         "attention.py",
-        *(f"tuning/{name}.py" for name in ("job", "order", "step", "trainable")),
+        *(
+            f"tuning/{name}.py"
+            for name in ("job", "order", "step", "trainable", "parallel", "adafactor")
+        ),
     )
     code = code_version(experiment, (), *files)
 

@@ -218,7 +218,8 @@ class TuningConfig(Section):
     lora: Lora | None = None  # none: all weights are tuned
     activation_checkpointing: bool = False  # less memory, about a third more time
     compile: bool = False
-    checkpoint_seconds: Positive = 60
+    checkpoint_seconds: Annotated[float, Gt(0)] = 60
+    keep_checkpoints: Positive = 2
 
 
 class EvaluationConfig(Section):

@@ -125,6 +125,7 @@ def tiny_job(folder: Path, **settings: Any) -> JobConfig:
         "activation_checkpointing": False,
         "compile": False,
         "checkpoint_seconds": 0,  # after every step
+        "keep_checkpoints": 2,
         "seed": 0,
     }
     return JobConfig(**defaults | settings)

@@ -72,13 +72,12 @@ def interrupted_job(tmp_path: Path) -> Any:
     import torch
 
     from symtune_pipeline.attention import load_model
-    from symtune_pipeline.tuning.checkpoint import State, save_checkpoint
+    from symtune_pipeline.tuning.checkpoint import Checkpoints, State
     from symtune_pipeline.tuning.job import make_optimizer
 
     config = tiny_job(tmp_path, epochs=500)
     model = load_model(config.model_folder, torch.float32, "cpu")
-    state = State(config.fingerprint())
-    save_checkpoint(
-        config.output_folder / "checkpoints", model, make_optimizer(model, config), state
-    )
+    checkpoints = Checkpoints(config.output_folder / "checkpoints", 2, print)
+    checkpoints.save(model, make_optimizer(model, config), State(config.fingerprint()))
+    checkpoints.wait()
     return config

@@ -33,13 +33,15 @@ def main() -> int:
             raise UserError(
                 f"Job file {path} cannot be used ({reason}); write it again."
             ) from error
-        from symtune_pipeline.tuning.job import only_job, run_job
+        from symtune_pipeline.tuning.job import run_job
 
-        with only_job(config.output_folder, say):
-            run_job(config, say)
+        run_job(config, say)
     except UserError as error:
         print(error, flush=True)
         return 2
+    except KeyboardInterrupt:
+        say("Tuning was interrupted; starting it again goes on from the last checkpoint.")
+        return 130
     return 0
 
 

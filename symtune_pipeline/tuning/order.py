@@ -33,8 +33,13 @@ def step_plan(blocks: int, config: JobConfig) -> list[list[int]]:
         for number in _shuffled(blocks, config, epoch)
         if number not in kept_out
     ]
-    per_step = max(1, round(config.tokens_per_step / config.block_tokens))
+    per_step = blocks_per_step(config)
     return [order[start : start + per_step] for start in range(0, len(order), per_step)]
+
+
+def blocks_per_step(config: JobConfig) -> int:
+    """How many blocks a step has; the last one may have fewer."""
+    return max(1, round(config.tokens_per_step / config.block_tokens))
 
 
 def held_out(blocks: int, config: JobConfig) -> list[int]:

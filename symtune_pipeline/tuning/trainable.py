@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrainedModel:
+def load_trainable(
+    config: JobConfig, precision: str, device: str, *, alone: bool = True
+) -> PreTrainedModel:
     """The model in training mode; parameters that are tuned are float32 and require gradients."""
-    # Only weights that are tuned need a float32 master copy: their steps are small.
-    frozen = config.lora is not None and precision == "bf16"
-    model = load_model(config.model_folder, torch.bfloat16 if frozen else torch.float32, device)
+    # Only weights that are tuned need a float32 master copy, as their steps are small; but the
+    # parameters of a layer that ranks share must be of one kind.
+    halved = config.lora is not None and precision == "bf16" and alone
+    model = load_model(config.model_folder, torch.bfloat16 if halved else torch.float32, device)
     if config.lora:
         add_adapters(model, config.lora)
     if config.activation_checkpointing:
@@ -67,13 +70,14 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
     return adapted
 
 
-def merged(config: JobConfig, adapters: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """An ordinary model in float32 on the CPU: the base model plus trained adapters, by name.
+def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """An ordinary model in float32 on the CPU from the tuned weights by name; adapters are merged.
 
-    The base is read again, because in bf16 what the adapters add would be rounded away.
+    The base is read again, because in bf16 what adapters add would be rounded away.
     """
-    assert config.lora is not None
     model = load_model(config.model_folder, torch.float32, "cpu")
-    adapted = add_adapters(model, config.lora)
-    model.load_state_dict(adapters, strict=False)
-    return adapted.merge_and_unload()  # type: ignore[no-any-return]
+    adapted = add_adapters(model, config.lora) if config.lora else None
+    with torch.no_grad():
+        for name, parameter in trained(model).items():
+            parameter.copy_(weights[name])
+    return adapted.merge_and_unload() if adapted else model  # type: ignore[no-any-return]
