@@ -86,7 +86,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
     return model
 
 
-@torch.compiler.disable  # its shapes are new in every block; what surrounds it is compiled once
+# Its shapes are new in every block; what surrounds it is compiled once.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend(
     module: torch.nn.Module,
     query_BHTD: torch.Tensor,

@@ -152,7 +152,7 @@ def test_a_push_lists_first_and_uploads_when_told_to(push: Push) -> None:
         assert pushed.stdout.endswith(f"{hub.endpoint}/me/tiny/commit/{hub.commit}\n")
         assert {"README.md", "config.json", "model.safetensors"} <= hub.uploaded.keys()
         assert hub.uploaded["README.md"].startswith(b"---\nlicense: mit")
-        assert hub.made == {"name": "tiny", "organization": "me", "private": True}
+        assert hub.made == {"name": "tiny", "organization": "me", "visibility": "private"}
         assert "hf_secret" not in pushed.stdout + pushed.stderr
 
 

@@ -30,7 +30,7 @@ from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.held_out import measure
 from symtune_pipeline.tuning.limits import disk_space, memory
-from symtune_pipeline.tuning.metrics import Meter
+from symtune_pipeline.tuning.metrics import Meter, Row
 from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_steps, step_plan
 from symtune_pipeline.tuning.parallel import ALONE, Ranks, ranks, whole
 from symtune_pipeline.tuning.step import Block, block_loss
@@ -163,7 +163,7 @@ def train(
     measured = measured_steps(steps, len(unseen))
     meter = Meter(model, here.count)
     if not state.log and measured:
-        before = {"step": 0, "tokens": 0, "seconds": 0.0}
+        before: Row = {"step": 0, "tokens": 0, "seconds": 0.0}
         state.log.append(before | measure(model, unseen, precision))
     progress = Progress("tuning", total, "tokens", say)
     progress.resume(state.tokens)
@@ -196,7 +196,7 @@ def train(
         state.tokens += int(tokens[step].sum())
         state.seconds = time.monotonic() - started
         loss = sum(losses) / targets
-        row = {
+        row: Row = {
             "step": state.step,
             "loss": loss,
             "accuracy": right / targets,

@@ -58,4 +58,5 @@ def measured_steps(steps: list[list[int]], held_out_blocks: int) -> set[int]:
 
 
 def _shuffled(blocks: int, config: JobConfig, epoch: int) -> list[int]:
-    return np.random.default_rng([config.seed, epoch]).permutation(blocks).tolist()
+    order: list[int] = np.random.default_rng([config.seed, epoch]).permutation(blocks).tolist()
+    return order

@@ -80,4 +80,4 @@ def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrain
     with torch.no_grad():
         for name, parameter in trained(model).items():
             parameter.copy_(weights[name])
-    return adapted.merge_and_unload() if adapted else model  # type: ignore[no-any-return]
+    return adapted.merge_and_unload() if adapted else model  # type: ignore[return-value]
