@@ -29,9 +29,8 @@ def upload(folder: Path, repository: str, private: bool) -> str:
     Raises UserError where the name is none, and where the hub cannot be reached or refuses.
     """
     from httpx2 import TransportError
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import get_token
 
     if repository.count("/") != 1:
         raise UserError(f"'{repository}' names no repository; write --to owner/name.")
