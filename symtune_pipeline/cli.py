@@ -175,6 +175,28 @@ def score_endpoint(
         typer.echo(line)
 
 
+@app.command()
+def push(
+    partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
+    to: Annotated[str, typer.Option(help="The repository: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="A new one is not public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; otherwise only list.")] = False,
+) -> None:
+    """Upload a tuned model to a hub; without --yes, list what would be uploaded.
+
+    Example: symtune push smollm2-135m --to owner/name --private --yes
+    """
+    from symtune_pipeline.push import listing, tuned_model, upload
+
+    folder = tuned_model(_store(), partition)
+    for line in listing(folder):
+        typer.echo(line)
+    if yes:
+        typer.echo(upload(folder, to, private))
+    else:
+        typer.echo(f"Nothing was uploaded; add --yes to upload this to {to}.")
+
+
 @show.command("prompt")
 def show_prompt(
     dataset: Annotated[str, typer.Option(help="A dataset of the experiment.")],

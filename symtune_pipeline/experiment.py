@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from platformdirs import user_cache_path
 from pydantic import (
     BaseModel,
@@ -40,6 +40,7 @@ EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 Positive = Annotated[int, Gt(0)]
 OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LossName = Literal["all_labels", "final_label"]
+OptimizerName = Literal["adamw", "adafactor"]
 Category = Literal["integer", "combination", "word"]  # of symbols
 TUNING_PER_CATEGORY = 10_000
 
@@ -199,6 +200,14 @@ class MixtureConfig(Section):
         return value
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Gt(0)] = 32  # what the adapters add is scaled by alpha / rank
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+
 class TuningConfig(Section):
     """How the model is tuned; what is left out comes from the model's catalogue entry."""
 
@@ -206,8 +215,14 @@ class TuningConfig(Section):
     block_tokens: Positive = 1_024
     epochs: Positive = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    optimizer: OptimizerName | None = None
+    # Adapters usually want about ten times the rate of full fine-tuning.
     learning_rate: Annotated[float, Gt(0)] | None = None
     tokens_per_step: Positive | None = None
+    held_out_blocks: Annotated[int, Ge(0)] = 2  # kept out of tuning, to measure its progress on
+    lora: Lora | None = None  # none: all weights are tuned
+    activation_checkpointing: bool = False  # less memory, about a third more time
+    compile: bool = False
     checkpoint_seconds: Annotated[float, Gt(0)] = 60
     keep_checkpoints: Positive = 2
 

@@ -47,7 +47,7 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[dict[str, float | None]] = field(default_factory=list)
 
 
 class Checkpoints:

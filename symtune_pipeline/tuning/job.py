@@ -17,22 +17,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
-from symtune_pipeline.attention import load_model
 from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.adafactor import ShardedAdafactor
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.held_out import measure
 from symtune_pipeline.tuning.limits import disk_space, memory
+from symtune_pipeline.tuning.metrics import Meter, Row
+from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_steps, step_plan
 from symtune_pipeline.tuning.parallel import ALONE, Ranks, ranks, whole
 from symtune_pipeline.tuning.step import Block, block_loss
+from symtune_pipeline.tuning.trainable import finished, load_trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,11 +74,10 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
     precision = resolve_precision(config.precision, device)
     torch.manual_seed(config.seed)
     with memory():
-        # Master weights stay fp32. Where a rank keeps a share, no device has to hold the whole.
+        # Where a rank keeps a share, no device has to hold the whole.
         place = device if here.count == 1 else "cpu"
-        model = load_model(config.model_folder, torch.float32, place)
+        model = load_trainable(config, precision, place, alone=here.count == 1)
         here.shard(model)
-    model.train()
     optimizer = make_optimizer(model, config)
     checkpoints = Checkpoints(
         config.output_folder / "checkpoints",
@@ -96,9 +97,11 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
     finally:
         checkpoints.wait()  # whatever stopped the job, the last one is whole
 
-    whole_model = here.whole_model(model, config.model_folder)
+    if config.lora or here.count > 1:
+        weights = here.whole_weights(model)
+        model = finished(config, weights) if here.rank == 0 else model
     if here.rank == 0:
-        _save(whole_model, config, state, {"precision": precision, "device": device})
+        _save(model, config, state, {"precision": precision, "device": device})
         checkpoints.remove()
     here.every(None)  # to no rank is it finished before the result is there
     return result
@@ -155,7 +158,18 @@ def train(
             " more."
         )
     tokens = table["tokens"].list.len().to_numpy()
-    total = int(tokens.sum()) * config.epochs
+    total = int(sum(tokens[step].sum() for step in steps))
+    lengths = table["prompt_lengths"].to_list()
+
+    def block_of(number: int) -> Block:
+        return Block.from_row(table.row(number, named=True), config.loss, config.block_tokens)
+
+    unseen = [block_of(number) for number in held_out(len(table), config)]
+    measured = measured_steps(steps, len(unseen))
+    meter = Meter(model, here.count)
+    if not state.log and measured:
+        before: Row = {"step": 0, "tokens": 0, "seconds": 0.0}
+        state.log.append(before | measure(model, unseen, precision))
     progress = Progress("tuning", total, "tokens", say)
     progress.resume(state.tokens)
     started = time.monotonic() - state.seconds
@@ -165,10 +179,8 @@ def train(
         return time.monotonic() - saved >= config.checkpoint_seconds and not checkpoints.busy
 
     for step in steps[state.step :]:
-        blocks = [
-            Block.from_row(table.row(number, named=True), config.loss, config.block_tokens)
-            for number in step
-        ]
+        step_started = time.monotonic()
+        blocks = [block_of(number) for number in step]
         targets = sum(len(block.targets) for block in blocks)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(
@@ -189,17 +201,20 @@ def train(
         state.tokens += int(tokens[step].sum())
         state.seconds = time.monotonic() - started
         loss = sum(losses) / targets
-        state.log.append(
-            {
-                "step": state.step,
-                "loss": loss,
-                "accuracy": right / targets,
-                "tokens": state.tokens,
-                "seconds": state.seconds,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "gradient_norm": float(norm),
-            }
-        )
+        row: Row = {
+            "step": state.step,
+            "loss": loss,
+            "accuracy": right / targets,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(norm),
+        }
+        prompts = [length for number in step for length in lengths[number]]
+        row |= meter.row(prompts, targets, time.monotonic() - step_started)
+        if state.step in measured:
+            row |= measure(model, unseen, precision)
+        state.log.append(row)
         progress(state.tokens, f"step {state.step} of {len(steps)}, loss {loss:.3f}")
         if state.step < len(steps) and here.first(due):
             checkpoints.save(model, optimizer, state)
@@ -220,7 +235,7 @@ def gradients(
         loss, right = block_loss(model, blocks[index if own else 0], precision)
         (loss * own / targets).backward()  # type: ignore[no-untyped-call]
         if own:
-            found[index, 0], found[index, 1] = loss.detach(), right
+            found[index, 0], found[index, 1] = loss.detach(), right.sum()
     losses, rights = here.sum(found).T.tolist()
     return losses, int(sum(rights))
 
@@ -244,22 +259,6 @@ def _stopped(state: State, what: str) -> UserError:
         f"Tuning stopped in step {state.step + 1}: {what} is not a finite number; lower"
         " tuning.learning_rate or set tuning.precision to fp32. The last checkpoint is kept."
     )
-
-
-def blocks_per_step(config: JobConfig) -> int:
-    """How many blocks a step has; the last one may have fewer."""
-    return max(1, round(config.tokens_per_step / config.block_tokens))
-
-
-def step_plan(blocks: int, config: JobConfig) -> list[list[int]]:
-    """The numbers of the blocks of every step; each epoch is shuffled anew."""
-    orders = [
-        np.random.default_rng([config.seed, epoch]).permutation(blocks)
-        for epoch in range(config.epochs)
-    ]
-    order = np.concatenate(orders).tolist()
-    per_step = blocks_per_step(config)
-    return [order[start : start + per_step] for start in range(0, len(order), per_step)]
 
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -19,8 +18,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-
-from symtune_pipeline.attention import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,17 +72,12 @@ class Ranks:
             dist.all_gather_object(said, value, group=group or self.talk)
         return said
 
-    def whole_model(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-        """The model with all parameters, on rank 0; `folder` is where it was loaded from."""
+    def whole_weights(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """All weights of the model by name; where there are several ranks, on rank 0 only."""
         if self.count == 1:
-            return model
+            return dict(model.state_dict())
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(model, options=options)
-        if self.rank:
-            return model
-        plain = load_model(folder, torch.float32, "cpu")
-        plain.load_state_dict(weights)
-        return plain
+        return get_model_state_dict(model, options=options)  # type: ignore[return-value]
 
 
 ALONE = Ranks()
