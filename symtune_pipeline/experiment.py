@@ -4,6 +4,7 @@ This is the only module that reads the environment:
 
     SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
     SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
+    SYMTUNE_LAUNCHER    what starts the fine-tune job: a name in launchers/, or the path of a file
     SYMTUNE_HOME        where tables, models and caches are kept (default: .symtune)
     OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
 """
@@ -342,6 +343,11 @@ def current_experiment() -> Experiment:
 def mirror_folder() -> str | None:
     """The mirror that SYMTUNE_MIRROR names: a folder or an s3:// prefix."""
     return os.environ.get("SYMTUNE_MIRROR") or None
+
+
+def launcher_name() -> str:
+    """The launcher that SYMTUNE_LAUNCHER names: a matter of the machine, not of the experiment."""
+    return os.environ.get("SYMTUNE_LAUNCHER") or "local"
 
 
 def endpoint_key() -> str | None:
