@@ -16,7 +16,7 @@ from symtune_pipeline.tuning.config import JobConfig
 
 # Tensors of 1 MiB and more go back to the system when freed: between the shapes of a packed
 # block, glibc's heap would otherwise keep growing (measured over 46 steps: 5.9 GB, now 4).
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def run_here(context: dg.AssetExecutionContext, config: JobConfig, *program: str) -> Path:
