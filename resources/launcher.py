@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import dagster as dg
 import yaml
@@ -82,7 +82,31 @@ class RayLauncher(Launcher):
         return run_on_cluster(context, config, self.address, options)
 
 
-Kinds = Annotated[LocalLauncher | TorchrunLauncher | RayLauncher, Field(discriminator="kind")]
+class EcsLauncher(Launcher):
+    """A task on Amazon ECS; what the job reads and makes goes through `staging`, an s3:// prefix."""
+
+    kind: Literal["ecs"] = "ecs"
+    staging: str
+    cluster: str
+    task_definition: str
+    container: str
+    subnets: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+
+    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+        """As of every launcher."""
+        from resources.ecs import run_on_ecs
+
+        task: dict[str, Any] = {"cluster": self.cluster, "taskDefinition": self.task_definition}
+        if self.subnets:
+            network = {"subnets": self.subnets, "securityGroups": self.security_groups}
+            task["networkConfiguration"] = {"awsvpcConfiguration": network}
+        return run_on_ecs(context, config, self.staging, self.container, task)
+
+
+Kinds = Annotated[
+    LocalLauncher | TorchrunLauncher | RayLauncher | EcsLauncher, Field(discriminator="kind")
+]
 
 
 def load_launcher(name: str) -> Launcher:

@@ -204,7 +204,8 @@ class TuningConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     learning_rate: Annotated[float, Gt(0)] | None = None
     tokens_per_step: Positive | None = None
-    checkpoint_seconds: Positive = 60
+    checkpoint_seconds: Annotated[float, Gt(0)] = 60
+    keep_checkpoints: Positive = 2
 
 
 class EvaluationConfig(Section):

@@ -121,6 +121,7 @@ def tiny_job(folder: Path, **settings: Any) -> JobConfig:
         "loss": "all_labels",
         "precision": "fp32",
         "checkpoint_seconds": 0,  # after every step
+        "keep_checkpoints": 2,
         "seed": 0,
     }
     return JobConfig(**defaults | settings)

@@ -89,7 +89,7 @@ def at_work(config: JobConfig) -> bool:
 def test_every_file_of_launchers_is_one() -> None:
     kinds = {path.stem: load_launcher(path.stem).kind for path in LAUNCHERS.glob("*.yaml")}  # type: ignore[attr-defined]
     assert kinds == {name: name for name in kinds}
-    assert set(kinds) >= {"local", "torchrun", "ray"}
+    assert set(kinds) == {"local", "torchrun", "ray", "ecs"}
 
 
 def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("kind: slurm", r"setting 'kind': .*'slurm'.*'local', 'torchrun', 'ray'"),
+        ("kind: slurm", r"setting 'kind': .*'slurm'.*'local', 'torchrun', 'ray', 'ecs'"),
         ("workers: 2", r"setting 'kind': .*discriminator 'kind'"),
         ("kind: torchrun\nprocesses: 0", r"setting 'processes.*': .* greater than 0"),
         ("kind: ray\nworkers: two", r"setting 'workers': .*integer"),
@@ -117,7 +117,9 @@ def test_a_wrong_launcher_file_is_one_sentence(tmp_path: Path, text: str, told: 
 
 
 def test_an_unknown_launcher_names_those_there_are() -> None:
-    with pytest.raises(UserError, match=r"SYMTUNE_LAUNCHER to one of .*local, ray, torchrun or to"):
+    with pytest.raises(
+        UserError, match=r"SYMTUNE_LAUNCHER to one of ecs, local, ray, torchrun or to"
+    ):
         load_launcher("slurm")
 
 

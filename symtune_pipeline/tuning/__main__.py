@@ -1,6 +1,6 @@
 """The command that a launcher runs: `python -m symtune_pipeline.tuning --config job.json`.
 
-Alone or once per rank under torchrun. Exits with 2 after a user error.
+Alone, or once per rank under torchrun. Exits with 2 after a user error.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from symtune_pipeline.tuning.launched import Say, run_launched
 def main() -> int:
     """Run the job that the configuration describes."""
     parser = argparse.ArgumentParser(prog="python -m symtune_pipeline.tuning", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="the job's JSON file")
-    return run_launched(parser.parse_args().config, tune)
+    parser.add_argument("--config", required=True, help="the job's JSON file, local or s3://…")
+    return run_launched(parser.parse_args().config, _tune)
 
 
-def tune(config: JobConfig, say: Say) -> Path:
-    """The job itself, behind an import that takes seconds."""
-    from symtune_pipeline.tuning.job import only_job, run_job
+def _tune(config: JobConfig, say: Say) -> Path:
+    from symtune_pipeline.tuning.job import run_job  # takes seconds
 
-    with only_job(config.output_folder, say):
-        return run_job(config, say)
+    return run_job(config, say)
 
 
 if __name__ == "__main__":

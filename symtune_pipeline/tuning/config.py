@@ -30,12 +30,17 @@ class JobConfig(BaseModel):
     epochs: int
     loss: LossName
     precision: Literal["auto", "fp32", "bf16"]
-    checkpoint_seconds: int
+    checkpoint_seconds: float
+    keep_checkpoints: int
+    checkpoint_url: str | None = None  # an s3:// prefix that keeps them too
     seed: int
 
     def fingerprint(self) -> str:
         """Equal for jobs that train the same model on the same blocks in the same way."""
-        paths_and_pace = {"model_folder", "blocks", "output_folder", "checkpoint_seconds"}
+        paths_and_pace = {
+            *("model_folder", "blocks", "output_folder"),
+            *("checkpoint_seconds", "keep_checkpoints", "checkpoint_url"),
+        }
         return content_hash(self.model_dump(mode="json", exclude=paths_and_pace))[:16]
 
 
@@ -47,6 +52,7 @@ def job_config(
     blocks: Path,
     output_folder: Path,
     inputs: dict[str, str],
+    checkpoint_url: str | None = None,
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
     chosen, defaults = experiment.tuning, model.tuning
@@ -65,5 +71,7 @@ def job_config(
         loss=chosen.loss,
         precision=chosen.precision,
         checkpoint_seconds=chosen.checkpoint_seconds,
+        keep_checkpoints=chosen.keep_checkpoints,
+        checkpoint_url=checkpoint_url,
         seed=experiment.seed,
     )

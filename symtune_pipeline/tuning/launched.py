@@ -13,15 +13,15 @@ from pathlib import Path
 from threading import Thread
 
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
-from pydantic import ValidationError
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job_file import opened_job
 
 Say = Callable[[str], None]
 
 
-def run_launched(path: Path, work: Callable[[JobConfig, Say], Path]) -> int:
+def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
     """Do the work of a job file; returns the exit status, which is 2 after a user error.
 
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
@@ -31,32 +31,26 @@ def run_launched(path: Path, work: Callable[[JobConfig, Say], Path]) -> int:
 
     first = get_node_local_rank(fallback_rank=0) == 0
     if not (first and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
-        return _run(path, work, _print, lambda message: _print(*message.values()))
+        return _run(place, work, _print, lambda message: _print(*message.values()))
     with open_dagster_pipes() as pipes:
         _end_with_launcher(pipes)
-        return _run(path, work, pipes.log.info, pipes.report_custom_message)
+        return _run(place, work, pipes.log.info, pipes.report_custom_message)
 
 
 def _run(
-    path: Path,
+    place: str,
     work: Callable[[JobConfig, Say], Path],
     say: Say,
     report: Callable[[dict[str, str]], None],
 ) -> int:
     try:
-        report({"result": str(work(_read(path), say))})
+        with opened_job(place) as config:
+            result = work(config, say)
+        report({"result": str(result)})
     except UserError as error:
         report({"user_error": str(error)})
         return 2
     return 0
-
-
-def _read(path: Path) -> JobConfig:
-    try:
-        return JobConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Job file {path} cannot be used ({reason}); write it again.") from error
 
 
 def _print(line: str) -> None:

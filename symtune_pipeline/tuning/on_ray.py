@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m symtune_pipeline.tuning.on_ray", description=__doc__
     )
-    parser.add_argument("--config", type=Path, required=True, help="the job's JSON file")
+    parser.add_argument("--config", required=True, help="the job's JSON file")
     parser.add_argument("--local", action="store_true", help="start a cluster here, for the job")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cpus-per-worker", type=int, default=1)
@@ -110,12 +110,12 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
 
 def _rank(settings: dict[str, Any]) -> str:
     """What a worker does; its return value is the result's folder."""
-    from symtune_pipeline.tuning.__main__ import tune
+    from symtune_pipeline.tuning.job import run_job
 
     messages = settings["messages"]
     config = JobConfig.model_validate_json(settings["config"])
     try:
-        return str(tune(config, lambda line: messages.put(("line", line))))
+        return str(run_job(config, lambda line: messages.put(("line", line))))
     except UserError as error:  # ends the job at once: no number of attempts would help
         messages.put(("error", str(error)))
         raise
