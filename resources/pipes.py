@@ -50,7 +50,7 @@ def heard(
     """Run a Pipes client with `reader`; returns where the job says that its result lies.
 
     Raises UserError with the job's own sentence where a setting or the data is at fault, and one
-    that begins with `job` where it ended early or could not start: one of `failures`.
+    that begins with `job` where it ended early or could not start, which is one of `failures`.
     """
     handlers = _handlers(reader)
     reason = "it reported no result"
@@ -68,8 +68,8 @@ def heard(
         raise UserError(told["user_error"])
     if "result" not in told:
         raise UserError(
-            f"{job} ended early ({reason}); its messages are above, and starting it again goes on"
-            " from the last checkpoint."
+            f"{job} did not come to its end ({reason}); its messages are above, and starting it again"
+            " goes on from the last checkpoint."
         )
     return str(told["result"])
 

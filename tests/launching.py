@@ -58,9 +58,12 @@ def until(true: Callable[[], bool], seconds: float = 120) -> None:
 def descendants(process: int, name: str = "") -> list[int]:
     """The processes below one whose command holds `name`."""
     found: list[int] = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-            found += descendants(child, name)
+    try:
+        for task in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in map(int, task.read_text().split()):
+                if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+                found += descendants(child, name)
+    except OSError:  # one that has just ended
+        pass
     return found
