@@ -39,7 +39,10 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         with user_errors():
             return store.make(context, build)
 
-    files = ("attention.py", "tuning/job.py", "tuning/step.py")
+    files = (
+        "attention.py",
+        *(f"tuning/{name}.py" for name in ("job", "step", "parallel", "adafactor")),
+    )
     code = code_version(experiment, (), *files)
 
     @dg.asset(

@@ -114,7 +114,8 @@ class Checkpoints:
             str(path.relative_to(self._folder)) for path in self._folder.glob(f"step-*/{STATE}")
         }
         if self._bucket:
-            ends |= {key for key in self._bucket.keys() if key.endswith(f"/{STATE}")}
+            keys = self._bucket.keys()
+            ends |= {key for key in keys if key.endswith(f"/{STATE}")}
         return sorted((int(end.split("/")[0].split("-")[1]) for end in ends), reverse=True)
 
     def _fault(self, path: Path, fingerprint: str) -> str | None:

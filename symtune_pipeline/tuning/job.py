@@ -72,7 +72,9 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
     precision = resolve_precision(config.precision, device)
     torch.manual_seed(config.seed)
     with memory():
-        model = load_model(config.model_folder, torch.float32, device)  # master weights stay fp32
+        # Master weights stay fp32. Where a rank keeps a share, no device has to hold the whole.
+        place = device if here.count == 1 else "cpu"
+        model = load_model(config.model_folder, torch.float32, place)
         here.shard(model)
     model.train()
     optimizer = make_optimizer(model, config)
@@ -88,8 +90,11 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
         state = State(config.fingerprint())
     else:
         say(f"tuning: going on from step {state.step}")
-    with memory():
-        train(model, optimizer, config, state, precision, checkpoints, say, here)
+    try:
+        with memory():
+            train(model, optimizer, config, state, precision, checkpoints, say, here)
+    finally:
+        checkpoints.wait()  # whatever stopped the job, the last one is whole
 
     whole_model = here.whole_model(model, config.model_folder)
     if here.rank == 0:
@@ -104,7 +109,7 @@ def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[s
     result = config.output_folder / "model"
     beside = config.output_folder / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
-    with disk_space(config.output_folder, model.num_parameters() * 4):
+    with disk_space(result, model.num_parameters() * 4):
         model.save_pretrained(beside)
         AutoTokenizer.from_pretrained(config.model_folder).save_pretrained(beside)
         summary = {
@@ -138,8 +143,8 @@ def train(
 ) -> None:
     """Run the steps that `state` has not done yet, keeping `state` current.
 
-    Returns when the last checkpoint is written too. Raises UserError where a loss or a gradient is
-    no finite number, and where there are more ranks than blocks in a step.
+    Raises UserError where a loss or a gradient is no finite number, and where there are more ranks
+    than blocks in a step.
     """
     table = pl.read_parquet(config.blocks)  # its row i holds block i
     steps = step_plan(len(table), config)
@@ -199,7 +204,6 @@ def train(
         if state.step < len(steps) and here.first(due):
             checkpoints.save(model, optimizer, state)
             saved = time.monotonic()
-    checkpoints.wait()
 
 
 def gradients(

@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
-    """Do the work of a job file; returns the exit status, which is 2 after a user error.
+    """Do the work of a job file; returns the exit status: 2 after a user error, 130 when interrupted.
 
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
     error's sentence. Where nobody listens, and for the other ranks under torchrun, they are printed.
@@ -50,6 +50,9 @@ def _run(
     except UserError as error:
         report({"user_error": str(error)})
         return 2
+    except KeyboardInterrupt:
+        say("Tuning was interrupted; starting it again goes on from the last checkpoint.")
+        return 130
     return 0
 
 

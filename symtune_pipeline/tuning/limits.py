@@ -44,9 +44,9 @@ def memory() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            if "DefaultCPUAllocator: can't allocate memory" not in str(error):
-                raise
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+            raise
         raise UserError(
             "Tuning ran out of memory; lower tuning.block_tokens, use tuning.lora or"
             " tuning.activation_checkpointing, or start more processes, each with a GPU of its own."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,7 +35,7 @@ class Ranks:
     rank: int = 0
     count: int = 1
     local: int = 0  # among those on this machine
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     # For what is said between steps and, from another thread, for checkpoints.
     talk: dist.ProcessGroup | None = None
     files: dist.ProcessGroup | None = None
