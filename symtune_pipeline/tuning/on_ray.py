@@ -6,6 +6,7 @@ Each worker is a rank. Where one dies, all start again and go on from the last c
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,14 @@ from symtune_pipeline.tuning.launched import Say, run_launched
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
+
+# Read when Ray is imported. The first is how Ray is told to stay on the loopback address, which it
+# otherwise does on Windows and macOS only; a busy machine starts its processes slowly.
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def main() -> int:
@@ -37,6 +46,8 @@ def main() -> int:
 
 def tune_on_ray(options: argparse.Namespace, config: JobConfig, say: Say) -> Path:
     """Run the job on workers and pass their lines on; returns the folder of the result."""
+    if options.local:
+        os.environ.update(LOCAL)
     import ray
     from ray.util.queue import Queue
 
@@ -67,7 +78,6 @@ def _connect(options: argparse.Namespace) -> None:
         address="local",
         num_cpus=options.workers * options.cpus_per_worker,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
     )
     found = int(ray.cluster_resources().get("GPU", 0))
     if found < gpus:
