@@ -20,13 +20,9 @@ from symtune_pipeline.tuning.launched import Say, run_launched
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 
-# Read when Ray is imported. The first is how Ray is told to stay on the loopback address, which it
-# otherwise does on Windows and macOS only; a busy machine starts its processes slowly.
-LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_raylet_start_wait_time_s": "300",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
+# Read when Ray is imported. The first keeps Ray on the loopback address, as it otherwise stays on
+# Windows and macOS only.
+LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def main() -> int:
@@ -73,12 +69,18 @@ def _connect(options: argparse.Namespace) -> None:
     if not options.local:
         ray.init(address="auto")
         return
+    try:
+        ray.init(
+            address="local",
+            num_cpus=options.workers * options.cpus_per_worker,
+            include_dashboard=False,
+        )
+    except Exception as error:  # a bare one where Ray's own processes take more than 30 seconds
+        raise UserError(
+            f"Ray does not start on this machine ({error}); start again when less runs on it, or"
+            " use another launcher."
+        ) from error
     gpus = options.workers * options.gpus_per_worker
-    ray.init(
-        address="local",
-        num_cpus=options.workers * options.cpus_per_worker,
-        include_dashboard=False,
-    )
     found = int(ray.cluster_resources().get("GPU", 0))
     if found < gpus:
         raise UserError(
