@@ -40,7 +40,7 @@ def run_on_ecs(
         reader,
         lambda: client.run(
             context=context,
-            run_task_params={**task, "overrides": {"containerOverrides": [override]}},  # type: ignore[typeddict-item]
+            run_task_params={**task, "overrides": {"containerOverrides": [override]}},
             pipes_container_name=container,
         ),
         (ClientError, BotoCoreError, RuntimeError),

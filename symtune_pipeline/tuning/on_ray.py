@@ -95,7 +95,7 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
-        _rank,
+        _rank,  # type: ignore[arg-type]
         train_loop_config={"config": config.model_dump_json(), "messages": messages},
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -108,7 +108,7 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
         ),
     )
     try:
-        messages.put(("result", trainer.fit().return_value))
+        messages.put(("result", trainer.fit().return_value))  # type: ignore[attr-defined]
     except Exception as error:
         reason = str(error).strip().splitlines()[-1].rstrip(".")
         messages.put(
