@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from assets.common import MODELS, code_version, user_errors
-from resources.launcher import LocalLauncher
+from resources.launcher import Launcher
 from resources.store import Metadata, StoreResource
 from resources.tracker import WandbTracker
 from symtune_pipeline import catalog
@@ -63,7 +63,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     def symbol_tuned_model(
         context: dg.AssetExecutionContext,
         store: StoreResource,
-        launcher: LocalLauncher,
+        launcher: dg.ResourceParam[Launcher],
         tracker: WandbTracker,
     ) -> dg.MaterializeResult:
         partition = context.partition_key
@@ -81,7 +81,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 # The code counts too: no job goes on from the checkpoint of another program.
                 inputs=versions | {"code": code},
             )
-            result = launcher.run(job, context.log.info)
+            result = launcher.run(context, job)
             summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
             log = pl.DataFrame(summary["log"], schema=LOG)
             settings = job.model_dump(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from resources.console import console
-from resources.launcher import LocalLauncher
+from resources.launcher import load_launcher
 from resources.no_pickle import NoPickle
 from resources.store import StoreResource
 from resources.tracker import WandbTracker
-from symtune_pipeline.experiment import Experiment, home_folder, home_url
+from symtune_pipeline.experiment import Experiment, home_folder, home_url, launcher_name
 
 
 def resources_of(experiment: Experiment) -> dict[str, object]:
@@ -15,7 +15,7 @@ def resources_of(experiment: Experiment) -> dict[str, object]:
     return {
         "io_manager": NoPickle(),
         "store": _store(experiment.name),
-        "launcher": LocalLauncher(),
+        "launcher": load_launcher(launcher_name()),
         "tracker": WandbTracker(folder=str(home_folder() / "wandb")),
     }
 

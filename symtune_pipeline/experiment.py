@@ -4,6 +4,7 @@ This is the only module that reads the environment:
 
     SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
     SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
+    SYMTUNE_LAUNCHER    what starts the fine-tune job: a name in launchers/, or the path of a file
     SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune) or
                         s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
     SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
@@ -363,6 +364,11 @@ def current_experiment() -> Experiment:
 def mirror_folder() -> str | None:
     """The mirror that SYMTUNE_MIRROR names: a folder or an s3:// prefix."""
     return os.environ.get("SYMTUNE_MIRROR") or None
+
+
+def launcher_name() -> str:
+    """The launcher that SYMTUNE_LAUNCHER names: a matter of the machine, not of the experiment."""
+    return os.environ.get("SYMTUNE_LAUNCHER") or "local"
 
 
 def endpoint_key() -> str | None:
