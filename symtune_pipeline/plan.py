@@ -93,14 +93,16 @@ class Plan:
         }
         if self.activation_checkpointing:
             needed["activations"] += block * sizes.residual_bytes * sizes.layers
+        if self.bf16 and not self.lora_rank:
+            # autocast makes them of whole matrices, sharded or not, and keeps them to the end of
+            # the forward pass or longer.
+            needed["bf16 copies"] = 2 * (sizes.layer_matrices + sizes.lm_head)
         if self.gpus > 1:
             # FSDP2 holds the layer at work and the next one whole, and what lies outside layers.
             outside = sizes.parameters - sizes.layers * sizes.layer_parameters
-            whole = 2 * sizes.layer_parameters + outside
-            gradients = 0 if self.lora_rank else sizes.layer_parameters + outside
-            needed["gathered"] = number * (whole + gradients)
-        elif self.bf16 and not self.lora_rank:
-            needed["bf16 copies"] = 2 * (sizes.layer_matrices + sizes.lm_head)
+            whole = (2 * sizes.layer_parameters + outside) * (number if self.lora_rank else 4)
+            gradients = 0 if self.lora_rank else 4 * (sizes.layer_parameters + outside)
+            needed["gathered"] = whole + gradients
         return needed
 
     def _optimiser_numbers(self) -> int:

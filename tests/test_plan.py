@@ -144,8 +144,9 @@ def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment, empty: Stor
     assert (plan.gpu.key, plan.gpus, plan.lora_rank, plan.bf16) == ("h100", 4, None, True)
     assert plan.fits
     assert plan.trained_parameters == plan.model.parameters
-    # 2 operations forward, 4 backward; the embedding costs none, the LM head only at targets.
-    assert plan.flops == pytest.approx(6 * 6.48e9 * plan.tokens, rel=0.05)
+    # 2 operations forward, 4 backward, 2 for activations computed again; the embedding costs none,
+    # the LM head only at targets.
+    assert plan.flops == pytest.approx(8 * 6.48e9 * plan.tokens, rel=0.05)
     assert plan.memory["weights"] == 4 * plan.model.parameters / 4
     assert plan.dollars is not None
     hours = plan.seconds[1] / 3_600
@@ -159,7 +160,7 @@ def test_ranks_share_what_is_sharded_and_nothing_else(paper: Experiment, empty: 
     )
     for part in ("weights", "gradients", "optimiser"):
         assert two[part] == 2 * four[part]
-    for part in ("activations", "logits", "gathered"):
+    for part in ("activations", "logits", "bf16 copies", "gathered"):
         assert two[part] == four[part]
 
 
@@ -168,7 +169,7 @@ def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment, empty: Stor
     assert not plan.fits
     ways = plan.ways_out()
     assert "1 x h100 with LoRA" in ways
-    assert "2 x h100 with activation checkpointing" in ways
+    assert "4 x h100 with activation checkpointing" in ways
     lora = replace(plan, lora_rank=16)
     assert lora.fits
     assert lora.memory["weights"] < plan.memory["weights"]  # frozen weights are kept in bf16
