@@ -185,14 +185,14 @@ class Plan:
 
     def ways_out(self) -> list[str]:
         """What would make it fit: each way of tuning, on the fewest GPUs of this kind."""
-        checkpointed = replace(self, activation_checkpointing=True)
-        lora = replace(self, lora_rank=self.lora_rank or LORA_RANK)
-        ways = {
-            "": self,
-            " with activation checkpointing": checkpointed,
-            " with LoRA": lora,
-            " with LoRA and activation checkpointing": replace(lora, activation_checkpointing=True),
-        }
+        ways = {"": self}
+        if not self.activation_checkpointing:
+            ways[" with activation checkpointing"] = replace(self, activation_checkpointing=True)
+        if not self.lora_rank:
+            ways |= {
+                f"{name or ' with'}{' and' if name else ''} LoRA": replace(way, lora_rank=LORA_RANK)
+                for name, way in ways.items()
+            }
         found = []
         for name, way in ways.items():
             most = self.gpus if self.gpu.key == "cpu" else self.blocks_per_step

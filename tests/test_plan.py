@@ -165,10 +165,18 @@ def test_ranks_share_what_is_sharded_and_nothing_else(paper: Experiment, empty: 
 
 
 def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment, empty: Store) -> None:
-    plan = make_plan(empty, paper, catalog.model("olmo2-7b"), gpu="h100", gpus=1)
+    plan = make_plan(
+        empty,
+        paper,
+        catalog.model("olmo2-7b"),
+        gpu="h100",
+        gpus=1,
+        activation_checkpointing=False,
+    )
     assert not plan.fits
     ways = plan.ways_out()
     assert "1 x h100 with LoRA" in ways
+    assert "1 x h100 with activation checkpointing and LoRA" in ways
     assert "4 x h100 with activation checkpointing" in ways
     lora = replace(plan, lora_rank=16)
     assert lora.fits
