@@ -27,6 +27,7 @@ COMMANDS = [
     ("export", "lm-eval"),
     ("score-endpoint",),
     ("push",),
+    ("plan",),
 ]
 
 
