@@ -42,6 +42,11 @@ def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
         group_name=GROUPS[model.layer],
         kinds={"duckdb", "sql"},
         code_version=version,
+        metadata={
+            "dagster/code_references": dg.CodeReferencesMetadataValue(
+                [dg.LocalFileCodeReference(str(model.path), line_number=1, label="SQL")]
+            )
+        },
         check_specs=[
             dg.AssetCheckSpec(str(claim), asset=model.name, blocking=model.name == BLOCKING)
             for claim in model.tests

@@ -5,6 +5,7 @@ This is the only module that reads the environment:
     SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
     SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
     SYMTUNE_HOME        where tables, models and caches are kept (default: .symtune)
+    SYMTUNE_GIT_TREE    the address of this code's branch, where assets link to it
     OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
 """
 
@@ -352,6 +353,16 @@ def endpoint_key() -> str | None:
             "OPENAI_API_KEY holds a line break or another character that no key has; set it again."
         )
     return key
+
+
+def git_tree() -> str | None:
+    """The address of the code's branch that SYMTUNE_GIT_TREE names, for links in the UI."""
+    return os.environ.get("SYMTUNE_GIT_TREE") or None
+
+
+def incoming_folder() -> Path:
+    """Where others drop model folders that are to be evaluated."""
+    return home_folder() / "incoming"
 
 
 def home_folder() -> Path:
