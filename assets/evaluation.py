@@ -168,7 +168,9 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             with user_errors():
                 result = store.make(context, build)
                 table = store.store.read_table(name, partition)
-                wrong = not_answered_once(asked_of_models(), table, list(MODEL_ASSETS))
+                wrong = not_answered_once(
+                    asked_of_models(), table, sorted({*MODEL_ASSETS, *table["model"]})
+                )
             checks = [
                 schema_result(store, name, schema, partition),
                 dg.AssetCheckResult(

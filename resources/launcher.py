@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.storage import write_text
 from symtune_pipeline.tuning.config import JobConfig
 
@@ -22,7 +22,7 @@ class LocalLauncher(dg.ConfigurableResource[None]):
         """Run the job to its end, passing its lines on; returns the folder of the tuned model.
 
         Raises UserError with the job's own sentence where a setting or the data is at fault, and
-        where the job was killed.
+        JobLost where the job ended early.
         """
         config.output_folder.mkdir(parents=True, exist_ok=True)
         path = config.output_folder / "job.json"
@@ -42,7 +42,7 @@ class LocalLauncher(dg.ConfigurableResource[None]):
         if job.returncode == 2:
             raise UserError(line.strip())
         if job.returncode:
-            raise UserError(
+            raise JobLost(
                 f"The fine-tune job {path} ended with status {job.returncode}; its messages are above,"
                 " and starting it again goes on from the last checkpoint."
             )
