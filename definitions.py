@@ -1,6 +1,7 @@
 """The code location: the assets, jobs and schedules of one experiment."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from assets.symbols import symbol_assets
 from resources import console, resources_of
 from symtune_pipeline.experiment import current_experiment, git_tree
 
+warnings.simplefilter("ignore", dg.BetaWarning)  # of code references; Dagster's version is pinned
 experiment = current_experiment()
 CONSOLE: dict[str, Any] = {"loggers": {"console": {}}}  # the one below, instead of Dagster's own
 

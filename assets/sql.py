@@ -44,7 +44,9 @@ def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
         code_version=version,
         metadata={
             "dagster/code_references": dg.CodeReferencesMetadataValue(
-                [dg.LocalFileCodeReference(str(model.path), line_number=1, label="SQL")]
+                code_references=[
+                    dg.LocalFileCodeReference(file_path=str(model.path), line_number=1, label="SQL")
+                ]
             )
         },
         check_specs=[
