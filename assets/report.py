@@ -1,5 +1,6 @@
 """The report: one self-contained page, PNGs and summary.json."""
 
+import base64
 import importlib.metadata
 import json
 from pathlib import Path
@@ -45,11 +46,21 @@ def report_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         with user_errors():
             result = store.make(context, build)
             page = store.store.folder("eval_report") / "index.html"
-        return result._replace(
-            metadata={**(result.metadata or {}), "page": dg.MetadataValue.path(str(page))}
-        )
+        shown = {"page": dg.MetadataValue.path(str(page)), **_accuracy_charts(page.parent)}
+        return result._replace(metadata={**(result.metadata or {}), **shown})
 
     return [eval_report]
+
+
+def _accuracy_charts(folder: Path) -> Metadata:
+    """The charts of accuracy by setting; Dagster shows an image as Markdown with its bytes."""
+    images = {path.stem: path.read_bytes() for path in sorted(folder.glob("settings*.png"))}
+    return {
+        name: dg.MetadataValue.md(
+            f"![Accuracy by setting](data:image/png;base64,{base64.b64encode(image).decode()})"
+        )
+        for name, image in images.items()
+    }
 
 
 def _provenance(

@@ -71,7 +71,9 @@ class Graph:
         )
         for check in self.nodes[name].check_keys:
             self.instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(check.name, asset_key=check.asset_key, passed=holds)
+                dg.AssetCheckEvaluation(
+                    asset_key=check.asset_key, check_name=check.name, passed=holds
+                )
             )
 
     def wanted(self) -> set[str]:
