@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +19,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import ROOT
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 from safetensors.numpy import save_file
@@ -32,6 +34,7 @@ from assets.raw import raw_assets
 from assets.report import report_assets
 from assets.sql import sql_assets
 from assets.symbols import symbol_assets
+from resources import resources_of
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.evaluation.incoming import accuracy, lacking, score_folder
@@ -45,20 +48,25 @@ DAY = 24 * 60 * 60
 # --- conditions -----------------------------------------------------------------------------------
 
 
+@cache
+def definitions() -> dg.Definitions:
+    """The graph of the smoke experiment."""
+    e = load_experiment("smoke")
+    assets = [raw_assets(e), *sql_assets(e), *symbol_assets(e), *mixture_assets(e)]
+    assets += [*model_assets(e), *evaluation_assets(e), *report_assets(e)]
+    return dg.Definitions(assets=with_attributes(assets, None), resources=resources_of(e))
+
+
 class Graph:
-    """The smoke experiment's graph with an instance, in which assets are made by saying so."""
+    """The graph with an instance, in which assets are made by saying so."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
-        e = load_experiment("smoke")
-        assets = [raw_assets(e), *sql_assets(e), *symbol_assets(e), *mixture_assets(e)]
-        assets += [*model_assets(e), *evaluation_assets(e), *report_assets(e)]
-        self.definitions = dg.Definitions(assets=with_attributes(assets, None))
         self.nodes = {
             node.key.to_user_string(): node
-            for node in self.definitions.resolve_asset_graph().asset_nodes
+            for node in definitions().resolve_asset_graph().asset_nodes
         }
         self.instance = instance
-        self.cursor: dg.AssetDaemonCursor | None = None  # type: ignore[name-defined]
+        self.cursor: AssetDaemonCursor | None = None
 
     def made(
         self, name: str, version: str, partition: str | None = None, holds: bool = True
@@ -78,9 +86,7 @@ class Graph:
 
     def wanted(self) -> set[str]:
         """What the next tick asks for."""
-        result = dg.evaluate_automation_conditions(
-            self.definitions, self.instance, cursor=self.cursor
-        )
+        result = dg.evaluate_automation_conditions(definitions(), self.instance, cursor=self.cursor)
         self.cursor = result.cursor
         return {name for name, node in self.nodes.items() if result.get_num_requested(node.key)}
 
@@ -415,11 +421,10 @@ def test_the_sensor_waits_for_a_whole_model_and_evaluates_it(
 
 
 def test_a_backfill_makes_two_partitions(daemon: Daemon, instance: dg.DagsterInstance) -> None:
-    assets = with_attributes(model_assets(load_experiment("smoke")), None)
     instance.add_backfill(
         PartitionBackfill.from_asset_partitions(
             backfill_id="two",
-            asset_graph=dg.Definitions(assets=assets).resolve_asset_graph(),  # type: ignore[arg-type]
+            asset_graph=definitions().resolve_asset_graph(),  # type: ignore[arg-type]
             partition_names=["micro", "smollm2-135m"],
             asset_selection=[dg.AssetKey("base_model")],
             backfill_timestamp=time.time(),
