@@ -1,7 +1,5 @@
 """What runs by itself: conditions, retries, dropped models; schedule, sensor and backfill in a daemon."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -190,7 +188,7 @@ def test_of_two_runs_at_once_one_makes_an_asset_and_both_succeed(tmp_path: Path)
     ended: list[bool] = []
 
     @dg.asset(code_version="1")
-    def slow(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def slow(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         def build(folder: Path) -> None:
             built.append(1)
             time.sleep(1)
