@@ -59,7 +59,7 @@ def when_inputs_change(sums_up: bool) -> AutomationCondition:
     ).with_label("an input has changed")
     wanted = (
         AutomationCondition.newly_missing() | AutomationCondition.code_version_changed() | changed
-    ).since_last_handled()
+    ).since_last_handled()  # type: ignore[misc]  # is declared for what suits checks too
     ready = (
         ~AutomationCondition.any_deps_in_progress()
         & ~AutomationCondition.in_progress()
