@@ -47,7 +47,7 @@ lint: setup  ## ruff and the type checker
 	$(BIN)/mypy
 
 constraints:  ## resolve the pinned versions anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate --quiet \
+	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --extra deploy --no-header --no-annotate --quiet \
 	  --upgrade pyproject.toml --output-file constraints.txt
 
 clean:  ## remove what runs have made, but no package

@@ -67,8 +67,8 @@ def run(partition: str | None, select: str | None) -> int:
         print(f"error: {event.step_key}: {told}", file=sys.stderr)
     broken = [check for check in result.get_asset_check_evaluations() if not check.passed]
     for check in broken:
-        print(f"error: {check.description}", file=sys.stderr)
-    if failed or broken:
+        print(f"{check.severity.value.lower()}: {check.description}", file=sys.stderr)
+    if failed or any(check.severity == dg.AssetCheckSeverity.ERROR for check in broken):
         return 1
     if not select:
         show()

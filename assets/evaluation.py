@@ -6,8 +6,9 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.common import MODELS, code_version, user_errors
+from assets.common import GPU, MODELS, code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline.evaluation.checks import below_chance, not_answered_once
 from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
     ALGORITHMIC,
@@ -23,6 +24,11 @@ from symtune_pipeline.schemas import checked
 from symtune_pipeline.storage import TABLE, content_hash, sha256
 
 GROUP = "evaluation"
+NOT_BELOW_CHANCE = dg.AssetCheckSpec(
+    "accuracy_not_below_chance",
+    asset="eval_icl",
+    description="No model is worse than guessing in a setting, beyond what few queries explain.",
+)
 MODEL_ASSETS = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
 
 
@@ -77,6 +83,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     ) -> dg.AssetsDefinition:
         """An asset with the predictions of the untuned and the tuned model on some benchmarks."""
         algorithmic = "icl" not in benchmarks and "flipped" not in benchmarks
+        schema = "algorithmic_predictions" if algorithmic else "classification_predictions"
         version = code_version(
             experiment,
             (),
@@ -95,6 +102,18 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             group_name=GROUP,
             kinds={"pytorch", "parquet"},
             code_version=version,
+            pool=GPU,
+            check_specs=[
+                schema_check(name),
+                dg.AssetCheckSpec(
+                    "all_predictions_present",
+                    asset=name,
+                    description="Every query is answered once by every model.",
+                    blocking=True,
+                ),
+                # Flipped labels pull a model below chance that follows what it knows.
+                *([NOT_BELOW_CHANCE] if "icl" in benchmarks else []),
+            ],
         )
         def predicted(
             context: dg.AssetExecutionContext, store: StoreResource
@@ -111,11 +130,14 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 examples = store.store.read_table("int_evaluation_examples").sort("example")
                 return classify(folder, suite, examples["input"].to_list(), progress)
 
+            file = ALGORITHMIC if algorithmic else CLASSIFICATION
+
+            def asked_of_models() -> pl.DataFrame:
+                suite = store.store.read_table("eval", name=file)
+                return suite.filter(pl.col("benchmark").is_in(benchmarks))
+
             def build(folder: Path) -> Metadata:
-                file = ALGORITHMIC if algorithmic else CLASSIFICATION
-                suite = store.store.read_table("eval", name=file).filter(
-                    pl.col("benchmark").is_in(benchmarks)
-                )
+                suite = asked_of_models()
                 versions = store.inputs(context, context.asset_key)
                 asked = [version, versions["eval"], versions["int_evaluation_examples"]]
                 tables = []
@@ -132,7 +154,6 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                         table.with_columns(partition=pl.lit(partition), model=pl.lit(variant))
                     )
                 table = pl.concat(tables)
-                schema = "algorithmic_predictions" if algorithmic else "classification_predictions"
                 checked(table, schema).write_parquet(folder / TABLE)
                 if not algorithmic:
                     shortened = int((table["dropped"] > 0).sum())
@@ -145,7 +166,31 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 return {"accuracy": dg.MetadataValue.json(dict(right.iter_rows()))}
 
             with user_errors():
-                return store.make(context, build)
+                result = store.make(context, build)
+                table = store.store.read_table(name, partition)
+                wrong = not_answered_once(
+                    asked_of_models(), table, sorted({*MODEL_ASSETS, *table["model"]})
+                )
+            checks = [
+                schema_result(store, name, schema, partition),
+                dg.AssetCheckResult(
+                    check_name="all_predictions_present",
+                    passed=wrong == 0,
+                    description=f"Queries that a model answered never or twice: {wrong or 'none'}.",
+                    metadata={"queries": wrong},
+                ),
+            ]
+            if "icl" in benchmarks:
+                low = below_chance(table)
+                checks.append(
+                    dg.AssetCheckResult(
+                        check_name=NOT_BELOW_CHANCE.name,
+                        passed=not low,
+                        severity=dg.AssetCheckSeverity.WARN,
+                        description="; ".join(low) or "No setting is below chance.",
+                    )
+                )
+            return result._replace(check_results=checks)
 
         return predicted
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.common import MODELS, code_version, user_errors
+from assets.common import GPU, MODELS, code_version, user_errors
 from resources.launcher import Launcher
 from resources.store import Metadata, StoreResource
 from resources.tracker import WandbTracker
@@ -59,6 +59,17 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         kinds={"pytorch", "huggingface"},
         code_version=code_version(experiment, ("tuning",), "catalog/models.yaml", *files),
+        pool=GPU,
+        # A lost job goes on from its last checkpoint; nothing else is tried again.
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "finite_loss",
+                asset="symbol_tuned_model",
+                description="The loss of every step is a finite number.",
+                blocking=True,
+            )
+        ],
     )
     def symbol_tuned_model(
         context: dg.AssetExecutionContext,
@@ -117,6 +128,14 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             made = store.make(context, build)
         # Only now: a run killed before finds the finished job's result and need not tune again.
         shutil.rmtree(store.work_folder("symbol_tuned_model", partition), ignore_errors=True)
-        return made
+        log = store.store.read_table("tuning_log", partition)
+        broken = log.filter(~pl.col("loss").is_finite())["step"].to_list()
+        finite = dg.AssetCheckResult(
+            check_name="finite_loss",
+            passed=not broken,
+            description=f"Steps of {log.height:,} whose loss is no finite number: {broken[:5] or 'none'}.",
+            metadata={"steps": len(broken)},
+        )
+        return made._replace(check_results=[finite])
 
     return [base_model, symbol_tuned_model]

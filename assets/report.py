@@ -1,5 +1,6 @@
 """The report: one self-contained page, PNGs and summary.json."""
 
+import base64
 import importlib.metadata
 import json
 from pathlib import Path
@@ -44,13 +45,24 @@ def report_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
         with user_errors():
             result = store.make(context, build)
-        version = store.store.manifest("eval_report").version
-        page = f"{store.store.place('eval_report')}/{version}/index.html"
-        return result._replace(
-            metadata={**(result.metadata or {}), "page": dg.MetadataValue.path(page)}
-        )
+            version = store.store.manifest("eval_report").version
+            page = f"{store.store.place('eval_report')}/{version}/index.html"
+            charts = _accuracy_charts(store.store.folder("eval_report"))
+        shown = {"page": dg.MetadataValue.path(page), **charts}
+        return result._replace(metadata={**(result.metadata or {}), **shown})
 
     return [eval_report]
+
+
+def _accuracy_charts(folder: Path) -> Metadata:
+    """The charts of accuracy by setting; Dagster shows an image as Markdown with its bytes."""
+    images = {path.stem: path.read_bytes() for path in sorted(folder.glob("settings*.png"))}
+    return {
+        name: dg.MetadataValue.md(
+            f"![Accuracy by setting](data:image/png;base64,{base64.b64encode(image).decode()})"
+        )
+        for name, image in images.items()
+    }
 
 
 def _provenance(

@@ -22,6 +22,7 @@ from symtune_pipeline.warehouse import (
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "marts"}
 BLOCKING = "int_contamination"
+SCREEN = 40  # rows
 
 
 def sql_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -42,6 +43,13 @@ def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
         group_name=GROUPS[model.layer],
         kinds={"duckdb", "sql"},
         code_version=version,
+        metadata={
+            "dagster/code_references": dg.CodeReferencesMetadataValue(
+                code_references=[
+                    dg.LocalFileCodeReference(file_path=str(model.path), line_number=1, label="SQL")
+                ]
+            )
+        },
         check_specs=[
             dg.AssetCheckSpec(str(claim), asset=model.name, blocking=model.name == BLOCKING)
             for claim in model.tests
@@ -104,16 +112,18 @@ def _lineage(model: Model, experiment: Experiment) -> dg.TableColumnLineage:
 
 
 def _preview(path: Path) -> str:
-    """The first rows of a table in Markdown."""
+    """The first five rows of a table in Markdown; all of those that fit a screen."""
     with pl.Config(
         tbl_formatting="MARKDOWN",
         tbl_hide_dataframe_shape=True,
         tbl_hide_column_data_types=True,
         tbl_cols=-1,
+        tbl_rows=-1,
         tbl_width_chars=10_000,
         fmt_str_lengths=100,
     ):
-        rows = pl.scan_parquet(path).head(5).collect()
+        rows = pl.scan_parquet(path).head(SCREEN + 1).collect()
+        rows = rows.head(5) if len(rows) > SCREEN else rows
         return str(rows.with_columns(pl.col(pl.String).str.replace_all("|", r"\|", literal=True)))
 
 

@@ -9,6 +9,7 @@ This is the only module that reads the environment:
                         s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
     SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
                         (default: symtune in the user's folder for caches)
+    SYMTUNE_GIT_TREE    the address of this code's branch, where assets link to it
     OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
 """
 
@@ -394,6 +395,16 @@ def endpoint_key() -> str | None:
             "OPENAI_API_KEY holds a line break or another character that no key has; set it again."
         )
     return key
+
+
+def git_tree() -> str | None:
+    """The address of the code's branch that SYMTUNE_GIT_TREE names, for links in the UI."""
+    return os.environ.get("SYMTUNE_GIT_TREE") or None
+
+
+def incoming_folder() -> Path:
+    """Where others drop model folders that are to be evaluated."""
+    return home_folder() / "incoming"
 
 
 def home_folder() -> Path:
