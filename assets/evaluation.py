@@ -8,6 +8,7 @@ import polars as pl
 
 from assets.common import MODELS, code_version, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
 from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
     ALGORITHMIC,
@@ -23,11 +24,13 @@ from symtune_pipeline.schemas import checked
 from symtune_pipeline.storage import TABLE, content_hash, sha256
 
 GROUP = "evaluation"
-MODEL_ASSETS = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
 
 
 def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The assets `eval`, `eval_icl`, `eval_flipped` and `eval_algorithmic`."""
+    model_assets = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+    if experiment.evaluation.pretrained:
+        model_assets = {"pretrained": "pretrained_model"} | model_assets
 
     @dg.asset(
         name="eval",
@@ -75,7 +78,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     def predictions(
         name: str, description: str, benchmarks: list[str], *files: str
     ) -> dg.AssetsDefinition:
-        """An asset with the predictions of the untuned and the tuned model on some benchmarks."""
+        """An asset with the predictions of every variant of a model on some benchmarks."""
         algorithmic = "icl" not in benchmarks and "flipped" not in benchmarks
         version = code_version(
             experiment,
@@ -90,7 +93,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         @dg.asset(
             name=name,
             description=description,
-            deps=["eval", "int_evaluation_examples", *MODEL_ASSETS.values()],
+            deps=["eval", "int_evaluation_examples", *model_assets.values()],
             partitions_def=MODELS,
             group_name=GROUP,
             kinds={"pytorch", "parquet"},
@@ -104,7 +107,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             partition = context.partition_key
 
             def predict(variant: str, suite: pl.DataFrame) -> pl.DataFrame:
-                folder = store.store.folder(MODEL_ASSETS[variant], partition)
+                folder = store.store.folder(model_assets[variant], partition)
                 progress = Progress(f"{variant} model", len(suite), "queries", context.log.info)
                 if algorithmic:
                     return generate(folder, suite, progress)
@@ -119,7 +122,9 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 versions = store.inputs(context, context.asset_key)
                 asked = [version, versions["eval"], versions["int_evaluation_examples"]]
                 tables = []
-                for variant, asset in MODEL_ASSETS.items():
+                for variant, asset in model_assets.items():
+                    if variant == "pretrained" and catalog.model(partition).pretrained is None:
+                        continue
                     # Kept per model, so that no model is ever asked the same twice, also after an
                     # interrupted run.
                     table = store.store.table_once(

@@ -15,13 +15,13 @@ from symtune_pipeline import catalog
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.storage import TABLE, write_text
 from symtune_pipeline.tuning.config import job_config
-from symtune_pipeline.weights import prepare_base_model
+from symtune_pipeline.weights import prepare_base_model, prepare_pretrained_model
 
 GROUP = "model"
 
 
 def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
-    """The assets `base_model` and `symbol_tuned_model`."""
+    """The assets `base_model` and `symbol_tuned_model`, and `pretrained_model` where it is asked."""
 
     @dg.asset(
         description="The instruction-tuned model before tuning: safetensors, tokenizer, provenance.",
@@ -34,6 +34,23 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         def build(folder: Path) -> Metadata:
             model = catalog.model(context.partition_key)
             provenance = prepare_base_model(model, folder, context.log.info)
+            return {"provenance": dg.MetadataValue.json(provenance)}
+
+        with user_errors():
+            return store.make(context, build)
+
+    @dg.asset(
+        description="The model's pretrained-only parent; empty where the catalogue has none.",
+        partitions_def=MODELS,
+        group_name=GROUP,
+        kinds={"huggingface"},
+        code_version=code_version(experiment, (), "weights.py", "catalog/models.yaml"),
+    )
+    def pretrained_model(
+        context: dg.AssetExecutionContext, store: StoreResource
+    ) -> dg.MaterializeResult:
+        def build(folder: Path) -> Metadata:
+            provenance = prepare_pretrained_model(catalog.model(context.partition_key), folder)
             return {"provenance": dg.MetadataValue.json(provenance)}
 
         with user_errors():
@@ -96,4 +113,5 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         shutil.rmtree(store.work_folder("symbol_tuned_model", partition), ignore_errors=True)
         return made
 
-    return [base_model, symbol_tuned_model]
+    parent = [pretrained_model] if experiment.evaluation.pretrained else []
+    return [base_model, *parent, symbol_tuned_model]

@@ -152,6 +152,8 @@ def score_endpoint(
 
     Example: symtune score-endpoint http://127.0.0.1:8000/v1 --model smollm2 --output scores.parquet
     """
+    from polars.exceptions import ComputeError
+
     from symtune_pipeline.evaluation.endpoint import Endpoint, accuracies, predict
     from symtune_pipeline.evaluation.suites import CLASSIFICATION
     from symtune_pipeline.progress import Progress
@@ -165,9 +167,15 @@ def score_endpoint(
     progress = Progress(model, len(suite), "queries")
     endpoint = Endpoint(url, model, endpoint_key())
     predictions = predict(endpoint, suite, examples["input"].to_list(), progress)
-    checked(predictions, "classification_predictions").write_parquet(output)
     for line in accuracies(predictions):
         typer.echo(line)
+    try:
+        checked(predictions, "classification_predictions").write_parquet(output)
+    except (OSError, ComputeError) as error:
+        raise UserError(
+            f"File {output} cannot be written ({error}); make room there or name another file, and"
+            " score again."
+        ) from error
 
 
 @show.command("prompt")

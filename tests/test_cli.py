@@ -165,6 +165,10 @@ def test_a_served_model_is_scored_with_the_key_of_the_environment(
     assert ended.out.count(" of 44, chance 0.42\n") == 5
     assert pl.read_parquet(output).height == 5 * 44
     assert KEY not in ended.out + ended.err
+    full = symtune(*command[:-1], "/dev/full")
+    assert (full.code, full.out) == (2, ended.out)
+    assert "error: File /dev/full cannot be written (parquet: " in full.err
+    assert full.err.rstrip().splitlines()[-1].endswith("and score again.")
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     error = symtune(*command).error
     assert "OPENAI_API_KEY holds a line break" in error and KEY not in error
