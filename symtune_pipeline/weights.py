@@ -33,46 +33,22 @@ def prepare_base_model(model: Model, folder: Path, say: Callable[[str], None]) -
         make_micro(folder, say)
         provenance: dict[str, Any] = {"source": "made by this project"}
     else:
-        provenance = _from_hub(model.instruct, model.revision, folder) or _from_package(
-            model, folder, say
-        )
-    return _with_provenance(model, folder, provenance)
-
-
-def prepare_pretrained_model(model: Model, folder: Path) -> dict[str, Any]:
-    """Put the model's pretrained-only parent into `folder`; returns its provenance.
-
-    Of a model without a parent in the catalogue there is the provenance alone. Raises UserError where
-    the hub does not have the weights.
-    """
-    if model.pretrained is None:
-        return _with_provenance(model, folder, {"source": "none"})
-    provenance = _from_hub(model.pretrained, model.pretrained_revision, folder)
-    if provenance is None:
-        raise UserError(
-            f"The pretrained parent of '{model.key}', {model.pretrained}, cannot be had: the hub is not"
-            " reached or refuses; connect, put it into the hub's cache, or set evaluation.pretrained to"
-            " false."
-        )
-    return _with_provenance(model, folder, provenance)
-
-
-def _with_provenance(model: Model, folder: Path, provenance: dict[str, Any]) -> dict[str, Any]:
+        provenance = _from_hub(model, folder) or _from_package(model, folder, say)
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     provenance |= {"model": model.key, "licence": model.licence, "sha256": files}
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
     return provenance
 
 
-def _from_hub(repository: str, revision: str | None, folder: Path) -> dict[str, Any] | None:
+def _from_hub(model: Model, folder: Path) -> dict[str, Any] | None:
     """The pinned revision, from the hub's cache on this machine or from the hub itself, else None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         cached = snapshot_download(
-            repository,
-            revision=revision,
+            str(model.instruct),
+            revision=model.revision,
             allow_patterns=HUB_FILES,
             local_files_only=not _hub_answers(),
         )
@@ -80,7 +56,7 @@ def _from_hub(repository: str, revision: str | None, folder: Path) -> dict[str, 
         return None
     for path in Path(cached).iterdir():
         shutil.copyfile(path, folder / path.name)
-    return {"source": "hub", "repository": repository, "revision": revision}
+    return {"source": "hub", "repository": model.instruct, "revision": model.revision}
 
 
 def _hub_answers() -> bool:
