@@ -8,6 +8,7 @@ import polars as pl
 
 from assets.common import MODELS, code_version, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.mixture import mixture_chunks, short_prompts
 from symtune_pipeline.packing import packed_blocks
@@ -111,7 +112,7 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             )
             prompts = store.store.manifest("tuning_mixture").rows[TABLE]
             progress = Progress("packing", prompts, "prompts", context.log.info)
-            size = experiment.tuning.block_tokens
+            size = experiment.tuning.block_tokens_for(catalog.model(context.partition_key))
             blocks = packed_blocks(
                 read_frames(mixture), examples["input"], instructions, tokenizer, size, progress
             )

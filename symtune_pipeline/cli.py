@@ -112,6 +112,57 @@ def export_lm_eval(
         typer.echo(f"{name}: {queries:,} queries")
 
 
+@app.command()
+def plan(
+    model: Annotated[str | None, typer.Option(help="A model of the catalogue.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Its kind: l4, a100, h100, h200, b200, cpu.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
+    lora: Annotated[
+        bool | None, typer.Option("--lora/--full", help="Adapters, or all weights.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--activation-checkpointing/--no-activation-checkpointing",
+            help="Compute activations twice instead of keeping them.",
+        ),
+    ] = None,
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Every model as the catalogue plans it, in Markdown.")
+    ] = False,
+) -> None:
+    """What fine-tuning a model on this experiment's mixture needs: memory, time and price.
+
+    What is not given is as the catalogue plans it.
+
+    Example: symtune --experiment paper plan --model olmo2-7b --gpus 8 --gpu h100
+    """
+    from rich.console import Console
+
+    from symtune_pipeline import catalog
+    from symtune_pipeline.plan import make_plan
+    from symtune_pipeline.plan_tables import markdown, shown
+
+    store, experiment = _store(), current_experiment()
+    if all_models:
+        typer.echo(markdown([make_plan(store, experiment, m) for m in catalog.models().values()]))
+        return
+    if model is None:
+        raise UserError("Name a model with --model, or plan every one with --all.")
+    made = make_plan(
+        store,
+        experiment,
+        catalog.model(model),
+        gpu=gpu,
+        gpus=gpus,
+        lora=lora,
+        activation_checkpointing=checkpointing,
+    )
+    Console(highlight=False).print(shown(made, experiment.name), soft_wrap=True)
+
+
 def _store() -> Store:
     from symtune_pipeline.storage import Store
 

@@ -200,10 +200,19 @@ class TuningConfig(Section):
     loss: LossName = "all_labels"
     block_tokens: Positive = 1_024
     epochs: Positive = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     learning_rate: Annotated[float, Gt(0)] | None = None
     tokens_per_step: Positive | None = None
     checkpoint_seconds: Positive = 60
+
+    def block_tokens_for(self, model: catalog.Model) -> int:
+        """The tokens of a block; raises UserError where they exceed the model's context."""
+        if self.block_tokens > model.context_tokens:
+            raise UserError(
+                f"tuning.block_tokens is {self.block_tokens:,}, above the context of '{model.key}';"
+                f" lower it to {model.context_tokens:,} or less."
+            )
+        return self.block_tokens
 
 
 class EvaluationConfig(Section):
@@ -255,6 +264,12 @@ class Experiment(Section):
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return _known(keys, catalog.model)
+
+    @field_validator("tuning")
+    @classmethod
+    def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(catalog.model(key)))
+        return tuning
 
     def datasets(self) -> list[catalog.Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""

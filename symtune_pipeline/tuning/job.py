@@ -111,7 +111,7 @@ def train(
     table = pl.read_parquet(config.blocks)  # its row i holds block i
     steps = step_plan(len(table), config)
     tokens = table["tokens"].list.len().to_numpy()
-    total = int(tokens.sum()) * config.epochs
+    total = sum(int(tokens[step].sum()) for step in steps)
     progress = Progress("tuning", total, "tokens", say)
     progress.resume(state.tokens)
     started = time.monotonic() - state.seconds
@@ -161,14 +161,15 @@ def train(
 
 
 def step_plan(blocks: int, config: JobConfig) -> list[list[int]]:
-    """The numbers of the blocks of every step; each epoch is shuffled anew."""
+    """The numbers of the blocks of every step, up to `steps`; each epoch is shuffled anew."""
     orders = [
         np.random.default_rng([config.seed, epoch]).permutation(blocks)
         for epoch in range(config.epochs)
     ]
     order = np.concatenate(orders).tolist()
     per_step = max(1, round(config.tokens_per_step / config.block_tokens))
-    return [order[start : start + per_step] for start in range(0, len(order), per_step)]
+    plan = [order[start : start + per_step] for start in range(0, len(order), per_step)]
+    return plan[: config.steps]
 
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
