@@ -50,7 +50,11 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, store: StoreResource
     ) -> dg.MaterializeResult:
         def build(folder: Path) -> Metadata:
-            provenance = prepare_pretrained_model(catalog.model(context.partition_key), folder)
+            model = catalog.model(context.partition_key)
+            if model.pretrained is None:
+                context.log.warning(f"The catalogue names no pretrained parent of '{model.key}'.")
+                return {}
+            provenance = prepare_pretrained_model(model, folder)
             return {"provenance": dg.MetadataValue.json(provenance)}
 
         with user_errors():
