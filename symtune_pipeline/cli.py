@@ -84,6 +84,56 @@ def dataset(
     Console().print(dataset_table(_store(), current_experiment(), key))
 
 
+@show.command()
+def model(
+    key: Annotated[str, typer.Argument(help="A model of the catalogue.")],
+) -> None:
+    """What the catalogue says about a model, what was made of it and where that lies.
+
+    Example: symtune show model smollm2-135m
+    """
+    from rich.console import Console
+
+    from symtune_pipeline.look import model_table
+
+    Console().print(model_table(_store(), key))
+
+
+@app.command()
+def report(
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """The table of the latest report, and where its page lies.
+
+    Example: symtune report --open
+    """
+    import webbrowser
+
+    from symtune_pipeline.look import print_report
+
+    page = print_report(_store())
+    if open_page and not webbrowser.open(page.as_uri()):
+        raise UserError(f"No browser can be started here; open {page} in one of yours.")
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, reachable, writable and large enough, and what to do where it is not.
+
+    Ends with exit code 1 where there is a problem.
+
+    Example: symtune doctor
+    """
+    from symtune_pipeline.doctor import findings
+
+    problems = 0
+    for finding in findings():
+        typer.echo(finding)
+        problems += finding.remedy is not None
+    if problems:
+        raise typer.Exit(1)
+
+
 @export.command("dataset")
 def export_dataset(
     folder: Annotated[Path, typer.Argument(help="A new folder, or one with an earlier export.")],
