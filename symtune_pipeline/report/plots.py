@@ -145,7 +145,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     cost = alt.X(
         "flops_per_token:Q",
         scale=alt.Scale(type="log", padding=40),
-        axis=alt.Axis(format="~s", title="inference FLOPs a token", tickCount=4),
+        axis=alt.Axis(format="~s", title="inference FLOPs a token", tickCount=4, grid=False),
     )
     base = alt.Chart(inline(rows)).encode(
         x=cost,
@@ -165,7 +165,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
         base.transform_filter("isValid(datum.chance)")
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
-        base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule().encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
     ).properties(
         title=setting_label(scaling["benchmark"][0], scaling["setting"][0]),
