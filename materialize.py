@@ -98,15 +98,10 @@ def selection(text: str) -> list[dg.AssetKey]:
 
 def show() -> None:
     """The table that a run ends with."""
-    from rich.console import Console
-
     from definitions import defs
-    from symtune_pipeline.report.tables import terminal_table
+    from symtune_pipeline.look import print_report
 
-    store = defs.resources["store"].store  # type: ignore[index]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(terminal_table(store.read_table("mart_summary")))
-    console.print(f"Report: {store.folder('eval_report') / 'index.html'}", soft_wrap=True)
+    print_report(defs.resources["store"].store)  # type: ignore[index]
 
 
 if __name__ == "__main__":

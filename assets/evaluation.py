@@ -8,6 +8,7 @@ import polars as pl
 
 from assets.common import GPU, MODELS, code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
 from symtune_pipeline.evaluation.checks import below_chance, not_answered_once
 from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
@@ -29,11 +30,13 @@ NOT_BELOW_CHANCE = dg.AssetCheckSpec(
     asset="eval_icl",
     description="No model is worse than guessing in a setting, beyond what few queries explain.",
 )
-MODEL_ASSETS = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
 
 
 def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The assets `eval`, `eval_icl`, `eval_flipped` and `eval_algorithmic`."""
+    model_assets = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+    if experiment.evaluation.pretrained:
+        model_assets = {"pretrained": "pretrained_model"} | model_assets
 
     @dg.asset(
         name="eval",
@@ -81,7 +84,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     def predictions(
         name: str, description: str, benchmarks: list[str], *files: str
     ) -> dg.AssetsDefinition:
-        """An asset with the predictions of the untuned and the tuned model on some benchmarks."""
+        """An asset with the predictions of every variant of a model on some benchmarks."""
         algorithmic = "icl" not in benchmarks and "flipped" not in benchmarks
         schema = "algorithmic_predictions" if algorithmic else "classification_predictions"
         version = code_version(
@@ -97,7 +100,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         @dg.asset(
             name=name,
             description=description,
-            deps=["eval", "int_evaluation_examples", *MODEL_ASSETS.values()],
+            deps=["eval", "int_evaluation_examples", *model_assets.values()],
             partitions_def=MODELS,
             group_name=GROUP,
             kinds={"pytorch", "parquet"},
@@ -123,7 +126,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             partition = context.partition_key
 
             def predict(variant: str, suite: pl.DataFrame) -> pl.DataFrame:
-                folder = store.store.folder(MODEL_ASSETS[variant], partition)
+                folder = store.store.folder(model_assets[variant], partition)
                 progress = Progress(f"{variant} model", len(suite), "queries", context.log.info)
                 if algorithmic:
                     return generate(folder, suite, progress)
@@ -141,7 +144,9 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 versions = store.inputs(context, context.asset_key)
                 asked = [version, versions["eval"], versions["int_evaluation_examples"]]
                 tables = []
-                for variant, asset in MODEL_ASSETS.items():
+                for variant, asset in model_assets.items():
+                    if variant == "pretrained" and catalog.model(partition).pretrained is None:
+                        continue
                     # Kept per model, so that no model is ever asked the same twice, also after an
                     # interrupted run.
                     table = store.store.table_once(

@@ -19,13 +19,13 @@ from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import job_config
 from symtune_pipeline.tuning.curves import curves
 from symtune_pipeline.tuning.metrics import LOG
-from symtune_pipeline.weights import prepare_base_model
+from symtune_pipeline.weights import prepare_base_model, prepare_pretrained_model
 
 GROUP = "model"
 
 
 def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
-    """The assets `base_model` and `symbol_tuned_model`."""
+    """The assets `base_model` and `symbol_tuned_model`, and `pretrained_model` where it is asked."""
 
     @dg.asset(
         description="The instruction-tuned model before tuning: safetensors, tokenizer, provenance.",
@@ -38,6 +38,27 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         def build(folder: Path) -> Metadata:
             model = catalog.model(context.partition_key)
             provenance = prepare_base_model(model, folder, context.log.info)
+            return {"provenance": dg.MetadataValue.json(provenance)}
+
+        with user_errors():
+            return store.make(context, build)
+
+    @dg.asset(
+        description="The model's pretrained-only parent; empty where the catalogue has none.",
+        partitions_def=MODELS,
+        group_name=GROUP,
+        kinds={"huggingface"},
+        code_version=code_version(experiment, (), "weights.py", "catalog/models.yaml"),
+    )
+    def pretrained_model(
+        context: dg.AssetExecutionContext, store: StoreResource
+    ) -> dg.MaterializeResult:
+        def build(folder: Path) -> Metadata:
+            model = catalog.model(context.partition_key)
+            if model.pretrained is None:
+                context.log.warning(f"The catalogue names no pretrained parent of '{model.key}'.")
+                return {}
+            provenance = prepare_pretrained_model(model, folder)
             return {"provenance": dg.MetadataValue.json(provenance)}
 
         with user_errors():
@@ -138,4 +159,5 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         )
         return made._replace(check_results=[finite])
 
-    return [base_model, symbol_tuned_model]
+    parent = [pretrained_model] if experiment.evaluation.pretrained else []
+    return [base_model, *parent, symbol_tuned_model]

