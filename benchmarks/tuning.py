@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 import torch
 
-from benchmarks.common import Record, base_model, report
+from benchmarks.common import ROOT, Record, base_model, report
 from benchmarks.data import examples_in_normal_form
 from symtune_pipeline import catalog
 from symtune_pipeline.experiment import LossName, load_experiment
@@ -116,7 +116,7 @@ def run(program: str, config: JobConfig) -> Run:
         config = config.model_copy(update={"output_folder": Path(made)})
         file.write_text(config.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", program, "--config", str(file)]
-        process = subprocess.Popen(command, env=ENVIRONMENT | os.environ)
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | os.environ)
         _, status, usage = os.wait4(process.pid, 0)  # what the process itself used
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

@@ -12,6 +12,7 @@ import polars as pl
 from symtune_pipeline.progress import duration
 from symtune_pipeline.storage import TABLE, Manifest, Store, content_hash
 
+MADE_IN = "made in seconds"  # metadata of what was not up to date
 Metadata = dict[str, dg.MetadataValue]
 Build = Callable[[Path], Metadata | None]
 
@@ -60,7 +61,9 @@ class StoreResource(dg.ConfigurableResource[Store]):
             metadata = build(folder) or {}
         manifest = self.store.manifest(name, partition)
         rows = f"{manifest.rows[TABLE]:,} rows, " if TABLE in manifest.rows else ""
-        context.log.info(f"{name}: {rows}made in {duration(time.monotonic() - started)}")
+        took = time.monotonic() - started
+        context.log.info(f"{name}: {rows}made in {duration(took)}")
+        metadata |= {MADE_IN: dg.MetadataValue.float(took)}
         return self._result(manifest, name, partition, key, metadata, columns)
 
     def inputs(self, context: dg.AssetExecutionContext, key: dg.AssetKey) -> dict[str, str]:
