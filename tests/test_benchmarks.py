@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common import Record
 from benchmarks.overhead import BAR, SLOWEST, overhead
 
 
