@@ -37,7 +37,7 @@ mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or
 test: setup  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-bench-data bench-scoring bench-losses: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
+bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
 

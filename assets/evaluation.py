@@ -81,6 +81,11 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             files = published_files(config.published) if config.published else []
             return store.make(context, build, sources=[sha256(path) for path in files])
 
+    def variants(partition: str) -> list[str]:
+        """The variants of a model that are asked."""
+        no_parent = catalog.model(partition).pretrained is None
+        return [name for name in model_assets if not (name == "pretrained" and no_parent)]
+
     def predictions(
         name: str, description: str, benchmarks: list[str], *files: str
     ) -> dg.AssetsDefinition:
@@ -144,9 +149,8 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 versions = store.inputs(context, context.asset_key)
                 asked = [version, versions["eval"], versions["int_evaluation_examples"]]
                 tables = []
-                for variant, asset in model_assets.items():
-                    if variant == "pretrained" and catalog.model(partition).pretrained is None:
-                        continue
+                for variant in variants(partition):
+                    asset = model_assets[variant]
                     # Kept per model, so that no model is ever asked the same twice, also after an
                     # interrupted run.
                     table = store.store.table_once(
@@ -173,9 +177,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             with user_errors():
                 result = store.make(context, build)
                 table = store.store.read_table(name, partition)
-                wrong = not_answered_once(
-                    asked_of_models(), table, sorted({*MODEL_ASSETS, *table["model"]})
-                )
+                wrong = not_answered_once(asked_of_models(), table, variants(partition))
             checks = [
                 schema_result(store, name, schema, partition),
                 dg.AssetCheckResult(

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from symtune_pipeline.progress import duration
 from symtune_pipeline.storage import TABLE, Manifest, Store, content_hash
 
+MADE_IN = "made in seconds"  # metadata of what was not up to date
 Metadata = dict[str, dg.MetadataValue]
 Build = Callable[[Path], Metadata | None]
 
@@ -69,9 +70,9 @@ class StoreResource(dg.ConfigurableResource[Store]):
                 metadata = build(folder) or {}
         manifest = self.store.manifest(name, partition)
         rows = f"{manifest.rows[TABLE]:,} rows, " if TABLE in manifest.rows else ""
-        took = duration(time.monotonic() - started)
-        context.log.info(f"{name}: {rows}made in {took}")
-        metadata = {"made in": dg.MetadataValue.text(took)} | metadata
+        took = time.monotonic() - started
+        context.log.info(f"{name}: {rows}made in {duration(took)}")
+        metadata |= {MADE_IN: dg.MetadataValue.float(took)}
         return self._result(manifest, name, partition, key, metadata, columns)
 
     @contextmanager
