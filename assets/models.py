@@ -110,6 +110,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 model_folder=base,
                 blocks=store.store.folder("packed_mixture", partition) / TABLE,
                 output_folder=store.work_folder("symbol_tuned_model", partition),
+                checkpoint_url=store.checkpoint_url("symbol_tuned_model", partition),
                 # The code counts too: no job goes on from the checkpoint of another program.
                 inputs=versions | {"code": code},
             )
@@ -117,7 +118,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
             log = pl.DataFrame(summary["log"], schema=LOG)
             settings = job.model_dump(
-                mode="json", exclude={"model_folder", "blocks", "output_folder"}
+                mode="json", exclude={"model_folder", "blocks", "output_folder", "checkpoint_url"}
             )
             tracker.log_job(f"{experiment.name}-{partition}", log, settings, context.log.warning)
             # The log holds times, so it would make the version of equal models differ.

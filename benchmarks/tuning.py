@@ -32,7 +32,8 @@ from symtune_pipeline.mixture import mixture_chunks
 from symtune_pipeline.packing import packed_blocks
 from symtune_pipeline.symbols import symbol_pool
 from symtune_pipeline.tuning.config import JobConfig, job_config
-from symtune_pipeline.tuning.job import step_plan
+from symtune_pipeline.tuning.metrics import peak_flops
+from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.step import Block
 
 OURS, PEER = "symtune_pipeline.tuning", "benchmarks.tuning_peer"
@@ -47,15 +48,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # as resources/launcher.py starts the job
 }
-SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-         "num_key_value_heads")  # fmt: skip
-SIZES = {  # from the configurations of HuggingFaceTB/SmolLM2-<size>
-    "135M": (576, 1_536, 30, 9, 3),
-    "360M": (960, 2_560, 32, 15, 5),
-    "1.7B": (2_048, 8_192, 24, 32, 32),
-}
-# Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets.
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+SIZES = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,7 @@ def job(blocks: Path, model_folder: Path, block_tokens: int, loss: LossName) -> 
             "learning_rate": LEARNING_RATE,
             "precision": "bf16" if torch.cuda.is_available() else "fp32",
             "checkpoint_seconds": 3_600,  # none
+            "held_out_blocks": 0,
         }
     )
     config = job_config(
@@ -169,15 +163,15 @@ def long_blocks(folder: Path) -> list[Record]:
 def sizes_on_gpu(folder: Path) -> list[Record]:
     """Speed and model FLOP utilisation of random models at blocks of 4,096 tokens."""
     device = torch.cuda.get_device_name()
-    peak = next((flops for part, flops in PEAK_FLOPS.items() if part in device), None)
+    peak = peak_flops(device)
     blocks, records = folder / "gpu.parquet", []
     write_blocks(blocks, base_model(MODEL), LONG_TOKENS, GPU_STEPS)
-    for size in SIZES:
-        model = folder / size
-        parameters = _random_model(model, size)
+    for key in SIZES:
+        model = folder / key
+        parameters = _random_model(model, key)
         config = job(blocks, model, LONG_TOKENS, "all_labels")
         mine, theirs = run(OURS, config), run(PEER, config)
-        name = f"{size} random, {device}"
+        name = f"{key} random, {device}"
         records.append(_speed(name, "tokens", mine, theirs))
         if peak:
             percent = 600 * parameters / peak  # six FLOPs a token and parameter
@@ -186,16 +180,16 @@ def sizes_on_gpu(folder: Path) -> list[Record]:
     return records
 
 
-def _random_model(folder: Path, size: str) -> int:
+def _random_model(folder: Path, key: str) -> int:
     """Save a model of that size; returns its parameters but those of the embedding."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    like = base_model(MODEL)
-    config = AutoConfig.from_pretrained(like, **dict(zip(SHAPE, SIZES[size], strict=True)))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**catalog.model(key).architecture)
+    )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(like).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base_model(MODEL)).save_pretrained(folder)
     return int(model.num_parameters(exclude_embeddings=True))
 
 

@@ -25,7 +25,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import make_optimizer, step_plan
+from symtune_pipeline.tuning.job import make_optimizer
+from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.step import Block
 
 

@@ -23,3 +23,7 @@ class BucketStoreResource(StoreResource):
     def store(self) -> Store:
         """The store itself."""
         return BucketStore(Path(self.root), Bucket(self.url, self.s3.get_client))
+
+    def checkpoint_url(self, key: str, partition: str) -> str | None:
+        """A prefix of the bucket, so that another machine can go on with the job."""
+        return f"{self.url}/work/{key}/{partition}"

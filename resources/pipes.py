@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def heard(
     handlers = _handlers(reader)
     reason = "it reported no result"
     try:
-        run()
+        with warnings.catch_warnings():
+            # Dagster warns of a part of its own that is in preview.
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            run()
     except tuple(failures) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     told = {

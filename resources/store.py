@@ -34,6 +34,10 @@ class StoreResource(dg.ConfigurableResource[Store]):
         """A folder for what a step keeps until it is finished, such as checkpoints."""
         return Path(self.root) / "work" / key / partition
 
+    def checkpoint_url(self, key: str, partition: str) -> str | None:
+        """The s3:// prefix that keeps a job's checkpoints too; none where all is kept here."""
+        return None
+
     def make(
         self,
         context: dg.AssetExecutionContext,

@@ -37,7 +37,7 @@ class Bucket:
         if not found:  # not shown, since it may hold a key
             raise UserError(
                 "A place that is no folder is written s3://<bucket>/<prefix>, without credentials;"
-                " correct SYMTUNE_HOME."
+                " correct SYMTUNE_HOME, or `staging` in the launcher's file."
             )
         self._name = found[1]
         self._prefix = (found[2] or "").strip("/")

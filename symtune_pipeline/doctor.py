@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 
 from symtune_pipeline import catalog
+from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.catalog import Model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import (
     Experiment,
     current_experiment,
     home_folder,
+    home_url,
     mirror_folder,
 )
 
@@ -102,7 +104,14 @@ def gpu() -> Finding:
 
 
 def home() -> Finding:
-    """Whether the place where everything is kept can be written."""
+    """Whether the place where everything is kept can be written; a bucket is only asked."""
+    url = home_url()
+    if url:
+        try:
+            made = len(Bucket(url).keys())
+        except UserError as error:
+            return Finding("home", str(error).rstrip("."), "see docs/deployment.md")
+        return Finding("home", f"{url} can be read and holds {made:,} files")
     folder = home_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

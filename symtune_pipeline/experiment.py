@@ -222,8 +222,8 @@ class TuningConfig(Section):
     learning_rate: Annotated[float, Gt(0)] | None = None
     tokens_per_step: Positive | None = None
     held_out_blocks: Annotated[int, Ge(0)] = 2  # kept out of tuning, to measure its progress on
-    lora: Lora | None = None  # none: all weights are tuned
-    activation_checkpointing: bool = False  # less memory, about a third more time
+    lora: Lora | Literal[False] | None = None  # false: all weights are tuned
+    activation_checkpointing: bool | None = None  # less memory, about a third more time
     compile: bool = False
     checkpoint_seconds: Annotated[float, Gt(0)] = 60
     keep_checkpoints: Positive = 2

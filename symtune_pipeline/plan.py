@@ -213,7 +213,7 @@ def make_plan(
     lora: bool | None = None,
     activation_checkpointing: bool | None = None,
 ) -> Plan:
-    """Plan the experiment's fine-tune of a model; what is None is as the catalogue has it.
+    """Plan the experiment's fine-tune of a model; what is None is as the job would have it.
 
     Raises UserError for a block above the model's context, an unknown GPU, and more GPUs than a step
     has blocks.
@@ -228,7 +228,8 @@ def make_plan(
     count = gpus or (meant.gpus if gpu in (None, meant.gpu) else 1)
     device = "cpu" if (gpu or meant.gpu) == "cpu" else "cuda"
     bf16 = resolve_precision(job.precision, device) == "bf16"
-    rank = (meant.lora_rank or LORA_RANK) if lora or (lora is None and meant.lora_rank) else None
+    chosen = job.lora.rank if job.lora else None
+    rank = chosen if lora is None else (chosen or LORA_RANK) if lora else None
     plan = Plan(
         model,
         job,
@@ -237,7 +238,7 @@ def make_plan(
         _with_this_machine(catalog.gpu(gpu or meant.gpu), count, bf16),
         count,
         rank,
-        meant.activation_checkpointing
+        job.activation_checkpointing
         if activation_checkpointing is None
         else activation_checkpointing,
     )

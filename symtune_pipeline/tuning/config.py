@@ -60,7 +60,9 @@ def job_config(
     checkpoint_url: str | None = None,
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
-    chosen, defaults = experiment.tuning, model.tuning
+    chosen, defaults, plan = experiment.tuning, model.tuning, model.plan
+    lora = Lora(rank=plan.lora_rank) if chosen.lora is None and plan.lora_rank else chosen.lora
+    checkpointing = chosen.activation_checkpointing
     return JobConfig(
         model_folder=model_folder,
         blocks=blocks,
@@ -77,8 +79,10 @@ def job_config(
         loss=chosen.loss,
         precision=chosen.precision or defaults.precision,
         held_out_blocks=chosen.held_out_blocks,
-        lora=chosen.lora,
-        activation_checkpointing=chosen.activation_checkpointing,
+        lora=lora or None,
+        activation_checkpointing=(
+            plan.activation_checkpointing if checkpointing is None else checkpointing
+        ),
         compile=chosen.compile,
         checkpoint_seconds=chosen.checkpoint_seconds,
         keep_checkpoints=chosen.keep_checkpoints,

@@ -6,12 +6,15 @@ loaded, so torch is imported inside.
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
+
+from symtune_pipeline import catalog
 
 if TYPE_CHECKING:
     import torch
@@ -36,18 +39,6 @@ LOG: dict[str, pl.DataType] = {
 }
 
 Row = dict[str, float | None]
-
-# Dense bf16 FLOP/s by what is in a device's name (the vendor's data sheets); the first that fits.
-PEAK_FLOPS = {
-    "B200": 2_250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-}
 
 
 class Meter:
@@ -104,8 +95,11 @@ def memory_bytes() -> int:
 
 
 def peak_flops(name: str) -> float | None:
-    """A GPU's peak in dense bf16 by its name, in FLOP/s, or None where it is not known."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    """A GPU's peak in dense bf16 by its name, in FLOP/s, or None where the catalogue lacks it."""
+    for gpu in catalog.gpus().values():
+        if gpu.tflops and re.search(rf"\b{gpu.key}\b", name.lower()):
+            return gpu.tflops * 1e12
+    return None
 
 
 def _gpu_name(device: torch.device) -> str:
