@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import psutil
 
 from resources.launcher import Launcher
 from symtune_pipeline.errors import UserError
@@ -57,13 +58,5 @@ def until(true: Callable[[], bool], seconds: float = 120) -> None:
 
 def descendants(process: int, name: str = "") -> list[int]:
     """The processes below one whose command holds `name`."""
-    found: list[int] = []
-    try:
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            for child in map(int, task.read_text().split()):
-                if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(child)
-                found += descendants(child, name)
-    except OSError:  # one that has just ended
-        pass
-    return found
+    below = psutil.Process(process).children(recursive=True)
+    return [each.pid for each in below if each.is_running() and name in " ".join(each.cmdline())]
