@@ -188,7 +188,7 @@ def plan(
 
     What is not given is as the catalogue plans it.
 
-    Example: symtune --experiment paper plan --model olmo2-7b --gpus 8 --gpu h100
+    Example: symtune plan --model olmo2-7b --gpus 8 --gpu h100
     """
     from rich.console import Console
 
