@@ -205,7 +205,7 @@ class MixtureConfig(Section):
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
 
-    rank: Positive = 16
+    rank: Annotated[int, Ge(0)] = 16  # 0: none, all weights are tuned
     alpha: Annotated[float, Gt(0)] = 32  # what the adapters add is scaled by alpha / rank
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
@@ -222,7 +222,7 @@ class TuningConfig(Section):
     learning_rate: Annotated[float, Gt(0)] | None = None
     tokens_per_step: Positive | None = None
     held_out_blocks: Annotated[int, Ge(0)] = 2  # kept out of tuning, to measure its progress on
-    lora: Lora | Literal[False] | None = None  # false: all weights are tuned
+    lora: Lora | None = None
     activation_checkpointing: bool | None = None  # less memory, about a third more time
     compile: bool = False
     checkpoint_seconds: Annotated[float, Gt(0)] = 60

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,5 +59,9 @@ def until(true: Callable[[], bool], seconds: float = 120) -> None:
 
 def descendants(process: int, name: str = "") -> list[int]:
     """The processes below one whose command holds `name`."""
-    below = psutil.Process(process).children(recursive=True)
-    return [each.pid for each in below if each.is_running() and name in " ".join(each.cmdline())]
+    found = []
+    for each in psutil.Process(process).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if name in " ".join(each.cmdline()):
+                found.append(each.pid)
+    return found

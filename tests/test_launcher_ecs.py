@@ -56,4 +56,4 @@ def test_a_job_on_s3_brings_its_inputs_and_its_result_lies_beside_it(tmp_path: P
 def test_a_task_definition_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     error = launch(ECS, tiny_job(tmp_path)).error
     assert error and error.startswith("The fine-tune job on ECS did not come to its end (")
-    assert "tuning" in error and "\n" not in error
+    assert "task definition" in error and "\n" not in error

@@ -71,7 +71,12 @@ def job_of_micro(folder: Path, block_tokens: int) -> JobConfig:
         epochs=1,
         loss="all_labels",
         precision="fp32",
+        held_out_blocks=0,
+        lora=None,
+        activation_checkpointing=False,
+        compile=False,
         checkpoint_seconds=1_000,
+        keep_checkpoints=1,
         seed=0,
     )
 

@@ -61,7 +61,7 @@ def job_config(
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
     chosen, defaults, plan = experiment.tuning, model.tuning, model.plan
-    lora = Lora(rank=plan.lora_rank) if chosen.lora is None and plan.lora_rank else chosen.lora
+    lora = chosen.lora or Lora(rank=plan.lora_rank or 0)
     checkpointing = chosen.activation_checkpointing
     return JobConfig(
         model_folder=model_folder,
@@ -79,7 +79,7 @@ def job_config(
         loss=chosen.loss,
         precision=chosen.precision or defaults.precision,
         held_out_blocks=chosen.held_out_blocks,
-        lora=lora or None,
+        lora=lora if lora.rank else None,
         activation_checkpointing=(
             plan.activation_checkpointing if checkpointing is None else checkpointing
         ),
