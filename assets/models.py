@@ -1,5 +1,6 @@
 """The model before and after tuning."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -8,13 +9,16 @@ import dagster as dg
 import polars as pl
 
 from assets.common import MODELS, code_version, user_errors
-from resources.launcher import LocalLauncher
+from resources.launcher import Launcher
 from resources.store import Metadata, StoreResource
 from resources.tracker import WandbTracker
 from symtune_pipeline import catalog
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.storage import TABLE, write_text
+from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import job_config
+from symtune_pipeline.tuning.curves import curves
+from symtune_pipeline.tuning.metrics import LOG
 from symtune_pipeline.weights import prepare_base_model
 
 GROUP = "model"
@@ -39,7 +43,13 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         with user_errors():
             return store.make(context, build)
 
-    files = ("attention.py", "tuning/job.py", "tuning/step.py")
+    files = (
+        "attention.py",
+        *(
+            f"tuning/{name}.py"
+            for name in ("job", "order", "step", "trainable", "parallel", "adafactor")
+        ),
+    )
     code = code_version(experiment, (), *files)
 
     @dg.asset(
@@ -53,24 +63,27 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     def symbol_tuned_model(
         context: dg.AssetExecutionContext,
         store: StoreResource,
-        launcher: LocalLauncher,
+        launcher: dg.ResourceParam[Launcher],
         tracker: WandbTracker,
     ) -> dg.MaterializeResult:
         partition = context.partition_key
 
         def build(folder: Path) -> Metadata:
+            model = catalog.model(partition)
+            versions = store.inputs(context, context.asset_key)
+            base = store.store.folder("base_model", partition)
             job = job_config(
-                catalog.model(partition),
+                model,
                 experiment,
-                model_folder=store.store.folder("base_model", partition),
+                model_folder=base,
                 blocks=store.store.folder("packed_mixture", partition) / TABLE,
                 output_folder=store.work_folder("symbol_tuned_model", partition),
                 # The code counts too: no job goes on from the checkpoint of another program.
-                inputs=store.inputs(context, context.asset_key) | {"code": code},
+                inputs=versions | {"code": code},
             )
-            result = launcher.run(job, context.log.info)
+            result = launcher.run(context, job)
             summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
-            log = pl.DataFrame(summary["log"])
+            log = pl.DataFrame(summary["log"], schema=LOG)
             settings = job.model_dump(
                 mode="json", exclude={"model_folder", "blocks", "output_folder"}
             )
@@ -81,12 +94,22 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 write_text(beside / "settings.json", json.dumps(settings, indent=1))
             without_log = shutil.ignore_patterns("log.json")
             shutil.copytree(result, folder, dirs_exist_ok=True, ignore=without_log)
-            last = log.tail(10)
+            # Code versions leave the card's wording out: a fine-tune is not repeated for it.
+            provenance = json.loads((base / "provenance.json").read_text(encoding="utf-8"))
+            write_text(
+                folder / "README.md", model_card(model, experiment, provenance, versions, log)
+            )
+            image = base64.b64encode(curves(log)).decode()
+            last = log.tail(1)
             return {
+                "curves": dg.MetadataValue.md(f"![curves](data:image/png;base64,{image})"),
                 "precision": dg.MetadataValue.text(summary["precision"]),
                 "seconds": dg.MetadataValue.float(summary["seconds"]),
                 "tokens per second": dg.MetadataValue.float(log["tokens"][-1] / summary["seconds"]),
-                "loss, last ten steps": dg.MetadataValue.float(float(last["loss"].mean())),  # type: ignore[arg-type]
+                "most memory, GiB": dg.MetadataValue.float(last["memory_gib"].item()),
+                **{
+                    name: dg.MetadataValue.float(float(x)) for name, x in final_metrics(log).items()
+                },
                 "settings": dg.MetadataValue.json(settings),
             }
 

@@ -44,9 +44,10 @@ def report_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
         with user_errors():
             result = store.make(context, build)
-            page = store.store.folder("eval_report") / "index.html"
+        version = store.store.manifest("eval_report").version
+        page = f"{store.store.place('eval_report')}/{version}/index.html"
         return result._replace(
-            metadata={**(result.metadata or {}), "page": dg.MetadataValue.path(str(page))}
+            metadata={**(result.metadata or {}), "page": dg.MetadataValue.path(page)}
         )
 
     return [eval_report]

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from resources.console import console
-from resources.launcher import LocalLauncher
+from resources.launcher import load_launcher
 from resources.no_pickle import NoPickle
 from resources.store import StoreResource
 from resources.tracker import WandbTracker
-from symtune_pipeline.experiment import Experiment, home_folder
+from symtune_pipeline.experiment import Experiment, home_folder, home_url, launcher_name
 
 
 def resources_of(experiment: Experiment) -> dict[str, object]:
     """The resources of an experiment; each experiment keeps its tables in a folder of its own."""
-    home = home_folder()
     return {
         "io_manager": NoPickle(),
-        "store": StoreResource(root=str(home / experiment.name)),
-        "launcher": LocalLauncher(),
-        "tracker": WandbTracker(folder=str(home / "wandb")),
+        "store": _store(experiment.name),
+        "launcher": load_launcher(launcher_name()),
+        "tracker": WandbTracker(folder=str(home_folder() / "wandb")),
     }
+
+
+def _store(name: str) -> StoreResource:
+    root, url = str(home_folder() / name), home_url()
+    if url is None:
+        return StoreResource(root=root)
+    # Here, since loading dagster-aws takes nearly as long as loading Dagster.
+    from dagster_aws.s3 import S3Resource
+
+    from resources.bucket_store import BucketStoreResource
+
+    return BucketStoreResource(root=root, url=f"{url}/{name}", s3=S3Resource())
 
 
 __all__ = ["console", "resources_of"]

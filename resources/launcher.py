@@ -1,49 +1,138 @@
-"""Starts the fine-tune job. The job itself does not know who launched it."""
+"""What starts the fine-tune job, chosen by a file of `launchers/`. The job does not know it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import dagster as dg
+import yaml
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from resources.pipes import run_here
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.storage import write_text
 from symtune_pipeline.tuning.config import JobConfig
 
+LAUNCHERS = Path(__file__).resolve().parent.parent / "launchers"
 
-class LocalLauncher(dg.ConfigurableResource[None]):
-    """Runs the job as a process on this machine, whose memory is free again when it ends."""
 
-    def run(self, config: JobConfig, say: Callable[[str], None]) -> Path:
+class Launcher(BaseModel, ABC):
+    """The settings of a launcher file, and how to run a job with them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @abstractmethod
+    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
         """Run the job to its end, passing its lines on; returns the folder of the tuned model.
 
         Raises UserError with the job's own sentence where a setting or the data is at fault, and
-        where the job was killed.
+        where the job ended early.
         """
-        config.output_folder.mkdir(parents=True, exist_ok=True)
-        path = config.output_folder / "job.json"
-        write_text(path, config.model_dump_json(indent=1))
-        command = [sys.executable, "-m", "symtune_pipeline.tuning", "--config", str(path)]
-        # Tensors of 1 MiB and more go back to the system when freed: between the shapes of a packed
-        # block, glibc's heap would otherwise keep growing (measured over 46 steps: 5.9 GB, now 4).
-        environment = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)} | os.environ
-        line = ""
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
-            try:
-                for line in job.stdout or ():
-                    say(line.rstrip())
-            except BaseException:  # also an interrupted run: no job may outlive its launcher
-                job.terminate()
-                raise
-        if job.returncode == 2:
-            raise UserError(line.strip())
-        if job.returncode:
+
+
+class LocalLauncher(Launcher):
+    """A process on this machine, whose memory is free again when it ends."""
+
+    kind: Literal["local"] = "local"
+
+    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+        """As of every launcher."""
+        return run_here(context, config, "symtune_pipeline.tuning")
+
+
+class TorchrunLauncher(Launcher):
+    """Several ranks on this machine; `auto` is one per GPU, or per core where there is none."""
+
+    kind: Literal["torchrun"] = "torchrun"
+    processes: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
+
+    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+        """As of every launcher."""
+        ranks = ("--standalone", "--nproc-per-node", str(self.processes))
+        program = ("torch.distributed.run", *ranks, "-m", "symtune_pipeline.tuning")
+        return run_here(context, config, *program)
+
+
+class RayLauncher(Launcher):
+    """Ranks on a Ray cluster: one that runs elsewhere, or one on this machine for the job alone."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = None  # of the cluster's dashboard, http://…
+    workers: Annotated[int, Gt(0)] = 1
+    cpus_per_worker: Annotated[int, Gt(0)] = 1
+    gpus_per_worker: Annotated[int, Ge(0)] = 0
+    max_failures: Annotated[int, Ge(0)] = 3
+
+    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+        """As of every launcher."""
+        if not (find_spec("ray") and find_spec("dagster_ray")):
             raise UserError(
-                f"The fine-tune job {path} ended with status {job.returncode}; its messages are above,"
-                " and starting it again goes on from the last checkpoint."
+                "The Ray launcher needs packages that are not installed; run"
+                " `pip install 'symtune-pipeline[ray]'`, or unset SYMTUNE_LAUNCHER."
             )
-        return config.output_folder / "model"
+        numbers = self.model_dump(exclude={"kind", "address"})
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
+        if self.address is None:
+            return run_here(context, config, "symtune_pipeline.tuning.on_ray", "--local", *options)
+        from resources.ray_cluster import run_on_cluster
+
+        return run_on_cluster(context, config, self.address, options)
+
+
+class EcsLauncher(Launcher):
+    """A task on Amazon ECS; what the job reads and makes goes through `staging`, an s3:// prefix."""
+
+    kind: Literal["ecs"] = "ecs"
+    staging: str
+    cluster: str
+    task_definition: str
+    container: str
+    subnets: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+
+    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+        """As of every launcher."""
+        from resources.ecs import run_on_ecs
+
+        task: dict[str, Any] = {"cluster": self.cluster, "taskDefinition": self.task_definition}
+        if self.subnets:
+            network = {"subnets": self.subnets, "securityGroups": self.security_groups}
+            task["networkConfiguration"] = {"awsvpcConfiguration": network}
+        return run_on_ecs(context, config, self.staging, self.container, task)
+
+
+Kinds = Annotated[
+    LocalLauncher | TorchrunLauncher | RayLauncher | EcsLauncher, Field(discriminator="kind")
+]
+
+
+def load_launcher(name: str) -> Launcher:
+    """A launcher by its name in launchers/, or from a file of the user's own.
+
+    Raises UserError where the file cannot be read or a setting is wrong.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else LAUNCHERS / f"{name}.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(p.stem for p in LAUNCHERS.glob("*.yaml")))
+        raise UserError(
+            f"Launcher file {path} cannot be read ({error}); set SYMTUNE_LAUNCHER to one of {known}"
+            " or to the path of your own file."
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"Launcher file {path} is not valid YAML: {' '.join(str(error).split())}."
+        ) from error
+    try:
+        return TypeAdapter[Launcher](Kinds).validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:])) or "kind"
+        raise UserError(
+            f"Launcher file {path}, setting '{where}': {first['msg']}; launchers/ holds a file of"
+            " each kind with its settings."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
@@ -21,7 +22,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
 
     root: str
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store itself."""
         return Store(Path(self.root))
@@ -91,7 +92,8 @@ class StoreResource(dg.ConfigurableResource[Store]):
         columns: Mapping[str, str] | None,
     ) -> dg.MaterializeResult:
         folder = self.store.location(name, partition, manifest)
-        shown: Metadata = {"folder": dg.MetadataValue.path(str(folder))}
+        place = f"{self.store.place(name, partition)}/{manifest.version}"
+        shown: Metadata = {"folder": dg.MetadataValue.path(place)}
         for file, rows in manifest.rows.items():
             # Dagster has a place for the one table of an asset; further tables go by their names.
             prefix = "dagster/" if file == TABLE else f"{Path(file).stem} "

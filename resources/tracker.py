@@ -69,4 +69,5 @@ class WandbTracker(dg.ConfigurableResource[None]):
             settings=quiet,
         ) as run:
             for row in log.iter_rows(named=True):
-                run.log(row, step=int(row["step"]))
+                known = {name: value for name, value in row.items() if value is not None}
+                run.log(known, step=int(row["step"]))

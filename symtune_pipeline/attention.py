@@ -11,13 +11,16 @@ Shapes: B batch (always 1), H heads, K key-value heads, T tokens, D head width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
@@ -61,6 +64,14 @@ def attending(parts: Sequence[Part]) -> Iterator[None]:
         _parts.reset(token)
 
 
+def attending_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For torch's activation checkpointing: contexts of a layer's forward and of its repetition.
+
+    The repetition runs during backward, after `attending` has ended and on CUDA in another thread.
+    """
+    return nullcontext(), attending(_parts.get())
+
+
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """A causal model from a local folder of safetensors, ready for `attending`."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -75,6 +86,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
     return model
 
 
+# Its shapes are new in every block; what surrounds it is compiled once.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend(
     module: torch.nn.Module,
     query_BHTD: torch.Tensor,
@@ -100,6 +113,8 @@ def _attend(
             f"A prompt of {longest} tokens exceeds the model's attention window of {window}; lower"
             " tuning.block_tokens or the number of exemplars."
         )
+    if not dropout and _one_kernel_does(parts, query_BHTD):
+        return _attend_roots(parts, query_BHTD, key_BKTD, value_BKTD, scaling), None
     groups = query_BHTD.shape[1] // key_BKTD.shape[1]
     key_BHTD = key_BKTD.repeat_interleave(groups, dim=1)
     value_BHTD = value_BKTD.repeat_interleave(groups, dim=1)
@@ -114,6 +129,60 @@ def _attend(
         for piece in _attend_part(part, *qkv, dropout_p=dropout, scale=scaling)
     ]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _one_kernel_does(parts: Sequence[Part], query_BHTD: torch.Tensor) -> bool:
+    """Whether flash attention runs here: half precision, an Ampere GPU or later, no branches."""
+    width = query_BHTD.shape[-1]
+    return (
+        query_BHTD.is_cuda
+        and _computed_in(query_BHTD).itemsize == 2
+        and torch.cuda.get_device_capability(query_BHTD.device) >= (8, 0)
+        and width % 8 == 0
+        and width <= 256
+        and not any(part.branches for part in parts)
+    )
+
+
+def _computed_in(tensor: torch.Tensor) -> torch.dtype:
+    """The precision of an operation on the tensor, which autocast may lower."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def _attend_roots(
+    parts: Sequence[Part],
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Parts without branches in one call of the kernel for several lengths; [B, T, H, D]."""
+    lengths = tuple(part.root for part in parts)
+    bounds = _bounds(lengths, query_BHTD.device)
+    query, key, value = (
+        tensor[0].transpose(0, 1).to(_computed_in(query_BHTD))  # autocast does not know the kernel
+        for tensor in (query_BHTD, key_BKTD, value_BKTD)
+    )
+    attended = varlen_attn(
+        query,
+        key,
+        value,
+        bounds,
+        bounds,
+        max(lengths),
+        max(lengths),
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=True,
+    )
+    assert isinstance(attended, torch.Tensor)  # a tuple only where more is asked for
+    return attended[None]
+
+
+@lru_cache(maxsize=1)  # made once for all layers: a copy to the GPU waits for what it computes
+def _bounds(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def _attend_part(

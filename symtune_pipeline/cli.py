@@ -17,6 +17,7 @@ from symtune_pipeline.experiment import (
     current_experiment,
     endpoint_key,
     home_folder,
+    home_url,
     mirror_folder,
 )
 
@@ -113,9 +114,13 @@ def export_lm_eval(
 
 
 def _store() -> Store:
+    from symtune_pipeline.bucket import Bucket
+    from symtune_pipeline.bucket_store import BucketStore
     from symtune_pipeline.storage import Store
 
-    return Store(home_folder() / current_experiment().name)
+    name, url = current_experiment().name, home_url()
+    root = home_folder() / name
+    return BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)
 
 
 @app.command()
@@ -168,6 +173,28 @@ def score_endpoint(
     checked(predictions, "classification_predictions").write_parquet(output)
     for line in accuracies(predictions):
         typer.echo(line)
+
+
+@app.command()
+def push(
+    partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
+    to: Annotated[str, typer.Option(help="The repository: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="A new one is not public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; otherwise only list.")] = False,
+) -> None:
+    """Upload a tuned model to a hub; without --yes, list what would be uploaded.
+
+    Example: symtune push smollm2-135m --to owner/name --private --yes
+    """
+    from symtune_pipeline.push import listing, tuned_model, upload
+
+    folder = tuned_model(_store(), partition)
+    for line in listing(folder):
+        typer.echo(line)
+    if yes:
+        typer.echo(upload(folder, to, private))
+    else:
+        typer.echo(f"Nothing was uploaded; add --yes to upload this to {to}.")
 
 
 @show.command("prompt")

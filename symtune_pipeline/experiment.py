@@ -4,7 +4,11 @@ This is the only module that reads the environment:
 
     SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
     SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
-    SYMTUNE_HOME        where tables, models and caches are kept (default: .symtune)
+    SYMTUNE_LAUNCHER    what starts the fine-tune job: a name in launchers/, or the path of a file
+    SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune) or
+                        s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
+    SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
+                        (default: symtune in the user's folder for caches)
     OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
 """
 
@@ -17,7 +21,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from platformdirs import user_cache_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -29,12 +34,14 @@ from pydantic import (
 )
 
 from symtune_pipeline import catalog
+from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 Positive = Annotated[int, Gt(0)]
 OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LossName = Literal["all_labels", "final_label"]
+OptimizerName = Literal["adamw", "adafactor"]
 Category = Literal["integer", "combination", "word"]  # of symbols
 TUNING_PER_CATEGORY = 10_000
 
@@ -194,6 +201,14 @@ class MixtureConfig(Section):
         return value
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Gt(0)] = 32  # what the adapters add is scaled by alpha / rank
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+
 class TuningConfig(Section):
     """How the model is tuned; what is left out comes from the model's catalogue entry."""
 
@@ -201,9 +216,16 @@ class TuningConfig(Section):
     block_tokens: Positive = 1_024
     epochs: Positive = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    optimizer: OptimizerName | None = None
+    # Adapters usually want about ten times the rate of full fine-tuning.
     learning_rate: Annotated[float, Gt(0)] | None = None
     tokens_per_step: Positive | None = None
-    checkpoint_seconds: Positive = 60
+    held_out_blocks: Annotated[int, Ge(0)] = 2  # kept out of tuning, to measure its progress on
+    lora: Lora | None = None  # none: all weights are tuned
+    activation_checkpointing: bool = False  # less memory, about a third more time
+    compile: bool = False
+    checkpoint_seconds: Annotated[float, Gt(0)] = 60
+    keep_checkpoints: Positive = 2
 
 
 class EvaluationConfig(Section):
@@ -344,6 +366,11 @@ def mirror_folder() -> str | None:
     return os.environ.get("SYMTUNE_MIRROR") or None
 
 
+def launcher_name() -> str:
+    """The launcher that SYMTUNE_LAUNCHER names: a matter of the machine, not of the experiment."""
+    return os.environ.get("SYMTUNE_LAUNCHER") or "local"
+
+
 def endpoint_key() -> str | None:
     """The key that OPENAI_API_KEY holds; raises UserError where no HTTP header can carry it."""
     key = os.environ.get("OPENAI_API_KEY") or None
@@ -355,5 +382,18 @@ def endpoint_key() -> str | None:
 
 
 def home_folder() -> Path:
-    """Where everything that the pipeline makes is kept."""
-    return Path(os.environ.get("SYMTUNE_HOME") or EXPERIMENTS.parent / ".symtune").resolve()
+    """Where everything that the pipeline makes is kept; the cache of it, where it is kept on s3."""
+    url = home_url()
+    if url is None:
+        return Path(os.environ.get("SYMTUNE_HOME") or EXPERIMENTS.parent / ".symtune").resolve()
+    cache = Path(os.environ.get("SYMTUNE_CACHE") or user_cache_path("symtune")).resolve()
+    return cache / url.removeprefix("s3://")
+
+
+def home_url() -> str | None:
+    """The s3:// prefix that SYMTUNE_HOME names, None where it names a folder.
+
+    Raises UserError where it names another kind of place.
+    """
+    home = os.environ.get("SYMTUNE_HOME") or ""
+    return Bucket(home).url() if "://" in home else None

@@ -19,24 +19,21 @@ from symtune_pipeline.storage import TABLE, Store
 if TYPE_CHECKING:
     from rich.table import Table
 
+Part = tuple[str, str | None, str]  # key, partition and file
 FATES = ("duplicate", "conflict", "contaminated", "capped", "other_split", "empty")
 
 
-def tables(store: Store) -> dict[str, list[Path]]:
-    """The Parquet files behind each table's name in SQL; all partitions are one table.
+def tables(store: Store) -> dict[str, list[Part]]:
+    """The parts of each table by its name in SQL; all partitions are one table.
 
     A table has the name of its asset. One of several tables of an asset has its own name after it,
     as in `eval.algorithmic`.
     """
-    found: dict[str, list[Path]] = {}
-    for key in store.all_keys():
-        partitions: list[str | None] = [*store.partitions(key)] or [None]
-        for partition in partitions:
-            manifest = store.manifest(key, partition)
-            for file in manifest.rows:
-                name = key if file == TABLE else f"{key}.{Path(file).stem}"
-                path = store.location(key, partition, manifest) / file
-                found.setdefault(name, []).append(path)
+    found: dict[str, list[Part]] = {}
+    for key, partition in store.made():
+        for file in store.manifest(key, partition).rows:
+            name = key if file == TABLE else f"{key}.{Path(file).stem}"
+            found.setdefault(name, []).append((key, partition, file))
     return found
 
 
@@ -46,7 +43,7 @@ def print_query(store: Store, sql: str, rows: int) -> None:
     Raises UserError for anything but one SELECT, for a table that was not made, and for whatever
     DuckDB finds wrong.
     """
-    with _database(store) as database:
+    with _database(store, sql) as database:
         statements = database.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise UserError(f"'{sql}' is not one SELECT, and tables can only be read; write one.")
@@ -57,8 +54,8 @@ def print_table(store: Store, name: str, rows: int) -> None:
     """Print the first rows of a table; raises UserError where it was not made."""
     files = tables(store)
     if name not in files:
-        raise UserError(f"There is no table '{name}' in {store.root}; {_choice(files)}.")
-    with _database(store) as database:
+        raise UserError(f"There is no table '{name}' in {store.address}; {_choice(files)}.")
+    with _database(store, name) as database:
         _print(database.table(name).limit(rows), rows)
 
 
@@ -120,12 +117,16 @@ def _loaded(store: Store, dataset: catalog.Dataset) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def _database(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    """In memory, with a view for each table."""
+def _database(store: Store, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """In memory, with a view for each table that `sql` may name."""
     files = tables(store)
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
         try:
-            for name, paths in files.items():
+            for name, parts in files.items():
+                # No others, since those of a store on s3 are fetched.
+                if not all(word.lower() in sql.lower() for word in name.split(".")):
+                    continue
+                paths = [store.folder(key, partition) / file for key, partition, file in parts]
                 if "." in name:
                     database.execute(f"CREATE SCHEMA IF NOT EXISTS {name.partition('.')[0]}")
                 listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
@@ -139,7 +140,7 @@ def _database(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
             raise UserError(f"{reason}{f'; {_choice(files)}' if missing else ''}.") from error
 
 
-def _choice(files: dict[str, list[Path]]) -> str:
+def _choice(files: dict[str, list[Part]]) -> str:
     if not files:
         return "none was made yet, and `make sql` makes the first"
     return f"choose one of {', '.join(files)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,29 @@ def data_side(tmp_path_factory: pytest.TempPathFactory) -> DataSide:
     ended = materialize(folder, f"{DATA_SIDE} or key:eval")
     assert ended.returncode == 0, ended.stderr
     return DataSide(folder / "home", ended)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket on a server of this machine, which AWS_ENDPOINT_URL names."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test-key",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        boto3.session.Session().client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    server.stop()
 
 
 def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:

@@ -1,10 +1,12 @@
 """A small hub on 127.0.0.1 for tests: one dataset repository, over HTTP as the real one serves it.
 
+It also takes one commit of small files into a model repository, as `HfApi.upload_folder` sends it.
 Trouble can be ordered: answers with a status, for the first requests or for all.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -24,7 +27,11 @@ class FakeHub:
     repository: str
     files: Mapping[str, bytes]
     troubles: int = 0  # so many of the next requests get a 503
+    refuses: bool = False  # to make a repository
     paths: list[str] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)  # what a new repository was asked to be
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+    commit: str = REVISION
     endpoint: str = ""
 
     @contextmanager
@@ -73,8 +80,38 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        hub, path = self.hub, unquote(self.path).partition("?")[0]
+        body = self._body()
+        if path == "/api/repos/create":
+            hub.paths.append(f"POST {path}")
+            if hub.refuses:
+                return self._send(403, b"")
+            hub.made = json.loads(body)
+            return self._json({"url": f"{hub.endpoint}/{hub.repository}"})
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if path.startswith(f"/api/models/{hub.repository}/preupload/"):
+            asked = json.loads(body)["files"]
+            regular = {"uploadMode": "regular", "shouldIgnore": False}
+            return self._json({"files": [{"path": file["path"]} | regular for file in asked]})
+        if path.startswith(f"/api/models/{hub.repository}/commit/"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    hub.uploaded[value["path"]] = base64.b64decode(value["content"])
+            address = f"{hub.endpoint}/{hub.repository}/commit/{hub.commit}"
+            return self._json({"commitUrl": address, "commitOid": hub.commit})
         self._answer()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def log_message(self, *args: object) -> None:
         """Says nothing."""

@@ -120,7 +120,12 @@ def tiny_job(folder: Path, **settings: Any) -> JobConfig:
         "epochs": 1,
         "loss": "all_labels",
         "precision": "fp32",
+        "held_out_blocks": 0,
+        "lora": None,
+        "activation_checkpointing": False,
+        "compile": False,
         "checkpoint_seconds": 0,  # after every step
+        "keep_checkpoints": 2,
         "seed": 0,
     }
     return JobConfig(**defaults | settings)

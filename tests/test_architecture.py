@@ -75,6 +75,10 @@ def test_the_library_knows_neither_dagster_nor_the_graph(path: Path) -> None:
     assert not set(imports(path)) & {"dagster", "assets", "resources", "definitions", "materialize"}
 
 
+def test_the_job_speaks_dagster_pipes_in_one_module() -> None:
+    assert [path.name for path in LIBRARY if "dagster_pipes" in imports(path)] == ["launched.py"]
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "resources").glob("*.py")), ids=lambda path: path.name
 )
@@ -92,6 +96,7 @@ def test_loading_the_code_location_imports_no_heavy_library(loaded: dict[str, An
         "scipy",
         "statsmodels",
         "wandb",
+        "ray",
     }
     assert not heavy & set(loaded["modules"])
 

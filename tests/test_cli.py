@@ -26,6 +26,7 @@ COMMANDS = [
     ("export", "dataset"),
     ("export", "lm-eval"),
     ("score-endpoint",),
+    ("push",),
 ]
 
 

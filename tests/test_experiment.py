@@ -156,6 +156,14 @@ def test_folders_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
     assert experiment.mirror_folder() == str(tmp_path)
     assert experiment.home_folder() == tmp_path
+    assert experiment.home_url() is None
+    monkeypatch.setenv("SYMTUNE_HOME", "s3://bucket/mine/")
+    monkeypatch.setenv("SYMTUNE_CACHE", str(tmp_path))
+    assert experiment.home_url() == "s3://bucket/mine"
+    assert experiment.home_folder() == tmp_path / "bucket" / "mine"
+    monkeypatch.setenv("SYMTUNE_HOME", "gs://bucket/mine")
+    with pytest.raises(UserError, match="correct SYMTUNE_HOME"):
+        experiment.home_folder()
 
 
 def _reads_environment(path: Path) -> bool:

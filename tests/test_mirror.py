@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 from typer.testing import CliRunner
 
@@ -26,26 +23,6 @@ FRAME = pl.DataFrame({"text": ["dull", "fun"], "label": [0, 1]})
 EXPERIMENT = Experiment(
     name="test", models=("micro",), data=DataConfig(source="hub"), mixture=MixtureConfig(prompts=1)
 )
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket on a server of this machine, which AWS_ENDPOINT_URL names."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="mirror")
-        yield "s3://mirror"
-    server.stop()
 
 
 @pytest.fixture(params=["folder", "s3"])

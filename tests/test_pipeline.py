@@ -20,6 +20,8 @@ import pytest
 from assets.mixtures import mixture_assets
 from assets.sql import sql_assets
 from resources.store import StoreResource
+from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.bucket_store import BucketStore
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.storage import TABLE, Store, sha256
 
@@ -58,9 +60,10 @@ class Home:
             "OMP_NUM_THREADS": "1",  # threads of tests that run beside would wait for each other
         }
 
-    def run(self, *arguments: str, experiment: str = "smoke") -> Ended:
+    def run(self, *arguments: str, experiment: str = "smoke", **environment: str) -> Ended:
         """`python materialize.py`."""
-        return self._start("materialize.py", "--experiment", experiment, *arguments)
+        command = ("materialize.py", "--experiment", experiment, *arguments)
+        return self._start(*command, **environment)
 
     def dagster(self, *arguments: str, experiment: str = "smoke") -> Ended:
         """`dagster asset materialize`."""
@@ -158,6 +161,23 @@ def test_every_asset_is_made_and_kept(first: tuple[Home, Ended], assets: set[str
         (partition,) = home.store.partitions(name) or [None]
         assert home.store.folder(name, partition).is_dir()
     assert not list(home.store.root.rglob(".writing*"))
+
+
+def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
+    first: tuple[Home, Ended], assets: set[str], s3: str, tmp_path: Path
+) -> None:
+    whole, _ = first
+    home = Home(tmp_path)
+    ended = home.run(SYMTUNE_HOME=s3, SYMTUNE_CACHE=str(tmp_path / "cache"))
+    assert ended.returncode == 0, ended.stderr
+    shutil.rmtree(tmp_path / "cache")  # what is read now comes from the bucket
+    store = BucketStore(tmp_path / "another machine", Bucket(f"{s3}/smoke"))
+    assert set(store.all_keys()) >= assets
+    for name, partition in whole.store.made():
+        if name != "tuning_log":  # it holds times
+            assert store.manifest(name, partition) == whole.store.manifest(name, partition), name
+    report = store.folder("eval_report")
+    assert {name: (report / name).read_bytes() for name in whole.report()} == whole.report()
 
 
 def test_the_report_has_a_page_pictures_and_a_summary(first: tuple[Home, Ended]) -> None:

@@ -155,7 +155,7 @@ def loss_chart(training_log: pl.DataFrame) -> Chart:
     )
 
 
-def to_png(chart: Chart) -> bytes:
+def to_png(chart: Chart | alt.VConcatChart) -> bytes:
     """The chart as a PNG at twice its size, drawn without a browser or a network."""
     image = io.BytesIO()
     chart.save(image, format="png", scale_factor=2)

@@ -1,6 +1,6 @@
 """The command that a launcher runs: `python -m symtune_pipeline.tuning --config job.json`.
 
-Prints progress on standard output. Exits with 2 after a user error, whose sentence is the last line.
+Alone, or once per rank under torchrun. Exits with 2 after a user error.
 """
 
 from __future__ import annotations
@@ -9,38 +9,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from symtune_pipeline.errors import UserError
 from symtune_pipeline.tuning.config import JobConfig
-
-
-def say(line: str) -> None:
-    """A line for whoever launched the job."""
-    print(line, flush=True)
+from symtune_pipeline.tuning.launched import Say, run_launched
 
 
 def main() -> int:
     """Run the job that the configuration describes."""
     parser = argparse.ArgumentParser(prog="python -m symtune_pipeline.tuning", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="the job's JSON file")
-    path = parser.parse_args().config
-    try:
-        try:
-            config = JobConfig.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"Job file {path} cannot be used ({reason}); write it again."
-            ) from error
-        from symtune_pipeline.tuning.job import only_job, run_job
+    parser.add_argument("--config", required=True, help="the job's JSON file, local or s3://…")
+    return run_launched(parser.parse_args().config, _tune)
 
-        with only_job(config.output_folder, say):
-            run_job(config, say)
-    except UserError as error:
-        print(error, flush=True)
-        return 2
-    return 0
+
+def _tune(config: JobConfig, say: Say) -> Path:
+    from symtune_pipeline.tuning.job import run_job  # takes seconds
+
+    return run_job(config, say)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,42 @@
-"""Checkpoints of a job: model, optimiser and place in the data, as safetensors and JSON.
+"""Checkpoints of a job: model, optimiser, random states and place in the data.
 
-A checkpoint is written into a folder beside and renamed, then older ones go: a job killed at any
-moment finds a whole one. This module knows nothing about what is trained.
+    <folder>/step-<n>/shard-<rank>-….safetensors   each rank's part, its place in its header
+    <folder>/step-<n>/state.json                   the rest, and every file's SHA-256; written last
+
+torch.distributed.checkpoint writes and reads the tensors, on any number of ranks. A step continues
+once they are copied; a thread writes. A job killed at any moment finds a whole checkpoint: one with
+a `state.json` whose files match. This module knows nothing about what is trained.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.storage import sha256, write_text
+from symtune_pipeline.tuning.limits import disk_space
+from symtune_pipeline.tuning.parallel import ALONE, Ranks
+
+STATE = "state.json"
+# It says so whenever a job has one rank.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+FILE_BYTES = 128 << 20  # the library assembles a file in memory before it writes it
 
 
 @dataclass
@@ -24,56 +47,179 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[dict[str, float | None]] = field(default_factory=list)
 
 
-def save_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State
-) -> None:
-    """Write `folder`/step-<n> and remove older checkpoints."""
-    final = folder / f"step-{state.step}"
-    beside = folder / ".writing"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+class Checkpoints:
+    """The newest `keep` checkpoints of a job in `folder`, and in a bucket where one is given.
+
+    Ranks on other machines may have the same folder or one of their own; in the second case only
+    the bucket survives a change of machines. All ranks call every method together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        say: Callable[[str], None],
+        ranks: Ranks = ALONE,
+        bucket: Bucket | None = None,
+    ) -> None:
+        self._folder, self._keep, self._say = folder, keep, say
+        self._ranks, self._bucket = ranks, bucket
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._written: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing the last one."""
+        return self._written is not None and not self._written.done()
+
+    def wait(self) -> None:
+        """Wait for the last one; raises UserError where the disk is full or the bucket refuses."""
+        if self._written is not None:
+            self._written.result()
+
+    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Copy everything and begin to write it; waits for the last one before, as `wait` does."""
+        self.wait()
+        copies = BlockingAsyncStager().stage(_tensors(model, optimizer))
+        self._written = self._thread.submit(self._write, copies, asdict(state), _random_states())
+
+    def load(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+    ) -> State | None:
+        """Restore the newest whole checkpoint of the same job in place; None where there is none.
+
+        Those that are newer and of no use are removed, with a line for each.
+        """
+        for step in self._ranks.first(self._steps):
+            path = self._folder / f"step-{step}"
+            faults = self._ranks.every(self._fault(path, fingerprint))
+            if not any(faults):
+                return self._read(path, model, optimizer)
+            self._say(f"tuning: {path} is passed over: {next(filter(None, faults))}")
+            self._remove(path.name)
+        return None
+
+    def remove(self) -> None:
+        """Remove all of them, of a job that is finished; for rank 0 alone."""
+        for step in self._steps():
+            self._remove(f"step-{step}")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        """Steps of the checkpoints that were written to their end, newest first."""
+        ends = {
+            str(path.relative_to(self._folder)) for path in self._folder.glob(f"step-*/{STATE}")
+        }
+        if self._bucket:
+            keys = self._bucket.keys()
+            ends |= {key for key in keys if key.endswith(f"/{STATE}")}
+        return sorted((int(end.split("/")[0].split("-")[1]) for end in ends), reverse=True)
+
+    def _fault(self, path: Path, fingerprint: str) -> str | None:
+        """What is wrong with a checkpoint on this machine, which its first rank finds out."""
+        if self._ranks.local:
+            return None
+        if self._bucket and not (path / STATE).exists():
+            self._bucket.download_folder(path.name, path)
+        try:
+            kept = json.loads((path / STATE).read_text(encoding="utf-8"))
+            if any(sha256(path / name) != digest for name, digest in kept["files"].items()):
+                return "a file does not match its checksum"
+        except (OSError, ValueError) as error:
+            return f"it is not whole ({type(error).__name__})"
+        same = kept["state"]["fingerprint"] == fingerprint
+        return None if same else "it is of other settings, inputs or code"
+
+    def _read(self, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        dcp.load(
+            _tensors(model, optimizer),
+            storage_reader=HuggingFaceStorageReader(str(path)),
+            process_group=self._ranks.files,
+            no_dist=self._ranks.count == 1,
+        )
+        kept = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if self._ranks.rank < len(kept["random"]):  # else it is of fewer ranks
+            _restore_random_states(kept["random"][self._ranks.rank])
+        return State(**kept["state"])
+
+    def _write(
+        self, tensors: dict[str, torch.Tensor], state: dict[str, Any], random: dict[str, str]
+    ) -> None:
+        """What the thread does; the ranks' threads talk in a group of their own."""
+        ranks, name = self._ranks, f"step-{state['step']}"
+        path = self._folder / name
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        with disk_space(self._folder, needed):
+            if ranks.local == 0:
+                shutil.rmtree(path, ignore_errors=True)  # an earlier start was killed in it
+                path.mkdir(parents=True)
+            ranks.every(None, ranks.files)
+            writer = HuggingFaceStorageWriter(str(path), _files(tensors), save_distributed=True)
+            dcp.save(
+                tensors, storage_writer=writer, process_group=ranks.files, no_dist=ranks.count == 1
+            )
+            mine = path.glob(f"shard-{ranks.rank + 1:05d}-*")
+            parts = ranks.every(({file.name: sha256(file) for file in mine}, random), ranks.files)
+            end = {
+                "state": state,
+                "files": {file: digest for files, _ in parts for file, digest in files.items()},
+                "random": [random for _, random in parts],
+            }
+            if self._bucket and ranks.local == 0:
+                self._bucket.upload_folder(path, name)
+            ranks.every(None, ranks.files)
+            if ranks.local == 0:
+                write_text(path / STATE, json.dumps(end))
+        if self._bucket and ranks.rank == 0:
+            self._bucket.write_text(f"{name}/{STATE}", json.dumps(end))
+        if ranks.local == 0:
+            whole = [f"step-{step}" for step in self._steps()]
+            every = {*whole, *(found.name for found in self._folder.glob("step-*"))}
+            for old in every.difference(whole[: self._keep]):
+                self._remove(old)
+
+    def _remove(self, name: str) -> None:
+        if self._ranks.local == 0:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        if self._bucket and self._ranks.rank == 0:
+            self._bucket.remove_folder(name)
+
+
+def _tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What training changes, by name; the optimiser gets its moments first where it has none."""
     # Parameters only: tied weights and buffers are rebuilt by the model itself.
-    save_file(
-        {name: p.detach().contiguous() for name, p in model.named_parameters()},
-        beside / "model.safetensors",
-    )
-    moments = {
-        f"{index}/{name}": value
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-        if torch.is_tensor(value)
+    parameters = {
+        f"model.{name}": parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
-    save_file(moments, beside / "optimizer.safetensors")
-    (beside / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.rename(beside, final)
-    for old in folder.glob("step-*"):
-        if old != final:
-            shutil.rmtree(old)
+    flat = StateDictOptions(flatten_optimizer_state_dict=True)
+    moments = get_optimizer_state_dict(model, optimizer, options=flat)
+    tensors = {f"optimizer.{name}": value for name, value in moments.items()}
+    return parameters | {name: t for name, t in tensors.items() if isinstance(t, torch.Tensor)}
 
 
-def load_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> State | None:
-    """Restore the newest checkpoint of the same job in place; None where there is none."""
-    for path in sorted(
-        folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True
-    ):
-        state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        if state.fingerprint != fingerprint:
-            continue
-        weights = load_file(path / "model.safetensors")
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(path / "optimizer.safetensors").items():
-            index, name = key.split("/")
-            moments.setdefault(int(index), {})[name] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        return state
-    return None
+def _files(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """The number of the file that each tensor goes to."""
+    numbers, size = {}, 0
+    for name, tensor in tensors.items():
+        numbers[name] = 1 + size // FILE_BYTES
+        size += tensor.numel() * tensor.element_size()
+    return numbers
+
+
+def _random_states() -> dict[str, str]:
+    """The states of torch's generators on this rank, in hexadecimal."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {device: state.numpy().tobytes().hex() for device, state in states.items()}
+
+
+def _restore_random_states(states: dict[str, str]) -> None:
+    setters = {"cpu": torch.set_rng_state, "cuda": torch.cuda.set_rng_state}
+    for device, state in states.items():
+        setters[device](torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8))

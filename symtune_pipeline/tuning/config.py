@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from symtune_pipeline.catalog import Model
-from symtune_pipeline.experiment import Experiment, LossName
+from symtune_pipeline.experiment import Experiment, Lora, LossName, OptimizerName
 from symtune_pipeline.storage import content_hash
 
 
@@ -21,7 +21,7 @@ class JobConfig(BaseModel):
     blocks: Path
     output_folder: Path
     inputs: dict[str, str]
-    optimizer: Literal["adamw", "adafactor"]
+    optimizer: OptimizerName
     learning_rate: float
     warmup_steps: int
     block_tokens: int
@@ -30,12 +30,21 @@ class JobConfig(BaseModel):
     epochs: int
     loss: LossName
     precision: Literal["auto", "fp32", "bf16"]
-    checkpoint_seconds: int
+    held_out_blocks: int
+    lora: Lora | None
+    activation_checkpointing: bool
+    compile: bool
+    checkpoint_seconds: float
+    keep_checkpoints: int
+    checkpoint_url: str | None = None  # an s3:// prefix that keeps them too
     seed: int
 
     def fingerprint(self) -> str:
         """Equal for jobs that train the same model on the same blocks in the same way."""
-        paths_and_pace = {"model_folder", "blocks", "output_folder", "checkpoint_seconds"}
+        paths_and_pace = {
+            *("model_folder", "blocks", "output_folder"),
+            *("checkpoint_seconds", "keep_checkpoints", "checkpoint_url"),
+        }
         return content_hash(self.model_dump(mode="json", exclude=paths_and_pace))[:16]
 
 
@@ -47,6 +56,7 @@ def job_config(
     blocks: Path,
     output_folder: Path,
     inputs: dict[str, str],
+    checkpoint_url: str | None = None,
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
     chosen, defaults = experiment.tuning, model.tuning
@@ -55,7 +65,7 @@ def job_config(
         blocks=blocks,
         output_folder=output_folder,
         inputs=inputs,
-        optimizer=defaults.optimizer,
+        optimizer=chosen.optimizer or defaults.optimizer,
         learning_rate=chosen.learning_rate or defaults.learning_rate,
         warmup_steps=defaults.warmup_steps,
         block_tokens=chosen.block_tokens,
@@ -64,6 +74,12 @@ def job_config(
         epochs=chosen.epochs,
         loss=chosen.loss,
         precision=chosen.precision,
+        held_out_blocks=chosen.held_out_blocks,
+        lora=chosen.lora,
+        activation_checkpointing=chosen.activation_checkpointing,
+        compile=chosen.compile,
         checkpoint_seconds=chosen.checkpoint_seconds,
+        keep_checkpoints=chosen.keep_checkpoints,
+        checkpoint_url=checkpoint_url,
         seed=experiment.seed,
     )

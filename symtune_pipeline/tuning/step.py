@@ -63,7 +63,7 @@ class Block:
 def block_loss(
     model: PreTrainedModel, block: Block, precision: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy over the block's targets, in nats, and how many were predicted right."""
+    """Summed cross-entropy over the block's targets, in nats, and which were predicted right [N]."""
     device = model.device
     positions = torch.cat([torch.arange(length) for length in block.lengths])
     targets = block.targets.to(device)
@@ -80,4 +80,4 @@ def block_loss(
         ).logits[0, : len(targets)]
     labels = tokens[targets]
     loss = cross_entropy(logits_NV.float(), labels, reduction="sum")
-    return loss, (logits_NV.argmax(dim=-1) == labels).sum()
+    return loss, logits_NV.argmax(dim=-1) == labels

@@ -1,0 +1,25 @@
+"""The store on s3 as a Dagster resource."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from dagster_aws.s3 import S3Resource
+
+from resources.store import StoreResource
+from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.bucket_store import BucketStore
+from symtune_pipeline.storage import Store
+
+
+class BucketStoreResource(StoreResource):
+    """The artifacts lie under the s3:// prefix `url`, and `root` is their cache."""
+
+    url: str
+    s3: S3Resource
+
+    @cached_property
+    def store(self) -> Store:
+        """The store itself."""
+        return BucketStore(Path(self.root), Bucket(self.url, self.s3.get_client))

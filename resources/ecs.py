@@ -1,0 +1,51 @@
+"""The fine-tune job as a task on Amazon ECS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from resources.pipes import ENVIRONMENT, heard
+from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job_file import put_job
+
+
+def run_on_ecs(
+    context: dg.AssetExecutionContext,
+    config: JobConfig,
+    staging: str,
+    container: str,
+    task: Mapping[str, Any],
+) -> Path:
+    """Run `task`, parameters of ECS's RunTask, with the job in one of its containers.
+
+    The job's inputs, checkpoints and result go through `staging`, an s3:// prefix. The container's
+    image has this library installed, and its log driver is awslogs: there its lines are read.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+    from dagster_aws.pipes import PipesCloudWatchMessageReader, PipesECSClient
+
+    bucket = Bucket(f"{staging.rstrip('/')}/{config.fingerprint()}")
+    command = ["python", "-m", "symtune_pipeline.tuning", "--config", put_job(config, bucket)]
+    environment = [{"name": name, "value": value} for name, value in ENVIRONMENT.items()]
+    override = {"name": container, "command": command, "environment": environment}
+    reader = PipesCloudWatchMessageReader(client=boto3.client("logs"))
+    client = PipesECSClient(client=boto3.client("ecs"), message_reader=reader)
+    heard(
+        reader,
+        lambda: client.run(
+            context=context,
+            run_task_params={**task, "overrides": {"containerOverrides": [override]}},
+            pipes_container_name=container,
+        ),
+        (ClientError, BotoCoreError, RuntimeError),
+        "The fine-tune job on ECS",
+    )
+    bucket.download_folder("model", config.output_folder / "model")
+    bucket.remove_folder("")
+    return config.output_folder / "model"

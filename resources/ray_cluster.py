@@ -1,0 +1,41 @@
+"""The fine-tune job on a Ray cluster that already runs, as a Ray job."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+import symtune_pipeline
+from resources.pipes import ENVIRONMENT, heard, write_job
+from symtune_pipeline.tuning.config import JobConfig
+
+
+def run_on_cluster(
+    context: dg.AssetExecutionContext, config: JobConfig, address: str, options: Sequence[str]
+) -> Path:
+    """Run `on_ray` with `options` on the cluster whose dashboard is at `address`.
+
+    The cluster sees the job's folders under the same paths. It gets this library with the job, so
+    that both run the same code, and has its dependencies installed.
+    """
+    from dagster_ray.core.pipes import PipesRayJobClient, PipesRayJobMessageReader
+
+    program = ["python", "-m", "symtune_pipeline.tuning.on_ray"]
+    entrypoint = shlex.join([*program, "--config", str(write_job(config)), *options])
+    library = str(Path(symtune_pipeline.__file__).parent)
+    environment = {"py_modules": [library], "env_vars": dict(ENVIRONMENT)}
+    reader = PipesRayJobMessageReader()
+    client = PipesRayJobClient(address=address, message_reader=reader)
+    result = heard(
+        reader,
+        lambda: client.run(
+            context=context,
+            submit_job_params={"entrypoint": entrypoint, "runtime_env": environment},
+        ),
+        (RuntimeError, OSError),
+        f"The fine-tune job on the Ray cluster {address}",
+    )
+    return Path(result)

@@ -1,0 +1,82 @@
+"""The model card of a tuned model: what it was made from, how, and how to use it.
+
+It holds no times and no speeds: equal runs give equal cards, and so equal versions of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from symtune_pipeline.catalog import Model
+from symtune_pipeline.experiment import Experiment
+
+CARD = Path(__file__).with_name("model_card.md")
+DEPENDS_ON = {"seed", "data", "symbols", "mixture", "tuning"}  # evaluation does not change a model
+
+
+def model_card(
+    model: Model,
+    experiment: Experiment,
+    provenance: Mapping[str, Any],
+    versions: Mapping[str, str],
+    log: pl.DataFrame,
+) -> str:
+    """README.md of the model's folder.
+
+    `provenance` is the base model's, `versions` are those of the artifacts that the job read, and
+    `log` is the job's.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(
+        license=model.licence.lower(),  # the hub knows licences in lower case
+        base_model=model.instruct,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["symtune-pipeline", "symbol-tuning", "in-context-learning"],
+    )
+    settings = experiment.model_dump(
+        mode="json",
+        include=DEPENDS_ON,
+        exclude={"data": {"own": {"__all__": {"files"}}}},  # where they lie on this machine
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(CARD),
+        model=model,
+        experiment=experiment.name,
+        settings=yaml.safe_dump(settings, sort_keys=False),
+        source={k: v for k, v in provenance.items() if isinstance(v, str)},
+        files=provenance["sha256"],
+        versions=versions,
+        datasets=[entry for entry in experiment.datasets() if entry.role == "tuning"],
+        metrics=final_metrics(log),
+    )
+    return f"{card}\n"
+
+
+def final_metrics(log: pl.DataFrame) -> dict[str, float]:
+    """What a run has come to, by name; the same for equal runs."""
+    steps = log.filter(pl.col("step") > 0)
+    metrics: dict[str, float] = {
+        "steps": steps.height,
+        "tokens": steps["tokens"][-1],
+        "loss, mean of the last ten steps": _mean(steps, "loss"),
+        "accuracy, mean of the last ten steps": _mean(steps, "accuracy"),
+    }
+    held_out = log.drop_nulls("held_out_loss")
+    if held_out.height:
+        for name in ("loss", "accuracy"):
+            column = held_out[f"held_out_{name}"]
+            metrics[f"held-out {name} before"] = column[0]
+            metrics[f"held-out {name} after"] = column[-1]
+    return metrics
+
+
+def _mean(steps: pl.DataFrame, column: str) -> float:
+    return float(steps[column].tail(10).mean())  # type: ignore[arg-type]

@@ -1,0 +1,67 @@
+"""The file that describes a job: on this machine, or on s3 with the job's inputs beside it.
+
+On s3, for a machine that shares no folder with the launcher:
+
+    <url>/job.json    base/    blocks/    checkpoints/    model/ (the result)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.tuning.config import JobConfig
+
+NAME = "job.json"
+
+
+def put_job(config: JobConfig, bucket: Bucket) -> str:
+    """Copy a job and its inputs to a bucket; returns the address of its file."""
+    if bucket.read_text(NAME) is None:
+        bucket.upload_folder(config.model_folder, "base")
+        bucket.upload_folder(config.blocks.parent, "blocks")
+        there = {
+            "model_folder": Path("base"),
+            "blocks": Path("blocks", config.blocks.name),
+            "output_folder": Path("."),
+            "checkpoint_url": bucket.url("checkpoints"),
+        }
+        # Last: where the file is, everything that it names is.
+        bucket.write_text(NAME, config.model_copy(update=there).model_dump_json(indent=1))
+    return bucket.url(NAME)
+
+
+@contextmanager
+def opened_job(place: str) -> Iterator[JobConfig]:
+    """The job of a file. One on s3 runs in a temporary folder, and its result is put beside it.
+
+    Raises UserError where the file cannot be used.
+    """
+    if not place.startswith("s3://"):
+        yield _read(place, Path(place).parent)
+        return
+    bucket = Bucket(place.removesuffix(f"/{NAME}"))
+    with TemporaryDirectory(prefix="symtune-") as name:
+        folder = Path(name)
+        bucket.download_file(NAME, folder / NAME)
+        bucket.download_folder("base", folder / "base")
+        bucket.download_folder("blocks", folder / "blocks")
+        yield _read(str(folder / NAME), folder)
+        bucket.upload_folder(folder / "model", "model")
+
+
+def _read(place: str, folder: Path) -> JobConfig:
+    """The job of a file; relative paths in it are meant from `folder`."""
+    try:
+        config = JobConfig.model_validate_json(Path(place).read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Job file {place} cannot be used ({reason}); write it again.") from error
+    paths = ("model_folder", "blocks", "output_folder")
+    return config.model_copy(update={name: folder / getattr(config, name) for name in paths})

@@ -1,0 +1,82 @@
+"""How a job speaks with whoever launched it: through Dagster Pipes, or in plain lines.
+
+Knows Dagster only by its Pipes protocol, whose package is a single file without Dagster.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job_file import opened_job
+
+Say = Callable[[str], None]
+
+
+def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
+    """Do the work of a job file; returns the exit status: 2 after a user error, 130 when interrupted.
+
+    Dagster is told the lines as log messages, and at the end the folder of the result or the user
+    error's sentence. Where nobody listens, and for the other ranks under torchrun, they are printed.
+    """
+    from torch.distributed import get_node_local_rank
+
+    first = get_node_local_rank(fallback_rank=0) == 0
+    if not (first and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
+        return _run(place, work, _print, lambda message: _print(*message.values()))
+    with open_dagster_pipes() as pipes:
+        _end_with_launcher(pipes)
+        return _run(place, work, pipes.log.info, pipes.report_custom_message)
+
+
+def _run(
+    place: str,
+    work: Callable[[JobConfig, Say], Path],
+    say: Say,
+    report: Callable[[dict[str, str]], None],
+) -> int:
+    try:
+        with opened_job(place) as config:
+            result = work(config, say)
+        report({"result": str(result)})
+    except UserError as error:
+        report({"user_error": str(error)})
+        return 2
+    except KeyboardInterrupt:
+        say("Tuning was interrupted; starting it again goes on from the last checkpoint.")
+        return 130
+    return 0
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _end_with_launcher(pipes: PipesContext) -> None:
+    """A launcher on this machine names its process: when that is gone, killed even, so is the job."""
+    launcher = pipes.extras.get("launcher")
+    if launcher is None:
+        return
+
+    def watch() -> None:
+        while _alive(launcher):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

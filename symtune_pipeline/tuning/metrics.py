@@ -1,0 +1,114 @@
+"""The numbers of a step, as a row of the log: speed, memory, use of the hardware, progress.
+
+This module knows nothing about losses and optimisers. The graph reads its columns when it is
+loaded, so torch is imported inside.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# The columns of a log. Row 0 stands for the state before the first step and holds only what is
+# measured on the held-out blocks; the row of a step holds that where it was measured after it.
+LOG: dict[str, pl.DataType] = {
+    "step": pl.Int64(),
+    "loss": pl.Float64(),  # nats per target, before the step
+    "accuracy": pl.Float64(),  # of targets, which are tokens
+    "tokens": pl.Int64(),  # so far
+    "seconds": pl.Float64(),  # so far
+    "learning_rate": pl.Float64(),
+    "gradient_norm": pl.Float64(),  # before clipping
+    "tokens_per_second": pl.Float64(),
+    "targets_per_second": pl.Float64(),
+    "memory_gib": pl.Float64(),  # the most so far, of the first rank
+    "flop_utilisation": pl.Float64(),  # of the GPUs' peak in bf16; null where it is not known
+    "held_out_loss": pl.Float64(),
+    "held_out_accuracy": pl.Float64(),  # of symbols: right where each of its tokens is
+}
+
+Row = dict[str, float | None]
+
+# Dense bf16 FLOP/s by what is in a device's name (the vendor's data sheets); the first that fits.
+PEAK_FLOPS = {
+    "B200": 2_250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+}
+
+
+class Meter:
+    """Speed and memory of steps of one model on `ranks` devices like this one."""
+
+    def __init__(self, model: PreTrainedModel, ranks: int = 1) -> None:
+        from symtune_pipeline.tuning.trainable import decoder_layers
+
+        inner = [p for layer in decoder_layers(model) for p in layer.parameters()]
+        # What a token costs in multiply-adds, and the part of it whose weights are tuned.
+        self._inner = sum(p.numel() for p in inner)
+        self._tuned = sum(p.numel() for p in inner if p.requires_grad)
+        head = model.get_output_embeddings().weight
+        self._head, self._head_tuned = head.numel(), head.numel() * head.requires_grad
+        config = model.config
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        self._attention = config.num_hidden_layers * config.num_attention_heads * width
+        self._peak = peak_flops(_gpu_name(model.device))
+        self._ranks = ranks
+
+    def flops(self, lengths: Sequence[int], targets: int) -> float:
+        """Floating-point operations that a step on prompts of these lengths needs.
+
+        Two per weight and token forward and two for the inputs' gradients, two more for a tuned
+        weight's own: 6·N·tokens where all are tuned. The LM head counts at targets only, and causal
+        attention with the half of the scores that it keeps.
+        """
+        in_layers = sum(lengths) * (4 * self._inner + 2 * self._tuned)
+        in_head = targets * (4 * self._head + 2 * self._head_tuned)
+        in_attention = 6 * self._attention * sum(length**2 for length in lengths)
+        return float(in_layers + in_head + in_attention)
+
+    def row(self, lengths: Sequence[int], targets: int, seconds: float) -> Row:
+        """The columns of speed and memory for a step that took `seconds`."""
+        speed = self.flops(lengths, targets) / seconds
+        return {
+            "tokens_per_second": sum(lengths) / seconds,
+            "targets_per_second": targets / seconds,
+            "memory_gib": memory_bytes() / 2**30,
+            "flop_utilisation": speed / (self._peak * self._ranks) if self._peak else None,
+        }
+
+
+def memory_bytes() -> int:
+    """The most memory that this process has held: of the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_flops(name: str) -> float | None:
+    """A GPU's peak in dense bf16 by its name, in FLOP/s, or None where it is not known."""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+def _gpu_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

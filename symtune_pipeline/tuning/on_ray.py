@@ -1,0 +1,137 @@
+"""The job on a Ray cluster: `python -m symtune_pipeline.tuning.on_ray --config job.json --workers 2`.
+
+Each worker is a rank. Where one dies, all start again and go on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.launched import Say, run_launched
+
+if TYPE_CHECKING:
+    from ray.util.queue import Queue
+
+# Read when Ray is imported. The first keeps Ray on the loopback address, as it otherwise stays on
+# Windows and macOS only.
+LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def main() -> int:
+    """Run the job that the configuration describes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m symtune_pipeline.tuning.on_ray", description=__doc__
+    )
+    parser.add_argument("--config", required=True, help="the job's JSON file")
+    parser.add_argument("--local", action="store_true", help="start a cluster here, for the job")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cpus-per-worker", type=int, default=1)
+    parser.add_argument("--gpus-per-worker", type=int, default=0)
+    parser.add_argument("--max-failures", type=int, default=3, help="how often to start again")
+    options = parser.parse_args()
+    return run_launched(options.config, partial(tune_on_ray, options))
+
+
+def tune_on_ray(options: argparse.Namespace, config: JobConfig, say: Say) -> Path:
+    """Run the job on workers and pass their lines on; returns the folder of the result."""
+    if options.local:
+        os.environ.update(LOCAL)
+    import ray
+    from ray.util.queue import Queue
+
+    try:
+        _connect(options)
+        messages = Queue(actor_options={"num_cpus": 0})
+        Thread(target=_fit, args=(options, config, messages), daemon=True).start()
+        while True:
+            kind, text = messages.get()
+            if kind == "result":
+                return Path(text)
+            if kind == "error":
+                raise UserError(text)
+            say(text)
+    finally:
+        ray.shutdown()  # ends the workers, too
+
+
+def _connect(options: argparse.Namespace) -> None:
+    """Join the cluster that runs this program as a job, or start one that only this machine sees."""
+    import ray
+
+    if not options.local:
+        ray.init(address="auto")
+        return
+    try:
+        ray.init(
+            address="local",
+            num_cpus=options.workers * options.cpus_per_worker,
+            include_dashboard=False,
+        )
+    except Exception as error:  # a bare one where Ray's own processes take more than 30 seconds
+        raise UserError(
+            f"Ray does not start on this machine ({error}); start again when less runs on it, or"
+            " use another launcher."
+        ) from error
+    gpus = options.workers * options.gpus_per_worker
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if found < gpus:
+        raise UserError(
+            f"The launcher asks for {gpus} GPUs and this machine has {found}; lower workers or"
+            " gpus_per_worker in the launcher file."
+        )
+
+
+def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> None:
+    """Run the ranks; the last message is the result or an error."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        _rank,  # type: ignore[arg-type]
+        train_loop_config={"config": config.model_dump_json(), "messages": messages},
+        scaling_config=ScalingConfig(
+            num_workers=options.workers,
+            use_gpu=options.gpus_per_worker > 0,
+            resources_per_worker={"CPU": options.cpus_per_worker, "GPU": options.gpus_per_worker},
+        ),
+        run_config=RunConfig(
+            storage_path=str(config.output_folder / "ray"),
+            failure_config=FailureConfig(max_failures=options.max_failures),
+        ),
+    )
+    try:
+        messages.put(("result", trainer.fit().return_value))  # type: ignore[attr-defined]
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1].rstrip(".")
+        messages.put(
+            (
+                "error",
+                f"The workers of the fine-tune job failed more than {options.max_failures} times"
+                f" ({reason}); starting it again goes on from the last checkpoint.",
+            )
+        )
+
+
+def _rank(settings: dict[str, Any]) -> str:
+    """What a worker does; its return value is the result's folder."""
+    from symtune_pipeline.tuning.job import run_job
+
+    messages = settings["messages"]
+    config = JobConfig.model_validate_json(settings["config"])
+    try:
+        return str(run_job(config, lambda line: messages.put(("line", line))))
+    except UserError as error:  # ends the job at once: no number of attempts would help
+        messages.put(("error", str(error)))
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

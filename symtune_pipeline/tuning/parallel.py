@@ -1,0 +1,113 @@
+"""The processes that share a job, and what they tell each other.
+
+Started once, a job is one rank. Started by torchrun, or where torch.distributed is already set up
+(Ray Train), each process is a rank: it keeps a share of every parameter (FSDP2) and takes a share
+of every step's blocks. This module knows nothing about what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the job; all methods but `share_of` are for all ranks at once."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0  # among those on this machine
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # For what is said between steps and, from another thread, for checkpoints.
+    talk: dist.ProcessGroup | None = None
+    files: dist.ProcessGroup | None = None
+
+    def shard(self, model: PreTrainedModel) -> None:
+        """Leave on this rank its share of every parameter; gradients will be summed over ranks."""
+        if self.count == 1:
+            return
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        layers = [m for m in model.modules() if type(m).__name__ in model._no_split_modules]
+        for module in (*layers, model):
+            sharded = fully_shard(module, mesh=mesh)
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+
+    def share_of(self, blocks: int) -> range:
+        """This rank's block numbers; each rank has equally many, so some are beyond the last."""
+        return range(self.rank, -(-blocks // self.count) * self.count, self.count)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` summed over the ranks, in place."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, a small value."""
+        said = [make()] if self.rank == 0 else [None]
+        if self.count > 1:
+            dist.broadcast_object_list(said, group=self.talk)
+        return said[0]  # type: ignore[return-value]
+
+    def every(self, value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+        """What each rank says, small values; it comes after everything that they did before."""
+        said = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(said, value, group=group or self.talk)
+        return said
+
+    def whole_weights(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """All weights of the model by name; where there are several ranks, on rank 0 only."""
+        if self.count == 1:
+            return dict(model.state_dict())
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_model_state_dict(model, options=options)  # type: ignore[return-value]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def ranks() -> Iterator[Ranks]:
+    """This process's place among those that were started together."""
+    cuda = torch.cuda.is_available()
+    started = dist.is_torchelastic_launched() and not dist.is_initialized()
+    if not (started or dist.is_initialized()):
+        yield Ranks(device=torch.device("cuda" if cuda else "cpu"))
+        return
+    local = dist.get_node_local_rank()
+    if cuda:
+        torch.cuda.set_device(local)
+    if started:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    yield Ranks(
+        dist.get_rank(),
+        dist.get_world_size(),
+        local,
+        torch.device("cuda", local) if cuda else torch.device("cpu"),
+        dist.new_group(backend="gloo"),
+        dist.new_group(backend="gloo"),
+    )
+    if started:  # after an error the process ends, and others may not answer any more
+        dist.destroy_process_group()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of which each rank may hold a part; a call for all ranks at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

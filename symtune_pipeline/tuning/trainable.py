@@ -1,0 +1,83 @@
+"""The model as the job tunes it: all of its weights, or LoRA adapters beside frozen ones.
+
+This module knows nothing about steps, ranks or checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from symtune_pipeline.attention import attending_again, load_model
+from symtune_pipeline.experiment import Lora
+from symtune_pipeline.tuning.config import JobConfig
+
+if TYPE_CHECKING:
+    from peft import LoraModel
+    from transformers import PreTrainedModel
+
+
+def load_trainable(
+    config: JobConfig, precision: str, device: str, *, alone: bool = True
+) -> PreTrainedModel:
+    """The model in training mode; parameters that are tuned are float32 and require gradients."""
+    # Only weights that are tuned need a float32 master copy, as their steps are small; but the
+    # parameters of a layer that ranks share must be of one kind.
+    halved = config.lora is not None and precision == "bf16" and alone
+    model = load_model(config.model_folder, torch.bfloat16 if halved else torch.float32, device)
+    if config.lora:
+        add_adapters(model, config.lora)
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={
+                "use_reentrant": False,
+                "context_fn": attending_again,
+            }
+        )
+    if config.compile:
+        for layer in decoder_layers(model):
+            layer.compile()
+    model.train()
+    return model
+
+
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The repeated layers of a transformers model, in order."""
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that tuning changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
+    """Put float32 adapters into the model and freeze everything else."""
+    from peft import LoraConfig, LoraModel
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+    )
+    adapted = LoraModel(model, settings, "default")
+    cast_adapter_dtype(model, "default")
+    return adapted
+
+
+def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """An ordinary model in float32 on the CPU from the tuned weights by name; adapters are merged.
+
+    The base is read again, because in bf16 what adapters add would be rounded away.
+    """
+    model = load_model(config.model_folder, torch.float32, "cpu")
+    adapted = add_adapters(model, config.lora) if config.lora else None
+    with torch.no_grad():
+        for name, parameter in trained(model).items():
+            parameter.copy_(weights[name])
+    return adapted.merge_and_unload() if adapted else model  # type: ignore[return-value]

@@ -1,0 +1,133 @@
+"""One job by every launcher: several ranks, real Ray clusters, and what becomes of their dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import pytest
+from launching import Launched, descendants, launch, until
+from models import tiny_job
+
+from resources.launcher import Launcher, RayLauncher, TorchrunLauncher
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import run_job
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of the job in one process."""
+    result = run_job(tiny_job(tmp_path_factory.mktemp("alone")), print)
+    return Launched(result, None, []).losses()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Ray cluster on this machine: its address and the process of its head."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2"]
+    local = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    ports = [f"--dashboard-port={port}", f"--port={free_port()}", "--ray-client-server-port=0"]
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("PYTHONPATH", None)  # the library comes with the job
+    head = subprocess.Popen([*command, *local, *ports], env=environment, cwd=tmp_path)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: answers(f"{address}/api/version"))
+        yield address, head
+    finally:
+        for process in [head.pid, *descendants(head.pid)]:
+            kill(process)
+        head.wait()
+
+
+@pytest.mark.parametrize("launcher", [TorchrunLauncher(processes=2), RayLauncher(workers=2)])
+def test_two_ranks_have_the_losses_of_one(
+    launcher: Launcher, alone: list[float], tmp_path: Path
+) -> None:
+    ended = launch(launcher, tiny_job(tmp_path))
+    assert ended.losses() == pytest.approx(alone, abs=1e-4)
+    assert [line for line in ended.lines if line.startswith("tuning: 100% of ")]
+
+
+@pytest.mark.parametrize("launcher", [TorchrunLauncher(processes=3), RayLauncher(workers=3)])
+def test_more_ranks_than_blocks_in_a_step_are_one_sentence(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    error = launch(launcher, tiny_job(tmp_path)).error
+    assert error and error.startswith("3 processes were started for steps of 2 blocks")
+
+
+def test_a_dead_worker_is_replaced_and_the_job_goes_on(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path, epochs=30)
+    killed = kill_when_at_work(config, lambda: descendants(os.getpid(), "RayTrainWorker")[:1])
+    ended = launch(RayLauncher(workers=2), config)
+    assert killed
+    assert len(ended.losses()) == 300
+    assert [line for line in ended.lines if line.startswith("tuning: going on from step ")]
+
+
+def test_a_running_cluster_gets_the_job_and_may_be_lost(
+    cluster: tuple[str, subprocess.Popen[bytes]], alone: list[float], tmp_path: Path
+) -> None:
+    address, head = cluster
+    launcher = RayLauncher(address=address, workers=2)
+    ended = launch(launcher, tiny_job(tmp_path / "first"))
+    assert ended.losses() == pytest.approx(alone, abs=1e-4)
+
+    config = tiny_job(tmp_path / "second", epochs=500)
+    killed = kill_when_at_work(config, lambda: [head.pid, *descendants(head.pid)])
+    lost = launch(launcher, config).error
+    assert killed
+    assert lost and address in lost and "goes on from the last checkpoint" in lost
+
+    dead = launch(launcher, tiny_job(tmp_path / "third")).error
+    assert dead and address in dead and "\n" not in dead
+
+
+def kill_when_at_work(config: JobConfig, processes: Callable[[], list[int]]) -> list[int]:
+    """Kill processes, in a thread, when the job has written a checkpoint; the list is filled then."""
+    killed: list[int] = []
+
+    def run() -> None:
+        until(lambda: any((config.output_folder / "checkpoints").glob("step-*")))
+        killed.extend(processes())
+        for process in killed:
+            kill(process)
+
+    Thread(target=run).start()
+    return killed
+
+
+def kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except HTTPError:  # it asks for the cluster's token
+        return True
+    except (URLError, OSError):
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
