@@ -37,7 +37,7 @@ mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or
 test: setup  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-bench-data bench-scoring bench-losses: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
+bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
 
@@ -47,7 +47,7 @@ lint: setup  ## ruff and the type checker
 	$(BIN)/mypy
 
 constraints:  ## resolve the pinned versions anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --no-header --no-annotate --quiet \
+	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --extra deploy --no-header --no-annotate --quiet \
 	  --upgrade pyproject.toml --output-file constraints.txt
 
 clean:  ## remove what runs have made, but no package

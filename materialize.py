@@ -67,8 +67,8 @@ def run(partition: str | None, select: str | None) -> int:
         print(f"error: {event.step_key}: {told}", file=sys.stderr)
     broken = [check for check in result.get_asset_check_evaluations() if not check.passed]
     for check in broken:
-        print(f"error: {check.description}", file=sys.stderr)
-    if failed or broken:
+        print(f"{check.severity.value.lower()}: {check.description}", file=sys.stderr)
+    if failed or any(check.severity == dg.AssetCheckSeverity.ERROR for check in broken):
         return 1
     if not select:
         show()
@@ -98,15 +98,10 @@ def selection(text: str) -> list[dg.AssetKey]:
 
 def show() -> None:
     """The table that a run ends with."""
-    from rich.console import Console
-
     from definitions import defs
-    from symtune_pipeline.report.tables import terminal_table
+    from symtune_pipeline.look import print_report
 
-    store = defs.resources["store"].store  # type: ignore[index]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(terminal_table(store.read_table("mart_summary")))
-    console.print(f"Report: {store.folder('eval_report') / 'index.html'}", soft_wrap=True)
+    print_report(defs.resources["store"].store)  # type: ignore[index]
 
 
 if __name__ == "__main__":

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import dagster as dg
 
+from resources.store import StoreResource
 from symtune_pipeline import catalog
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.schemas import misfit
+from symtune_pipeline.storage import TABLE
 
 MODELS = dg.StaticPartitionsDefinition(list(catalog.models()))
 LIBRARY = Path(catalog.__file__).parent.parent
+# Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
+GPU = "gpu"
 
 
 def code_version(experiment: Experiment, sections: tuple[str, ...], *files: str) -> str:
@@ -27,8 +32,36 @@ def code_version(experiment: Experiment, sections: tuple[str, ...], *files: str)
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Fail the step with a user error's sentence, without retries and without a traceback of ours."""
+    """Fail the step with a user error's sentence and without a traceback of ours.
+
+    It is tried again only where that may help, and where the asset has a policy for it.
+    """
     try:
         yield
     except UserError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+        raise dg.Failure(str(error), allow_retries=isinstance(error, JobLost)) from None
+
+
+def schema_check(asset: str) -> dg.AssetCheckSpec:
+    """The check that an asset's table has the columns that its schema declares."""
+    return dg.AssetCheckSpec(
+        "schema",
+        asset=asset,
+        blocking=True,
+        description="The columns are those of symtune_pipeline/schemas.py. The values were held"
+        " against it before they were written: a breach fails the step.",
+    )
+
+
+def schema_result(
+    store: StoreResource, asset: str, schema: str, partition: str | None = None
+) -> dg.AssetCheckResult:
+    """The result of `schema_check` for the table that the store holds."""
+    manifest = store.store.manifest(asset, partition)
+    found = misfit(store.store.location(asset, partition, manifest) / TABLE, schema)
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="schema",
+        passed=found is None,
+        description=found or f"The table fits the schema '{schema}'.",
+    )

@@ -6,8 +6,10 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.common import MODELS, code_version, user_errors
+from assets.common import GPU, MODELS, code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
+from symtune_pipeline.evaluation.checks import below_chance, not_answered_once
 from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
     ALGORITHMIC,
@@ -23,11 +25,18 @@ from symtune_pipeline.schemas import checked
 from symtune_pipeline.storage import TABLE, content_hash, sha256
 
 GROUP = "evaluation"
-MODEL_ASSETS = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+NOT_BELOW_CHANCE = dg.AssetCheckSpec(
+    "accuracy_not_below_chance",
+    asset="eval_icl",
+    description="No model is worse than guessing in a setting, beyond what few queries explain.",
+)
 
 
 def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The assets `eval`, `eval_icl`, `eval_flipped` and `eval_algorithmic`."""
+    model_assets = {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+    if experiment.evaluation.pretrained:
+        model_assets = {"pretrained": "pretrained_model"} | model_assets
 
     @dg.asset(
         name="eval",
@@ -72,11 +81,17 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             files = published_files(config.published) if config.published else []
             return store.make(context, build, sources=[sha256(path) for path in files])
 
+    def variants(partition: str) -> list[str]:
+        """The variants of a model that are asked."""
+        no_parent = catalog.model(partition).pretrained is None
+        return [name for name in model_assets if not (name == "pretrained" and no_parent)]
+
     def predictions(
         name: str, description: str, benchmarks: list[str], *files: str
     ) -> dg.AssetsDefinition:
-        """An asset with the predictions of the untuned and the tuned model on some benchmarks."""
+        """An asset with the predictions of every variant of a model on some benchmarks."""
         algorithmic = "icl" not in benchmarks and "flipped" not in benchmarks
+        schema = "algorithmic_predictions" if algorithmic else "classification_predictions"
         version = code_version(
             experiment,
             (),
@@ -90,11 +105,23 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         @dg.asset(
             name=name,
             description=description,
-            deps=["eval", "int_evaluation_examples", *MODEL_ASSETS.values()],
+            deps=["eval", "int_evaluation_examples", *model_assets.values()],
             partitions_def=MODELS,
             group_name=GROUP,
             kinds={"pytorch", "parquet"},
             code_version=version,
+            pool=GPU,
+            check_specs=[
+                schema_check(name),
+                dg.AssetCheckSpec(
+                    "all_predictions_present",
+                    asset=name,
+                    description="Every query is answered once by every model.",
+                    blocking=True,
+                ),
+                # Flipped labels pull a model below chance that follows what it knows.
+                *([NOT_BELOW_CHANCE] if "icl" in benchmarks else []),
+            ],
         )
         def predicted(
             context: dg.AssetExecutionContext, store: StoreResource
@@ -104,22 +131,26 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             partition = context.partition_key
 
             def predict(variant: str, suite: pl.DataFrame) -> pl.DataFrame:
-                folder = store.store.folder(MODEL_ASSETS[variant], partition)
+                folder = store.store.folder(model_assets[variant], partition)
                 progress = Progress(f"{variant} model", len(suite), "queries", context.log.info)
                 if algorithmic:
                     return generate(folder, suite, progress)
                 examples = store.store.read_table("int_evaluation_examples").sort("example")
                 return classify(folder, suite, examples["input"].to_list(), progress)
 
+            file = ALGORITHMIC if algorithmic else CLASSIFICATION
+
+            def asked_of_models() -> pl.DataFrame:
+                suite = store.store.read_table("eval", name=file)
+                return suite.filter(pl.col("benchmark").is_in(benchmarks))
+
             def build(folder: Path) -> Metadata:
-                file = ALGORITHMIC if algorithmic else CLASSIFICATION
-                suite = store.store.read_table("eval", name=file).filter(
-                    pl.col("benchmark").is_in(benchmarks)
-                )
+                suite = asked_of_models()
                 versions = store.inputs(context, context.asset_key)
                 asked = [version, versions["eval"], versions["int_evaluation_examples"]]
                 tables = []
-                for variant, asset in MODEL_ASSETS.items():
+                for variant in variants(partition):
+                    asset = model_assets[variant]
                     # Kept per model, so that no model is ever asked the same twice, also after an
                     # interrupted run.
                     table = store.store.table_once(
@@ -132,7 +163,6 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                         table.with_columns(partition=pl.lit(partition), model=pl.lit(variant))
                     )
                 table = pl.concat(tables)
-                schema = "algorithmic_predictions" if algorithmic else "classification_predictions"
                 checked(table, schema).write_parquet(folder / TABLE)
                 if not algorithmic:
                     shortened = int((table["dropped"] > 0).sum())
@@ -145,7 +175,29 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 return {"accuracy": dg.MetadataValue.json(dict(right.iter_rows()))}
 
             with user_errors():
-                return store.make(context, build)
+                result = store.make(context, build)
+                table = store.store.read_table(name, partition)
+                wrong = not_answered_once(asked_of_models(), table, variants(partition))
+            checks = [
+                schema_result(store, name, schema, partition),
+                dg.AssetCheckResult(
+                    check_name="all_predictions_present",
+                    passed=wrong == 0,
+                    description=f"Queries that a model answered never or twice: {wrong or 'none'}.",
+                    metadata={"queries": wrong},
+                ),
+            ]
+            if "icl" in benchmarks:
+                low = below_chance(table)
+                checks.append(
+                    dg.AssetCheckResult(
+                        check_name=NOT_BELOW_CHANCE.name,
+                        passed=not low,
+                        severity=dg.AssetCheckSeverity.WARN,
+                        description="; ".join(low) or "No setting is below chance.",
+                    )
+                )
+            return result._replace(check_results=checks)
 
         return predicted
 

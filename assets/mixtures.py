@@ -6,8 +6,9 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.common import MODELS, code_version, user_errors
+from assets.common import MODELS, code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.mixture import mixture_chunks, short_prompts
 from symtune_pipeline.packing import packed_blocks
@@ -38,6 +39,7 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         code_version=code_version(
             experiment, ("data", "mixture"), "mixture.py", "symbols.py", "catalog/formats.yaml"
         ),
+        check_specs=[schema_check("tuning_mixture")],
     )
     def tuning_mixture(
         context: dg.AssetExecutionContext, store: StoreResource
@@ -68,7 +70,8 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             }
 
         with user_errors():
-            return store.make(context, build)
+            result = store.make(context, build)
+        return result._replace(check_results=[schema_result(store, "tuning_mixture", "mixture")])
 
     @dg.asset(
         description="The tuning mixture as token blocks for this model's tokenizer.",
@@ -90,12 +93,13 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             "catalog/formats.yaml",
         ),
         check_specs=[
+            schema_check("packed_mixture"),
             dg.AssetCheckSpec(
                 "symbols_disjoint_in_tokens",
                 asset="packed_mixture",
                 description="No evaluation symbol has the token ids of a tuning symbol.",
                 blocking=True,
-            )
+            ),
         ],
     )
     def packed_mixture(
@@ -111,7 +115,7 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             )
             prompts = store.store.manifest("tuning_mixture").rows[TABLE]
             progress = Progress("packing", prompts, "prompts", context.log.info)
-            size = experiment.tuning.block_tokens
+            size = experiment.tuning.block_tokens_for(catalog.model(context.partition_key))
             blocks = packed_blocks(
                 read_frames(mixture), examples["input"], instructions, tokenizer, size, progress
             )
@@ -133,12 +137,14 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             folder = store.store.folder("packed_mixture", context.partition_key)
         shared = json.loads((folder / SHARED_SYMBOLS).read_text(encoding="utf-8"))
         found = f"{len(shared):,}, such as {shared[0]!r}" if shared else "none"
-        check = dg.AssetCheckResult(
+        disjoint = dg.AssetCheckResult(
+            check_name="symbols_disjoint_in_tokens",
             passed=not shared,
             description=f"Evaluation symbols with the token ids of a tuning symbol: {found};"
             " a model whose tokenizer merges any must be left out.",
             metadata={"evaluation symbols": len(shared)},
         )
-        return result._replace(check_results=[check])
+        schema = schema_result(store, "packed_mixture", "packed_mixture", context.partition_key)
+        return result._replace(check_results=[schema, disjoint])
 
     return [tuning_mixture, packed_mixture]

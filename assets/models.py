@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.common import MODELS, code_version, user_errors
+from assets.common import GPU, MODELS, code_version, user_errors
 from resources.launcher import Launcher
 from resources.store import Metadata, StoreResource
 from resources.tracker import WandbTracker
@@ -19,13 +19,13 @@ from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import job_config
 from symtune_pipeline.tuning.curves import curves
 from symtune_pipeline.tuning.metrics import LOG
-from symtune_pipeline.weights import prepare_base_model
+from symtune_pipeline.weights import prepare_base_model, prepare_pretrained_model
 
 GROUP = "model"
 
 
 def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
-    """The assets `base_model` and `symbol_tuned_model`."""
+    """The assets `base_model` and `symbol_tuned_model`, and `pretrained_model` where it is asked."""
 
     @dg.asset(
         description="The instruction-tuned model before tuning: safetensors, tokenizer, provenance.",
@@ -38,6 +38,27 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         def build(folder: Path) -> Metadata:
             model = catalog.model(context.partition_key)
             provenance = prepare_base_model(model, folder, context.log.info)
+            return {"provenance": dg.MetadataValue.json(provenance)}
+
+        with user_errors():
+            return store.make(context, build)
+
+    @dg.asset(
+        description="The model's pretrained-only parent; empty where the catalogue has none.",
+        partitions_def=MODELS,
+        group_name=GROUP,
+        kinds={"huggingface"},
+        code_version=code_version(experiment, (), "weights.py", "catalog/models.yaml"),
+    )
+    def pretrained_model(
+        context: dg.AssetExecutionContext, store: StoreResource
+    ) -> dg.MaterializeResult:
+        def build(folder: Path) -> Metadata:
+            model = catalog.model(context.partition_key)
+            if model.pretrained is None:
+                context.log.warning(f"The catalogue names no pretrained parent of '{model.key}'.")
+                return {}
+            provenance = prepare_pretrained_model(model, folder)
             return {"provenance": dg.MetadataValue.json(provenance)}
 
         with user_errors():
@@ -59,6 +80,17 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         kinds={"pytorch", "huggingface"},
         code_version=code_version(experiment, ("tuning",), "catalog/models.yaml", *files),
+        pool=GPU,
+        # A lost job goes on from its last checkpoint; nothing else is tried again.
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "finite_loss",
+                asset="symbol_tuned_model",
+                description="The loss of every step is a finite number.",
+                blocking=True,
+            )
+        ],
     )
     def symbol_tuned_model(
         context: dg.AssetExecutionContext,
@@ -117,6 +149,15 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             made = store.make(context, build)
         # Only now: a run killed before finds the finished job's result and need not tune again.
         shutil.rmtree(store.work_folder("symbol_tuned_model", partition), ignore_errors=True)
-        return made
+        log = store.store.read_table("tuning_log", partition)
+        broken = log.filter(~pl.col("loss").is_finite())["step"].to_list()
+        finite = dg.AssetCheckResult(
+            check_name="finite_loss",
+            passed=not broken,
+            description=f"Steps of {log.height:,} whose loss is no finite number: {broken[:5] or 'none'}.",
+            metadata={"steps": len(broken)},
+        )
+        return made._replace(check_results=[finite])
 
-    return [base_model, symbol_tuned_model]
+    parent = [pretrained_model] if experiment.evaluation.pretrained else []
+    return [base_model, *parent, symbol_tuned_model]

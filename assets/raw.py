@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.common import code_version, user_errors
+from assets.common import code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
 from symtune_pipeline import catalog
 from symtune_pipeline.catalog import Dataset
@@ -48,6 +48,7 @@ def raw_assets(experiment: Experiment) -> dg.AssetsDefinition:
             )
             for key, entry in datasets.items()
         ],
+        check_specs=[schema_check(key) for key in datasets],
     )
     def raw(
         context: dg.AssetExecutionContext, store: StoreResource
@@ -77,20 +78,23 @@ def raw_assets(experiment: Experiment) -> dg.AssetsDefinition:
                 except MissingData as error:
                     missing[dataset.key] = error
                     continue
-            yield result
+            yield _with_check(result, store, key)
         if missing:
             with user_errors():
                 context.log.warning(_left_out(missing, len(chosen), experiment))
         for name in missing:
             # Its sources differ from those of a set that was had, so that the next run tries again.
-            yield store.make(
-                context,
-                _leave_out,
-                key=dg.AssetKey(raw_key(catalog.dataset(name))),
-                sources="left out",
-            )
+            key = raw_key(catalog.dataset(name))
+            result = store.make(context, _leave_out, key=dg.AssetKey(key), sources="left out")
+            yield _with_check(result, store, key)
 
     return raw
+
+
+def _with_check(
+    result: dg.MaterializeResult, store: StoreResource, key: str
+) -> dg.MaterializeResult:
+    return result._replace(check_results=[schema_result(store, key, "raw_examples")])
 
 
 def _left_out(missing: dict[str, MissingData], chosen: int, experiment: Experiment) -> str:

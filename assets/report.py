@@ -1,5 +1,6 @@
 """The report: one self-contained page, PNGs and summary.json."""
 
+import base64
 import importlib.metadata
 import json
 from pathlib import Path
@@ -8,10 +9,13 @@ import dagster as dg
 
 from assets.common import code_version, user_errors
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
+from symtune_pipeline.catalog import Dataset
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.report.page import write_report
 
-MARTS = ("summary", "icl", "flipped", "algorithmic")
+MARTS = ("summary", "icl", "flipped", "algorithmic", "scaling")
+MADE = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 
 
@@ -20,7 +24,12 @@ def report_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         description="The evaluation as one page to open in a browser, PNGs, and summary.json.",
-        deps=[*(f"mart_{name}" for name in MARTS), "base_model", "symbol_tuned_model"],
+        deps=[
+            *(f"mart_{name}" for name in MARTS),
+            *MADE,
+            *("base_model", "symbol_tuned_model"),
+            *(["pretrained_model"] if experiment.evaluation.pretrained else []),
+        ],
         group_name="report",
         kinds={"html"},
         code_version=code_version(
@@ -44,13 +53,24 @@ def report_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
         with user_errors():
             result = store.make(context, build)
-        version = store.store.manifest("eval_report").version
-        page = f"{store.store.place('eval_report')}/{version}/index.html"
-        return result._replace(
-            metadata={**(result.metadata or {}), "page": dg.MetadataValue.path(page)}
-        )
+            version = store.store.manifest("eval_report").version
+            page = f"{store.store.place('eval_report')}/{version}/index.html"
+            charts = _accuracy_charts(store.store.folder("eval_report"))
+        shown = {"page": dg.MetadataValue.path(page), **charts}
+        return result._replace(metadata={**(result.metadata or {}), **shown})
 
     return [eval_report]
+
+
+def _accuracy_charts(folder: Path) -> Metadata:
+    """The charts of accuracy by setting; Dagster shows an image as Markdown with its bytes."""
+    images = {path.stem: path.read_bytes() for path in sorted(folder.glob("settings*.png"))}
+    return {
+        name: dg.MetadataValue.md(
+            f"![Accuracy by setting](data:image/png;base64,{base64.b64encode(image).decode()})"
+        )
+        for name, image in images.items()
+    }
 
 
 def _provenance(
@@ -59,15 +79,32 @@ def _provenance(
     """What made the numbers; no time, so that the same run gives the same page."""
     models = {}
     for partition in partitions:
-        base = store.store.folder("base_model", partition)
-        settings = store.store.folder("tuning_log", partition) / "settings.json"
         models[partition] = {
-            "base model": json.loads((base / "provenance.json").read_text(encoding="utf-8")),
-            "tuning": json.loads(settings.read_text(encoding="utf-8")),
+            "base model": _read(store, "base_model", partition, "provenance.json"),
+            "tuning": _read(store, "tuning_log", partition, "settings.json"),
             "tuned model version": store.store.manifest("symbol_tuned_model", partition).version,
         }
+        if experiment.evaluation.pretrained and catalog.model(partition).pretrained:
+            parent = _read(store, "pretrained_model", partition, "provenance.json")
+            models[partition]["pretrained model"] = parent
     return {
         "experiment": experiment.model_dump(mode="json"),
+        "datasets": {entry.key: _origin(entry) for entry in experiment.datasets()},
+        "data versions": {name: store.store.manifest(name).version for name in MADE},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "models": models,
     }
+
+
+def _read(store: StoreResource, key: str, partition: str, name: str) -> dict[str, object]:
+    text = (store.store.folder(key, partition) / name).read_text(encoding="utf-8")
+    values: dict[str, object] = json.loads(text)
+    return values
+
+
+def _origin(dataset: Dataset) -> str:
+    """Where a dataset is from and under which licence, in a line."""
+    place = "own files" if dataset.files else "generated"
+    if dataset.hub:
+        place = f"{dataset.hub.repository} at {dataset.hub.revision or 'its newest revision'}"
+    return f"{place}; {dataset.licence}"

@@ -9,6 +9,7 @@ import polars as pl
 from assets.common import code_version, user_errors
 from assets.raw import raw_key
 from resources.store import Metadata, StoreResource
+from symtune_pipeline import catalog
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.storage import TABLE
 from symtune_pipeline.warehouse import (
@@ -22,6 +23,9 @@ from symtune_pipeline.warehouse import (
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "marts"}
 BLOCKING = "int_contamination"
+SCREEN = 40  # rows
+# What SQL reads of the catalogue: the file behind each table.
+CATALOG = {"catalog_datasets": "catalog/datasets.yaml", "catalog_models": "catalog/models.yaml"}
 
 
 def sql_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -30,9 +34,12 @@ def sql_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
 
 def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
-    files = ("warehouse.py", "statistics.py", "catalog/datasets.yaml")
     version = code_version(
-        experiment, ("data",), *files, f"../dbt_like_sql/{model.path.relative_to(MODELS_FOLDER)}"
+        experiment,
+        ("data",),
+        *("warehouse.py", "statistics.py"),
+        *(CATALOG[name] for name in model.depends_on if name in CATALOG),
+        f"../dbt_like_sql/{model.path.relative_to(MODELS_FOLDER)}",
     )
 
     @dg.asset(
@@ -42,6 +49,13 @@ def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
         group_name=GROUPS[model.layer],
         kinds={"duckdb", "sql"},
         code_version=version,
+        metadata={
+            "dagster/code_references": dg.CodeReferencesMetadataValue(
+                code_references=[
+                    dg.LocalFileCodeReference(file_path=str(model.path), line_number=1, label="SQL")
+                ]
+            )
+        },
         check_specs=[
             dg.AssetCheckSpec(str(claim), asset=model.name, blocking=model.name == BLOCKING)
             for claim in model.tests
@@ -87,7 +101,7 @@ def _asset_keys(table: str, experiment: Experiment) -> list[str]:
     """The assets behind a table that the SQL names; the catalogue is none."""
     if table == "raw_examples":
         return [raw_key(entry) for entry in experiment.datasets()]
-    return [] if table == "catalog_datasets" else [table]
+    return [] if table in CATALOG else [table]
 
 
 def _lineage(model: Model, experiment: Experiment) -> dg.TableColumnLineage:
@@ -104,16 +118,18 @@ def _lineage(model: Model, experiment: Experiment) -> dg.TableColumnLineage:
 
 
 def _preview(path: Path) -> str:
-    """The first rows of a table in Markdown."""
+    """The first five rows of a table in Markdown; all of those that fit a screen."""
     with pl.Config(
         tbl_formatting="MARKDOWN",
         tbl_hide_dataframe_shape=True,
         tbl_hide_column_data_types=True,
         tbl_cols=-1,
+        tbl_rows=-1,
         tbl_width_chars=10_000,
         fmt_str_lengths=100,
     ):
-        rows = pl.scan_parquet(path).head(5).collect()
+        rows = pl.scan_parquet(path).head(SCREEN + 1).collect()
+        rows = rows.head(5) if len(rows) > SCREEN else rows
         return str(rows.with_columns(pl.col(pl.String).str.replace_all("|", r"\|", literal=True)))
 
 
@@ -125,6 +141,8 @@ def _tables(
     for name in model.depends_on:
         if name == "catalog_datasets":
             tables[name] = catalog_table(experiment)
+        elif name == "catalog_models":
+            tables[name] = model_table()
         elif name == "raw_examples":
             tables[name] = [store.store.folder(raw_key(e)) / TABLE for e in experiment.datasets()]
         else:
@@ -145,5 +163,15 @@ def catalog_table(experiment: Experiment) -> pl.DataFrame:
                 "instruction": entry.instruction,
             }
             for entry in experiment.datasets()
+        ]
+    )
+
+
+def model_table() -> pl.DataFrame:
+    """The models of the catalogue as the SQL sees them."""
+    return pl.DataFrame(
+        [
+            {"partition": model.key, "parameters": model.parameters}
+            for model in catalog.models().values()
         ]
     )

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.common import code_version, user_errors
+from assets.common import code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.schemas import checked
 from symtune_pipeline.storage import TABLE
+from symtune_pipeline.symbols import in_both_splits
 from symtune_pipeline.symbols import symbol_pool as make_pool
 
 
@@ -25,6 +26,15 @@ def symbol_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             ("data", "symbols"),
             *("symbols.py", "catalog/datasets.yaml", "sources/generated_sets.yaml"),
         ),
+        check_specs=[
+            schema_check("symbol_pool"),
+            dg.AssetCheckSpec(
+                "symbols_disjoint",
+                asset="symbol_pool",
+                description="No symbol is for tuning and for evaluation, whatever its case.",
+                blocking=True,
+            ),
+        ],
     )
     def symbol_pool(
         context: dg.AssetExecutionContext, store: StoreResource
@@ -37,7 +47,16 @@ def symbol_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             return {"symbols": dg.MetadataValue.md(_markdown(counts.rows()))}
 
         with user_errors():
-            return store.make(context, build)
+            result = store.make(context, build)
+            shared = in_both_splits(store.store.read_table("symbol_pool"))
+        disjoint = dg.AssetCheckResult(
+            check_name="symbols_disjoint",
+            passed=not shared,
+            description=f"Symbols in both splits: {', '.join(shared[:5]) or 'none'}.",
+            metadata={"symbols": len(shared)},
+        )
+        schema = schema_result(store, "symbol_pool", "symbol_pool")
+        return result._replace(check_results=[schema, disjoint])
 
     return [symbol_pool]
 

@@ -19,7 +19,8 @@ from symtune_pipeline import catalog
 from symtune_pipeline.experiment import home_folder
 from symtune_pipeline.weights import prepare_base_model
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @dataclass(frozen=True)

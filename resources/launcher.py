@@ -29,7 +29,7 @@ class Launcher(BaseModel, ABC):
         """Run the job to its end, passing its lines on; returns the folder of the tuned model.
 
         Raises UserError with the job's own sentence where a setting or the data is at fault, and
-        where the job ended early.
+        JobLost where the job ended early.
         """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.storage import write_text
 from symtune_pipeline.tuning.config import JobConfig
 
@@ -49,8 +49,8 @@ def heard(
 ) -> str:
     """Run a Pipes client with `reader`; returns where the job says that its result lies.
 
-    Raises UserError with the job's own sentence where a setting or the data is at fault, and one
-    that begins with `job` where it ended early or could not start, which is one of `failures`.
+    Raises UserError with the job's own sentence where a setting or the data is at fault, and JobLost
+    with one that begins with `job` where it ended early or could not start, which is one of `failures`.
     """
     handlers = _handlers(reader)
     reason = "it reported no result"
@@ -67,7 +67,7 @@ def heard(
     if "user_error" in told:
         raise UserError(told["user_error"])
     if "result" not in told:
-        raise UserError(
+        raise JobLost(
             f"{job} did not come to its end ({reason}); its messages are above, and starting it again"
             " goes on from the last checkpoint."
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
+from filelock import FileLock, Timeout
 
 from symtune_pipeline.progress import duration
 from symtune_pipeline.storage import TABLE, Manifest, Store, content_hash
 
+MADE_IN = "made in seconds"  # metadata of what was not up to date
 Metadata = dict[str, dg.MetadataValue]
 Build = Callable[[Path], Metadata | None]
 
@@ -44,7 +47,8 @@ class StoreResource(dg.ConfigurableResource[Store]):
 
         An asset is up to date when it was made from the same code version, the same versions of its
         inputs and the same `sources` (what it reads from outside the graph, as JSON); it is then
-        recognised and left as it is. `columns` describes the table's columns in words.
+        recognised and left as it is. Of two runs at once the second waits, and recognises what the
+        first has made. `columns` describes the table's columns in words.
         """
         key = key or context.asset_key
         partition = context.partition_key if context.assets_def.partitions_def else None
@@ -56,13 +60,38 @@ class StoreResource(dg.ConfigurableResource[Store]):
         if known is not None:
             context.log.info(f"{name}: up to date")
             return self._result(known, name, partition, key, {}, columns)
-        started = time.monotonic()
-        with self.store.writing(name, partition, made_from) as folder:
-            metadata = build(folder) or {}
+        with self._alone(name, partition, context.log.info):
+            known = self.store.up_to_date(name, partition, made_from)
+            if known is not None:
+                context.log.info(f"{name}: made by another run meanwhile")
+                return self._result(known, name, partition, key, {}, columns)
+            started = time.monotonic()
+            with self.store.writing(name, partition, made_from) as folder:
+                metadata = build(folder) or {}
         manifest = self.store.manifest(name, partition)
         rows = f"{manifest.rows[TABLE]:,} rows, " if TABLE in manifest.rows else ""
-        context.log.info(f"{name}: {rows}made in {duration(time.monotonic() - started)}")
+        took = time.monotonic() - started
+        context.log.info(f"{name}: {rows}made in {duration(took)}")
+        metadata |= {MADE_IN: dg.MetadataValue.float(took)}
         return self._result(manifest, name, partition, key, metadata, columns)
+
+    @contextmanager
+    def _alone(
+        self, name: str, partition: str | None, say: Callable[[str], None]
+    ) -> Iterator[None]:
+        """While this holds, no other run on this machine makes the artifact; a dead one lets go."""
+        home = self.store.root / name / (partition or "")
+        home.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(home / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            say(f"{name}: another run is making it; waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def inputs(self, context: dg.AssetExecutionContext, key: dg.AssetKey) -> dict[str, str]:
         """Versions of what an asset depends on, read from their manifests."""
@@ -93,7 +122,10 @@ class StoreResource(dg.ConfigurableResource[Store]):
     ) -> dg.MaterializeResult:
         folder = self.store.location(name, partition, manifest)
         place = f"{self.store.place(name, partition)}/{manifest.version}"
-        shown: Metadata = {"folder": dg.MetadataValue.path(place)}
+        shown: Metadata = {
+            "folder": dg.MetadataValue.path(place),
+            "version": dg.MetadataValue.text(manifest.version),  # a hash of its files
+        }
         for file, rows in manifest.rows.items():
             # Dagster has a place for the one table of an asset; further tables go by their names.
             prefix = "dagster/" if file == TABLE else f"{Path(file).stem} "

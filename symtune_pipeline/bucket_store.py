@@ -1,7 +1,7 @@
 """The store on s3: the same artifacts under a prefix, with a local folder as their cache.
 
 A version never changes, so a copy in the cache is right as long as it matches the manifest, which
-is always read from the bucket. The cache may be deleted whenever nothing runs.
+is always read from the bucket. Nothing finished is lost when the cache is deleted while nothing runs.
 """
 
 from __future__ import annotations

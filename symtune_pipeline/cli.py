@@ -85,6 +85,56 @@ def dataset(
     Console().print(dataset_table(_store(), current_experiment(), key))
 
 
+@show.command()
+def model(
+    key: Annotated[str, typer.Argument(help="A model of the catalogue.")],
+) -> None:
+    """What the catalogue says about a model, what was made of it and where that lies.
+
+    Example: symtune show model smollm2-135m
+    """
+    from rich.console import Console
+
+    from symtune_pipeline.look import model_table
+
+    Console().print(model_table(_store(), key))
+
+
+@app.command()
+def report(
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """The table of the latest report, and where its page lies.
+
+    Example: symtune report --open
+    """
+    import webbrowser
+
+    from symtune_pipeline.look import print_report
+
+    page = print_report(_store())
+    if open_page and not webbrowser.open(page.as_uri()):
+        raise UserError(f"No browser can be started here; open {page} in one of yours.")
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, reachable, writable and large enough, and what to do where it is not.
+
+    Ends with exit code 1 where there is a problem.
+
+    Example: symtune doctor
+    """
+    from symtune_pipeline.doctor import findings
+
+    problems = 0
+    for finding in findings():
+        typer.echo(finding)
+        problems += finding.remedy is not None
+    if problems:
+        raise typer.Exit(1)
+
+
 @export.command("dataset")
 def export_dataset(
     folder: Annotated[Path, typer.Argument(help="A new folder, or one with an earlier export.")],
@@ -111,6 +161,57 @@ def export_lm_eval(
 
     for name, queries in export_tasks(_store(), folder).items():
         typer.echo(f"{name}: {queries:,} queries")
+
+
+@app.command()
+def plan(
+    model: Annotated[str | None, typer.Option(help="A model of the catalogue.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Its kind: l4, a100, h100, h200, b200, cpu.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
+    lora: Annotated[
+        bool | None, typer.Option("--lora/--full", help="Adapters, or all weights.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--activation-checkpointing/--no-activation-checkpointing",
+            help="Compute activations twice instead of keeping them.",
+        ),
+    ] = None,
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Every model as the catalogue plans it, in Markdown.")
+    ] = False,
+) -> None:
+    """What fine-tuning a model on this experiment's mixture needs: memory, time and price.
+
+    What is not given is as the catalogue plans it.
+
+    Example: symtune --experiment paper plan --model olmo2-7b --gpus 8 --gpu h100
+    """
+    from rich.console import Console
+
+    from symtune_pipeline import catalog
+    from symtune_pipeline.plan import make_plan
+    from symtune_pipeline.plan_tables import markdown, shown
+
+    store, experiment = _store(), current_experiment()
+    if all_models:
+        typer.echo(markdown([make_plan(store, experiment, m) for m in catalog.models().values()]))
+        return
+    if model is None:
+        raise UserError("Name a model with --model, or plan every one with --all.")
+    made = make_plan(
+        store,
+        experiment,
+        catalog.model(model),
+        gpu=gpu,
+        gpus=gpus,
+        lora=lora,
+        activation_checkpointing=checkpointing,
+    )
+    Console(highlight=False).print(shown(made, experiment.name), soft_wrap=True)
 
 
 def _store() -> Store:
@@ -157,6 +258,8 @@ def score_endpoint(
 
     Example: symtune score-endpoint http://127.0.0.1:8000/v1 --model smollm2 --output scores.parquet
     """
+    from polars.exceptions import ComputeError
+
     from symtune_pipeline.evaluation.endpoint import Endpoint, accuracies, predict
     from symtune_pipeline.evaluation.suites import CLASSIFICATION
     from symtune_pipeline.progress import Progress
@@ -170,9 +273,15 @@ def score_endpoint(
     progress = Progress(model, len(suite), "queries")
     endpoint = Endpoint(url, model, endpoint_key())
     predictions = predict(endpoint, suite, examples["input"].to_list(), progress)
-    checked(predictions, "classification_predictions").write_parquet(output)
     for line in accuracies(predictions):
         typer.echo(line)
+    try:
+        checked(predictions, "classification_predictions").write_parquet(output)
+    except (OSError, ComputeError) as error:
+        raise UserError(
+            f"File {output} cannot be written ({error}); make room there or name another file, and"
+            " score again."
+        ) from error
 
 
 @app.command()

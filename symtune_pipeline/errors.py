@@ -13,6 +13,10 @@ class MissingData(UserError):
     """A public dataset cannot be had from where it should come from; others may be there."""
 
 
+class JobLost(UserError):
+    """The process of a job is gone through no fault of its settings; starting it again may help."""
+
+
 def all_missing(missing: Mapping[str, MissingData], among: int) -> str:
     """Which datasets of `among` cannot be had and why the first, without a way out or full stop."""
     first = str(next(iter(missing.values()))).removesuffix(".")

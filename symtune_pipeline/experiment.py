@@ -9,6 +9,7 @@ This is the only module that reads the environment:
                         s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
     SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
                         (default: symtune in the user's folder for caches)
+    SYMTUNE_GIT_TREE    the address of this code's branch, where assets link to it
     OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
 """
 
@@ -215,7 +216,7 @@ class TuningConfig(Section):
     loss: LossName = "all_labels"
     block_tokens: Positive = 1_024
     epochs: Positive = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     optimizer: OptimizerName | None = None
     # Adapters usually want about ten times the rate of full fine-tuning.
     learning_rate: Annotated[float, Gt(0)] | None = None
@@ -226,6 +227,15 @@ class TuningConfig(Section):
     compile: bool = False
     checkpoint_seconds: Annotated[float, Gt(0)] = 60
     keep_checkpoints: Positive = 2
+
+    def block_tokens_for(self, model: catalog.Model) -> int:
+        """The tokens of a block; raises UserError where they exceed the model's context."""
+        if self.block_tokens > model.context_tokens:
+            raise UserError(
+                f"tuning.block_tokens is {self.block_tokens:,}, above the context of '{model.key}';"
+                f" lower it to {model.context_tokens:,} or less."
+            )
+        return self.block_tokens
 
 
 class EvaluationConfig(Section):
@@ -242,6 +252,8 @@ class EvaluationConfig(Section):
     list_functions: Annotated[int, Ge(0)] = 40
     turing_programs: Annotated[int, Ge(0)] = 40
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2  # per concept
+    # The pretrained-only parent answers too, where the catalogue has one.
+    pretrained: bool = False
     # A folder with BIG-bench's own prompts (docs/evaluation.md), asked beside the fresh ones; its
     # path is relative to the experiment file.
     published: Path | None = None
@@ -275,6 +287,12 @@ class Experiment(Section):
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return _known(keys, catalog.model)
+
+    @field_validator("tuning")
+    @classmethod
+    def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(catalog.model(key)))
+        return tuning
 
     def datasets(self) -> list[catalog.Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""
@@ -379,6 +397,16 @@ def endpoint_key() -> str | None:
             "OPENAI_API_KEY holds a line break or another character that no key has; set it again."
         )
     return key
+
+
+def git_tree() -> str | None:
+    """The address of the code's branch that SYMTUNE_GIT_TREE names, for links in the UI."""
+    return os.environ.get("SYMTUNE_GIT_TREE") or None
+
+
+def incoming_folder() -> Path:
+    """Where others drop model folders that are to be evaluated."""
+    return home_folder() / "incoming"
 
 
 def home_folder() -> Path:

@@ -1,8 +1,12 @@
-"""What a person asks of the store: a query, a table, a dataset. It changes nothing."""
+"""What a person asks of the store: a query, a table, a dataset, a model, the report.
+
+It changes nothing.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,7 @@ from symtune_pipeline.storage import TABLE, Store
 if TYPE_CHECKING:
     from rich.table import Table
 
+MADE_OF_A_MODEL = ("base_model", "packed_mixture", "symbol_tuned_model")
 Part = tuple[str, str | None, str]  # key, partition and file
 FATES = ("duplicate", "conflict", "contaminated", "capped", "other_split", "empty")
 
@@ -76,6 +81,76 @@ def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
     ):
         shown.add_row(Text(name, style="bold"), Text(text))
     return shown
+
+
+def model_table(store: Store, key: str) -> Table:
+    """What the catalogue says about a model, what was made of it, and where that lies.
+
+    Raises UserError for a model that the catalogue does not have.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    model = catalog.model(key)
+    shown = Table.grid(padding=(0, 2))
+    for name, text in (*_model_facts(model), *_made(store, model)):
+        shown.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
+    return shown
+
+
+def print_report(store: Store) -> Path:
+    """Print the table that a run ends with and where its page lies; returns the page's path.
+
+    Raises UserError where no report was made.
+    """
+    from rich.console import Console
+
+    from symtune_pipeline.report.tables import terminal_table
+
+    page = store.folder("eval_report") / "index.html"
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(terminal_table(store.read_table("mart_summary")))
+    console.print(f"Report: {page}", soft_wrap=True)
+    return page
+
+
+def _model_facts(model: catalog.Model) -> list[tuple[str, str]]:
+    tuning = ", ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in model.tuning.model_dump(exclude_none=True).items()
+    )
+    package = model.package and f"{model.package.name} {model.package.version}"
+    return [
+        ("model", f"{model.key}: {model.parameters:,} parameters"),
+        ("context", f"{model.context_tokens:,} tokens"),
+        ("licence", model.licence),
+        ("instruction-tuned", _at(model.instruct, model.revision) or "made here"),
+        ("pretrained parent", _at(model.pretrained, model.pretrained_revision) or "none"),
+        *([("weights also in", f"package {package}")] if package else []),
+        ("tuned with", tuning),
+    ]
+
+
+def _at(repository: str | None, revision: str | None) -> str | None:
+    return repository and f"{repository} at {revision or 'no pinned revision'}"
+
+
+def _made(store: Store, model: catalog.Model) -> Iterator[tuple[str, str]]:
+    for asset in MADE_OF_A_MODEL:
+        manifest = store.find(asset, model.key)
+        command = f"dagster asset materialize --select {asset} --partition {model.key}"
+        yield (
+            asset,
+            str(store.location(asset, model.key, manifest))
+            if manifest
+            else f"not made yet; `{command}` makes it",
+        )
+    if store.find("mart_summary"):
+        from symtune_pipeline.report.tables import accuracy_text, comparisons, setting_label
+
+        for pair in comparisons(store.read_table("mart_summary").filter(partition=model.key)):
+            answers = " → ".join(accuracy_text(row) for row in pair.rows.values())
+            yield setting_label(pair.benchmark, pair.setting), answers
 
 
 def _facts(dataset: catalog.Dataset) -> list[tuple[str, str]]:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from symtune_pipeline.catalog import datasets, prompt_formats
+from symtune_pipeline.catalog import datasets, model, prompt_formats
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.prompts import render, segments
 from symtune_pipeline.sources.generated import generate
 
-VOCABULARY = 4_096
+ARCHITECTURE = model("micro").architecture
 STEPS = 30
 BATCH = 16
 LENGTH = 128
@@ -28,7 +28,7 @@ SEED = 0
 def make_micro(folder: Path, say: Callable[[str], None]) -> None:
     """Train the tokenizer and the model, and save both into `folder`."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -39,20 +39,9 @@ def make_micro(folder: Path, say: Callable[[str], None]) -> None:
     )
     stream = np.concatenate([np.array(encoding.ids) for encoding in trained.encode_batch(texts)])
     torch.manual_seed(SEED)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2_048,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
+    end = tokenizer.eos_token_id
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**ARCHITECTURE, bos_token_id=end, eos_token_id=end, pad_token_id=end)
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     starts = np.random.default_rng(SEED).integers(len(stream) - LENGTH, size=(STEPS, BATCH))
@@ -96,7 +85,7 @@ def _tokenizer(texts: list[str]) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=ARCHITECTURE["vocab_size"],
         special_tokens=["<end>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

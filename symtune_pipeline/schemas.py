@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -26,7 +27,7 @@ def schemas() -> dict[str, DataFrameSchema]:
 
     prediction = {
         "partition": text(),
-        "model": text("pretrained", "untuned", "tuned", "endpoint"),
+        "model": text("pretrained", "untuned", "tuned", "endpoint", "incoming"),
         "setting": text(),
         "context": number(pl.UInt32),
         "query": number(pl.UInt32),
@@ -98,3 +99,17 @@ def checked(table: pl.DataFrame, schema: str) -> pl.DataFrame:
         reason = str(error).splitlines()[0]
         raise UserError(f"A table breaks its schema '{schema}': {reason}.") from error
     return table
+
+
+def misfit(path: Path, schema: str) -> str | None:
+    """How the columns of a Parquet file differ from the schema; None where they do not.
+
+    It reads the file's footer only: the values were checked before they were written.
+    """
+    from pandera.errors import SchemaError
+
+    try:
+        schemas()[schema].validate(pl.scan_parquet(path))
+    except SchemaError as error:
+        return str(error).splitlines()[0]
+    return None

@@ -74,19 +74,6 @@ def cluster_high(parts: list[int], wholes: list[int]) -> float:
     return _bootstrap(tuple(parts), tuple(wholes))[1]
 
 
-def holm_p(p: float, family: list[float]) -> float:
-    """`p` corrected for being one of the `family` of tests, by Holm's method.
-
-    The chance that any true hypothesis of the family is rejected stays at the level. Source: Holm,
-    "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
-    (1979). Raises ValueError where `p` is not in the family.
-    """
-    from statsmodels.stats.multitest import multipletests
-
-    corrected = multipletests(family, method="holm")[1]
-    return float(corrected[family.index(p)])
-
-
 FUNCTIONS: Final[tuple[Callable[..., float], ...]] = (
     wilson_low,
     wilson_high,
@@ -95,7 +82,6 @@ FUNCTIONS: Final[tuple[Callable[..., float], ...]] = (
     paired_high,
     cluster_low,
     cluster_high,
-    holm_p,
 )
 """What SQL may call: numbers or lists of them in, one number out."""
 

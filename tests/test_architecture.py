@@ -39,7 +39,7 @@ print(json.dumps({
     "downstream of eval": names(dg.AssetSelection.assets("eval").downstream().resolve(graph)),
     "jobs": {
         job: names(definitions.defs.resolve_job_def(job).asset_layer.executable_asset_keys)
-        for job in ("symbol_tuning", "evaluation")
+        for job in ("symbol_tuning", "evaluation", "refresh_data")
     },
 }))
 """
@@ -168,6 +168,8 @@ def test_eval_star_is_the_evaluation_and_nothing_else(loaded: dict[str, Any]) ->
 def test_a_job_makes_everything_and_another_the_evaluation_only(loaded: dict[str, Any]) -> None:
     assert set(loaded["jobs"]["symbol_tuning"]) == set(loaded["assets"])
     assert loaded["jobs"]["evaluation"] == loaded["eval*"]
+    raw = [name for name in loaded["assets"] if name.startswith("raw_")]
+    assert loaded["jobs"]["refresh_data"] == sorted(raw)
 
 
 def test_keys_are_single_words_that_cannot_collide_as_file_and_folder(

@@ -19,6 +19,7 @@ from symtune_pipeline.sources.generated import generated_sets
 from symtune_pipeline.sources.load import load_examples
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.normal import normal_form
+from symtune_pipeline.weights import prepare_base_model, prepare_pretrained_model
 
 # The sets of Wei et al. 2023 by task type.
 TUNING = {
@@ -202,3 +203,39 @@ def test_the_papers_evaluation_is_the_papers_and_fits_rafts_50_rows() -> None:
     evaluation = load_experiment("paper").evaluation
     assert (evaluation.protocol, evaluation.queries) == ("per_query", 100)
     assert evaluation.exemplars_per_class == 4  # RAFT's rarest class has 6 rows, one of them asked
+
+
+@pytest.mark.parametrize("model", catalog.models().values(), ids=list(catalog.models()))
+def test_a_model_has_a_licence_a_parent_and_pinned_commits(model: catalog.Model) -> None:
+    assert model.licence
+    assert (model.instruct is None) == (model.pretrained is None) == (model.key == "micro")
+    for revision in (model.revision, model.pretrained_revision):
+        assert revision is None or COMMIT.fullmatch(revision)
+    assert catalog.gpu(model.plan.gpu)
+
+
+def test_a_model_without_a_revision_is_not_loaded_from_the_hub(tmp_path: Path) -> None:
+    unpinned = catalog.model("k2-65b")
+    with pytest.raises(UserError, match=r"no revision of LLM360/K2-Chat .* pin a revision"):
+        prepare_base_model(unpinned, tmp_path, print)
+    unpinned = catalog.model("llama3.1-405b")
+    with pytest.raises(UserError, match=r"no revision of meta-llama/Llama-3\.1-405B "):
+        prepare_pretrained_model(unpinned, tmp_path)
+
+
+def test_a_model_without_a_parent_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Model 'micro' has no pretrained parent"):
+        prepare_pretrained_model(catalog.model("micro"), tmp_path)
+
+
+def test_a_block_longer_than_a_context_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(
+        "models: [micro]\ndata: {source: generated}\nmixture: {prompts: 1}\n"
+        "tuning: {block_tokens: 4_096}\n"
+    )
+    with pytest.raises(UserError) as error:
+        load_experiment(str(path))
+    assert "tuning.block_tokens is 4,096, above the context of 'micro'; lower it to 2,048" in str(
+        error.value
+    )

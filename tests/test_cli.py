@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import webbrowser
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,19 +16,25 @@ import pytest
 from completions_server import KEY, NAME, CompletionsServer
 from conftest import DataSide
 from models import save_reading_model
+from test_report import mart, pair
 
 from symtune_pipeline.cli import main
 from symtune_pipeline.evaluation.suites import SETTINGS
 from symtune_pipeline.look import tables
+from symtune_pipeline.storage import TABLE, Store
 
 COMMANDS = [
     ("query",),
     ("show", "table"),
     ("show", "dataset"),
+    ("show", "model"),
+    ("report",),
+    ("doctor",),
     ("export", "dataset"),
     ("export", "lm-eval"),
     ("score-endpoint",),
     ("push",),
+    ("plan",),
 ]
 
 
@@ -71,7 +79,7 @@ def symtune(
 def test_every_command_has_help_with_an_example(symtune: Symtune, command: tuple[str, ...]) -> None:
     ended = symtune(*command, "--help")
     assert (ended.code, ended.err) == (0, "")
-    assert f"Example: symtune {' '.join(command)} " in ended.out
+    assert re.search(rf"Example: symtune {' '.join(command)}\s", ended.out)
 
 
 def test_a_query_reads_tables_by_the_names_of_their_assets(symtune: Symtune) -> None:
@@ -86,8 +94,6 @@ def test_a_query_reads_the_tables_of_an_asset_that_has_several(symtune: Symtune)
 
 
 def test_partitions_are_one_table(data_side: DataSide, symtune: Symtune, tmp_path: Path) -> None:
-    from symtune_pipeline.storage import TABLE, Store
-
     store = Store(tmp_path / "smoke")
     for partition, frame in (("small", {"a": [20]}), ("large it's", {"b": [0], "a": [3]})):
         with store.writing("eval_icl", partition) as folder:
@@ -166,9 +172,63 @@ def test_a_served_model_is_scored_with_the_key_of_the_environment(
     assert ended.out.count(" of 44, chance 0.42\n") == 5
     assert pl.read_parquet(output).height == 5 * 44
     assert KEY not in ended.out + ended.err
+    full = symtune(*command[:-1], "/dev/full")
+    assert (full.code, full.out) == (2, ended.out)
+    assert "error: File /dev/full cannot be written (parquet: " in full.err
+    assert full.err.rstrip().splitlines()[-1].endswith("and score again.")
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     error = symtune(*command).error
     assert "OPENAI_API_KEY holds a line break" in error and KEY not in error
+
+
+@pytest.fixture
+def reported(symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with the report of a finished run; the path of its page."""
+    store = Store(tmp_path / "smoke")
+    with store.writing("eval_report") as folder:
+        (folder / "index.html").write_text("<p>the page</p>")
+    with store.writing("mart_summary") as folder:
+        mart(pair("icl", "symbols, instruction", 0.5, 0.6, 0.01, partition="micro")).write_parquet(
+            folder / TABLE
+        )
+    with store.writing("base_model", "micro") as folder:
+        (folder / "config.json").write_text("{}")
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
+    return store.folder("eval_report") / "index.html"
+
+
+def test_the_report_is_a_table_and_a_path(symtune: Symtune, reported: Path) -> None:
+    ended = symtune("report")
+    assert (ended.code, ended.err) == (0, "")
+    *table, last = ended.out.splitlines()
+    assert "symbols, instruction" in table[2] and "+10.0" in table[2]
+    assert last == f"Report: {reported}"
+
+
+def test_the_report_opens_in_the_browser(
+    symtune: Symtune, reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = tmp_path / "opened"
+    program = tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\necho "$1" > "{opened}"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # which browsers there are is asked anew
+    monkeypatch.setenv("BROWSER", f"{program} %s")
+    ended = symtune("report", "--open")
+    assert (ended.code, opened.read_text().strip()) == (0, reported.as_uri())
+
+
+def test_a_model_shows_its_facts_and_where_it_lies(symtune: Symtune, reported: Path) -> None:
+    ended = symtune("show", "model", "micro")
+    assert (ended.code, ended.err) == (0, "")
+    rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in ended.out.splitlines())
+    assert rows["licence"] == "Apache-2.0"
+    assert rows["pretrained parent"] == "none"
+    assert rows["base_model"].startswith(str(reported.parents[2] / "base_model" / "micro"))
+    assert "--select symbol_tuned_model --partition micro` makes it" in rows["symbol_tuned_model"]
+    assert rows["symbols, instruction"] == "0.50 [0.45, 0.55] → 0.60 [0.55, 0.65]"
+    other = symtune("show", "model", "smollm2-135m").out
+    assert "HuggingFaceTB/SmolLM2-135M at 93efa2f097d58c2a74874c7e644dbc9b0cee75a2" in other
 
 
 @pytest.mark.parametrize(
@@ -185,6 +245,8 @@ def test_a_served_model_is_scored_with_the_key_of_the_environment(
         (("query", "SELECT 1; SELECT 2"), "is not one SELECT"),
         (("query", ""), "is not one SELECT"),
         (("show", "table", "nope"), "There is no table 'nope' in "),
+        (("show", "model", "nope"), "There is no model 'nope' in the catalogue; choose one of"),
+        (("report",), "holds nothing yet; materialise 'eval_report' first."),
         (("show", "dataset", "nope"), "There is no dataset 'nope' in the catalogue; choose one of"),
         (("export", "dataset", "tests"), "holds something else than an earlier export"),
         (("export", "lm-eval", "tests"), "holds something else than an earlier export"),

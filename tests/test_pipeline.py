@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD_KEYS = {"benchmark", "setting", "model", "n", "accuracy", "low", "high", "chance"}
 EVALUATION = {
     *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "int_outcomes", "int_scores"),
-    *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "eval_report"),
+    *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
+    "eval_report",
 }
 
 Ended = subprocess.CompletedProcess[str]

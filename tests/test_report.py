@@ -84,6 +84,23 @@ def mart(*pairs: list[dict[str, Any]], **more: Any) -> pl.DataFrame:
     return pl.DataFrame([row for rows in pairs for row in rows], schema={**SCHEMA, **more})
 
 
+def scaling(*partitions: str) -> pl.DataFrame:
+    """mart_scaling in two settings; each partition has ten times the parameters of the one before."""
+    rows = [
+        row
+        | {
+            "flops_per_token": 2 * 10**power,
+            "as_good_untuned": partitions[-1] if row["model"] == "tuned" and power == 6 else None,
+            "as_good_flops": 10.0 ** (len(partitions) - 1) if power == 6 else None,
+        }
+        for power, partition in enumerate(partitions, start=6)
+        for setting in ("symbols, instruction", "symbols, no instruction")
+        for row in pair("icl", setting, 0.5, 0.6, 0.01, partition=partition)
+    ]
+    sizes = {"flops_per_token": pl.Int64, "as_good_untuned": pl.String, "as_good_flops": pl.Float64}
+    return pl.DataFrame(rows, schema={**SCHEMA, **sizes})
+
+
 def marts(partition: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any]:
     """Everything that write_report asks for, small."""
     settings = [
@@ -121,6 +138,7 @@ def marts(partition: str = "smollm2-135m", dataset: str = "plants") -> dict[str,
         "icl": mart(*sets, dataset=pl.String),
         "flipped": mart(*flips, flipped_percent=pl.Int64),
         "algorithmic": mart(*lists, category=pl.String),
+        "scaling": scaling(partition),
         "training_log": {partition: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -257,8 +275,54 @@ def test_partitions_are_named_only_where_there_are_several() -> None:
         map(str.strip, printed(tables.terminal_table(both)).splitlines())
     )
     none = pl.DataFrame()
-    html = tables.html_tables(summary=both, icl=none, algorithmic=none)["settings"]
+    html = tables.html_tables(summary=both, icl=none, algorithmic=none, scaling=none)["settings"]
     assert "smollm2-135m" in html and "[bold]big" in html
+
+
+def test_partitions_stand_side_by_side_small_models_first(tmp_path: Path) -> None:
+    small, large = marts("micro"), marts("smollm2-135m")
+    both = {
+        name: pl.concat([large[name], small[name]])
+        for name in ("summary", "icl", "flipped", "algorithmic")
+    }
+    logs = large["training_log"]  # tuning elsewhere left none for the other
+    page.write_report(
+        tmp_path,
+        **both,
+        scaling=scaling("micro", "smollm2-135m").reverse(),
+        training_log=logs,
+        provenance={},
+    )
+    html = (tmp_path / "index.html").read_text()
+    places = [a["id"] for _, a in Elements(html).found if a.get("class") == "chart"]
+    assert places == [
+        *("settings-micro", "settings-smollm2-135m", "flipped-micro", "flipped-smollm2-135m"),
+        *("scaling-symbols-instruction", "scaling-symbols-no-instruction"),
+        *("gains-micro", "gains-smollm2-135m", "algorithmic-micro", "algorithmic-smollm2-135m"),
+        "loss-smollm2-135m",
+    ]
+    assert {image.stem for image in tmp_path.glob("*.png")} == set(places)
+    assert html.index("<strong>micro.</strong>") < html.index("<strong>smollm2-135m.</strong>")
+
+
+def test_a_tuned_model_stands_beside_the_untuned_one_that_it_replaces() -> None:
+    none = pl.DataFrame()
+    frames = {"summary": marts()["summary"], "icl": none, "algorithmic": none}
+    assert "scaling" not in tables.html_tables(**frames, scaling=scaling("micro"))
+    html = tables.html_tables(**frames, scaling=scaling("micro", "smollm2-135m"))["scaling"]
+    text = " ".join("".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ").split())
+    assert text.count("symbols, instruction") == text.count("symbols, no instruction") == 1
+    row = "micro 0.002 0.50 [0.45, 0.55] 0.60 [0.55, 0.65] smollm2-135m (10x FLOPs)"
+    other = "smollm2-135m 0.02 0.50 [0.45, 0.55] 0.60 [0.55, 0.65] none"
+    assert text.count(f"{row} {other}") == 2
+
+
+def test_the_terminal_table_has_a_column_for_a_pretrained_model_where_there_is_one() -> None:
+    summary = marts()["summary"]
+    pretrained = summary.filter(model="untuned").with_columns(model=pl.lit("pretrained"))
+    assert "pretrained" not in printed(tables.terminal_table(summary))
+    with_it = printed(tables.terminal_table(pl.concat([summary, pretrained])))
+    assert "pretrained" in with_it.splitlines()[0] and max(map(len, with_it.splitlines())) <= 120
 
 
 def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
@@ -294,19 +358,21 @@ def test_the_finding_of_an_untested_model_says_so() -> None:
 def test_the_pretrained_model_is_shown_where_it_was_measured() -> None:
     summary = marts()["summary"]
     none = pl.DataFrame()
-    without = tables.html_tables(summary=summary, icl=none, algorithmic=none)["settings"]
+    without = tables.html_tables(summary=summary, icl=none, algorithmic=none, scaling=none)[
+        "settings"
+    ]
     pretrained = summary.filter(pl.col("model") == "untuned").with_columns(
         model=pl.lit("pretrained"), accuracy=pl.lit(0.315)
     )
     both = pl.concat([summary, pretrained])
-    with_it = tables.html_tables(summary=both, icl=none, algorithmic=none)["settings"]
+    with_it = tables.html_tables(summary=both, icl=none, algorithmic=none, scaling=none)["settings"]
     assert "pretrained" not in without
     assert "pretrained" in with_it and "0.32 [" in with_it
 
 
 def test_empty_marts_are_left_out(tmp_path: Path) -> None:
     inputs = marts()
-    for name in ("icl", "flipped", "algorithmic"):
+    for name in ("icl", "flipped", "algorithmic", "scaling"):
         inputs[name] = inputs[name].clear()
     page.write_report(tmp_path, **{**inputs, "training_log": {}})
     assert [path.name for path in tmp_path.glob("*.png")] == ["settings-smollm2-135m.png"]
@@ -331,7 +397,9 @@ def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
 
 def test_our_gains_stand_beside_the_papers() -> None:
     none = pl.DataFrame()
-    html = tables.html_tables(summary=marts()["summary"], icl=none, algorithmic=none)["paper"]
+    html = tables.html_tables(summary=marts()["summary"], icl=none, algorithmic=none, scaling=none)[
+        "paper"
+    ]
     text = "".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ")
     assert "+5.5 to +15.5" in text
     assert "symbols, no instruction: +9.1 (p = 0.003)" in text
@@ -380,7 +448,9 @@ def test_a_gain_without_an_interval_is_shown_alone() -> None:
 def test_only_the_table_of_sets_shows_a_corrected_p() -> None:
     inputs = marts()
     sets = inputs["icl"].with_columns(p_holm=pl.lit(0.777))
-    html = tables.html_tables(summary=inputs["summary"], icl=sets, algorithmic=pl.DataFrame())
+    html = tables.html_tables(
+        summary=inputs["summary"], icl=sets, algorithmic=pl.DataFrame(), scaling=pl.DataFrame()
+    )
     assert "p, Holm" in html["sets"] and "0.777" in html["sets"]
     assert "p, Holm" not in html["settings"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -79,6 +80,7 @@ ALGORITHMIC: Schema = {
 SCHEMAS = {
     "raw_examples": RAW,
     "catalog_datasets": CATALOG,
+    "catalog_models": {"partition": pl.String, "parameters": pl.Int64},
     "symbol_pool": POOL,
     "tuning_mixture": MIXTURE,
     "eval_icl": PREDICTIONS,
@@ -522,9 +524,9 @@ def test_a_model_alone_has_an_accuracy_and_no_gain(run: Run) -> None:
 
 
 def test_predictions_without_rows_give_empty_marts(run: Run, tmp_path: Path) -> None:
-    marts = ("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary")
+    marts = ("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling")
     run(*marts)
-    assert [pl.read_parquet(tmp_path / f"{mart}.parquet").height for mart in marts] == [0] * 4
+    assert [pl.read_parquet(tmp_path / f"{mart}.parquet").height for mart in marts] == [0] * 5
 
 
 def test_flipped_labels_are_summed_over_sets_at_each_share(run: Run) -> None:
@@ -578,6 +580,54 @@ def test_the_summary_has_one_row_per_setting_and_model_and_averages_chance(run: 
     ]
 
 
+def sized(**parameters: int) -> list[Row]:
+    """What the catalogue says about models of so many parameters."""
+    return [{"partition": key, "parameters": count} for key, count in parameters.items()]
+
+
+def test_a_tuned_model_stands_beside_the_smallest_untuned_one_that_is_as_accurate(run: Run) -> None:
+    right = {"s": ("1000", "1110"), "m": ("1100", "1100"), "l": ("1110", "1111")}
+    rows = run(
+        "mart_scaling",
+        catalog_models=sized(s=10, m=50, l=400, xl=900),
+        eval_icl=[
+            row
+            for partition, both in right.items()
+            for model, correct in zip(("untuned", "tuned"), both, strict=True)
+            for row in answers(model, correct, partition=partition)
+        ],
+    )
+    found = [(r["partition"], r["model"], r["flops_per_token"], r["accuracy"]) for r in rows]
+    assert found[:3] == [
+        ("s", "tuned", 20, 0.75),
+        ("s", "untuned", 20, 0.25),
+        ("m", "tuned", 100, 0.5),
+    ]
+    matched = {
+        (r["partition"], r["model"]): (r["as_good_untuned"], r["as_good_flops"]) for r in rows
+    }
+    assert matched == {
+        ("s", "untuned"): (None, None),
+        ("m", "untuned"): (None, None),
+        ("l", "untuned"): (None, None),
+        ("s", "tuned"): ("l", 40.0),  # as good as one of 40 times its size
+        ("m", "tuned"): ("m", 1.0),  # tuning has changed nothing
+        ("l", "tuned"): (None, None),
+    }
+
+
+def test_models_are_compared_within_a_setting_only(run: Run) -> None:
+    rows = run(
+        "mart_scaling",
+        catalog_models=sized(s=10, l=400),
+        eval_icl=answers("tuned", "01", partition="s")
+        + answers("untuned", "11", partition="l", setting="symbols, instruction")
+        + answers("pretrained", "11", partition="l"),
+        eval_flipped=answers("untuned", "11", partition="l", flipped_percent=100),
+    )
+    assert {(row["as_good_untuned"], row["as_good_flops"]) for row in rows} == {(None, None)}
+
+
 def test_intervals_over_draws_need_ten_draws_and_count_whole_ones(run: Run) -> None:
     def drawn(number: int) -> list[Row]:
         # In every other draw all are right, in the rest none: ten answers say as much as one.
@@ -623,6 +673,24 @@ def test_a_sets_p_is_corrected_for_the_sets_of_its_setting(run: Run) -> None:
         ("symbols, no instruction", "c"): 1 / 4,
     }
     assert {row["p_holm"] for row in found if row["model"] == "untuned"} == {None}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=15))
+def test_holms_correction_is_that_of_statsmodels(family: list[tuple[int, int]]) -> None:
+    """Sets with so many won and lost pairs each; some of equal p, and of p 1."""
+    from statsmodels.stats.multitest import multipletests
+
+    p = [statistics.mcnemar_p(won, lost) for won, lost in family]
+    scores = pl.DataFrame({"dataset": [f"d{i}" for i in range(len(p))], "p": p}).with_columns(
+        benchmark=pl.lit("icl"), level=pl.lit("dataset"), model=pl.lit("tuned"),
+        **{name: pl.lit("") for name in ("setting", "partition", "flipped_percent", "category")},
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "out.parquet"
+        warehouse.run_model(MODELS["mart_icl"], {"int_scores": scores}, {}, out)
+        corrected = pl.read_parquet(out).sort(pl.col("dataset").str.slice(1).cast(pl.Int64))
+    assert corrected["p_holm"].to_list() == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_the_calibration_error_is_the_gap_of_each_tenth_of_confidence(run: Run) -> None:
@@ -722,15 +790,6 @@ def test_the_cluster_interval_of_a_loss_mirrors_that_of_a_gain() -> None:
 def test_one_cluster_is_refused() -> None:
     with pytest.raises(ValueError, match="two or more"):
         statistics.cluster_low([1], [2])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holms_correction_steps_down(family: list[float]) -> None:
-    corrected, least = [], 0.0
-    for rank, p in enumerate(sorted(family)):
-        least = max(least, min(1.0, (len(family) - rank) * p))
-        corrected.append(least)
-    assert [statistics.holm_p(p, family) for p in sorted(family)] == pytest.approx(corrected)
 
 
 def test_no_data_says_nothing() -> None:

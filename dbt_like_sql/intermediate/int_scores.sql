@@ -33,15 +33,7 @@ binned AS (
 ),
 draws AS (
     SELECT
-        level,
-        benchmark,
-        setting,
-        flipped_percent,
-        partition,
-        model,
-        dataset,
-        category,
-        draw,
+        * EXCLUDE (correct, untuned_correct, chance, confidence, bin, miscalibration),
         count(*) AS n,
         count(*) FILTER (WHERE correct) AS correct,
         sum(chance) AS chance,
@@ -54,14 +46,7 @@ draws AS (
 ),
 counts AS (
     SELECT
-        level,
-        benchmark,
-        setting,
-        flipped_percent,
-        partition,
-        model,
-        dataset,
-        category,
+        * EXCLUDE (draw, n, correct, chance, miscalibration, pairs, won, lost),
         sum(n)::BIGINT AS n,
         sum(correct)::BIGINT AS correct,
         sum(chance) / sum(n) AS chance,
@@ -77,16 +62,9 @@ counts AS (
     GROUP BY ALL
 )
 SELECT
-    level,
-    benchmark,
-    setting,
-    flipped_percent,
-    partition,
-    model,
-    dataset,
-    category,
-    n,
-    correct,
+    * EXCLUDE (
+        chance, ece, pairs, won, lost, n_by_draw, correct_by_draw, pairs_by_draw, gain_by_draw
+    ),
     correct / n AS accuracy,
     wilson_low(correct, n) AS low,
     wilson_high(correct, n) AS high,

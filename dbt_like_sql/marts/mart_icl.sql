@@ -1,9 +1,18 @@
--- In-context learning, set by set. A setting tests as many gains as it has sets.
+-- In-context learning, set by set. A setting tests as many gains as it has sets, which Holm's method
+-- corrects for: the smallest p times the number of tests, the next times one less, never descending.
+WITH ranked AS (
+    SELECT
+        * EXCLUDE (level, flipped_percent, category),
+        p * (count(p) OVER (PARTITION BY partition, setting) - rank() OVER tests + 1) AS product
+    FROM int_scores
+    WHERE benchmark = 'icl' AND level = 'dataset'
+    WINDOW tests AS (PARTITION BY partition, setting ORDER BY p)
+)
 SELECT
-    * EXCLUDE (level, flipped_percent, category),
-    holm_p(
-        p, list(p) FILTER (WHERE p IS NOT NULL) OVER (PARTITION BY partition, setting)
-    ) AS p_holm
-FROM int_scores
-WHERE benchmark = 'icl' AND level = 'dataset'
+    * EXCLUDE (product),
+    CASE
+        WHEN p IS NOT NULL
+            THEN least(1, max(product) OVER (PARTITION BY partition, setting ORDER BY p))
+    END AS p_holm
+FROM ranked
 ORDER BY partition, setting, dataset, model

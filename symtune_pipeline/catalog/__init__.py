@@ -1,4 +1,4 @@
-"""Facts about datasets, models and prompt formats: YAML files and their typed loader.
+"""Facts about datasets, models, GPUs and prompt formats: YAML files and their typed loader.
 
 A dataset or a model is data, never code. This package knows nothing about how either is used.
 """
@@ -69,7 +69,18 @@ class TuningDefaults(_Fact):
     learning_rate: float
     warmup_steps: int
     tokens_per_step: int
+    steps: int | None = None  # at most; none: as many as the mixture has
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     max_grad_norm: float = 1.0
+
+
+class ParallelPlan(_Fact):
+    """On what a model is meant to be tuned."""
+
+    gpu: str
+    gpus: int = 1
+    lora_rank: int | None = None  # none: all weights are tuned
+    activation_checkpointing: bool = False
 
 
 class Model(_Fact):
@@ -79,12 +90,14 @@ class Model(_Fact):
     parameters: int
     context_tokens: int
     licence: str
+    architecture: dict[str, Any]  # arguments of transformers' configuration, `model_type` first
     instruct: str | None = None  # hub repository of the instruction-tuned model
     revision: str | None = None
     pretrained: str | None = None  # hub repository of its pretrained-only parent
     pretrained_revision: str | None = None
     package: PackagedWeights | None = None  # the same weights in a Python package
     tuning: TuningDefaults = Field(default=...)
+    plan: ParallelPlan
 
 
 class PackagedWeights(_Fact):
@@ -94,6 +107,17 @@ class PackagedWeights(_Fact):
     version: str
     file: str
     sha256: str
+
+
+class Gpu(_Fact):
+    """An accelerator. A CPU's memory and speed are those of the machine, so they are left out."""
+
+    key: str
+    memory_gb: float | None = None
+    tflops: float | None = None  # dense bf16
+    dollars_per_hour: tuple[float, float] | None = None  # cheapest and dearest
+    runtime_gb: float = 2.0  # of a process before it has a model
+    utilisation: tuple[float, float] = (0.2, 0.45)  # of the peak: assumed
 
 
 T = TypeVar("T", bound=_Fact)
@@ -109,6 +133,12 @@ def prompt_formats() -> tuple[PromptFormat, ...]:
 def models() -> Mapping[str, Model]:
     """The models by key, small to large; the keys are the partitions of the graph."""
     return {key: Model(key=key, **entry) for key, entry in _read("models.yaml").items()}
+
+
+@cache
+def gpus() -> Mapping[str, Gpu]:
+    """The accelerators by key, small to large, and `cpu`."""
+    return {key: Gpu(key=key, **entry) for key, entry in _read("gpus.yaml").items()}
 
 
 @cache
@@ -135,6 +165,11 @@ def datasets() -> Mapping[str, Dataset]:
 def model(key: str) -> Model:
     """The model called `key`; raises UserError with the known keys for any other."""
     return _named(models(), key, "model")
+
+
+def gpu(key: str) -> Gpu:
+    """The accelerator called `key`; raises UserError with the known keys for any other."""
+    return _named(gpus(), key, "GPU")
 
 
 def dataset(key: str) -> Dataset:

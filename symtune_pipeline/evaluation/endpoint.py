@@ -26,6 +26,21 @@ if TYPE_CHECKING:
     from httpx2 import Client, Response
 
 TRIES = 4
+ACCURACIES = """
+    SELECT format(
+        '{}{}: {:.2f} [{:.2f}, {:.2f}] of {:,}, chance {:.2f}',
+        setting,
+        CASE WHEN flipped_percent > 0 THEN concat(', ', flipped_percent, '% flipped') ELSE '' END,
+        avg(correct::INTEGER),
+        wilson_low(count(*) FILTER (WHERE correct), count(*)),
+        wilson_high(count(*) FILTER (WHERE correct), count(*)),
+        count(*),
+        avg(chance)
+    )
+    FROM (SELECT *, row_number() OVER () AS place FROM predictions)
+    GROUP BY setting, flipped_percent
+    ORDER BY min(place)
+"""
 CONCURRENT = 8  # requests at a time, which a server may batch
 
 
@@ -195,19 +210,8 @@ def _may_pass(answer: Response) -> bool:
 
 def accuracies(predictions: pl.DataFrame) -> list[str]:
     """A line per setting: 'symbols, instruction: 0.61 [0.57, 0.66] of 440, chance 0.42'."""
-    from symtune_pipeline.statistics import wilson_high, wilson_low
+    from symtune_pipeline.warehouse import engine
 
-    lines = []
-    for (setting, percent), rows in predictions.group_by(
-        "setting", "flipped_percent", maintain_order=True
-    ):
-        right, count, chance = rows.select(
-            pl.col("correct").sum(), pl.len().alias("count"), pl.col("chance").mean()
-        ).row(0)
-        flipped = f", {percent}% flipped" if percent else ""
-        lines.append(
-            f"{setting}{flipped}: {right / count:.2f}"
-            f" [{wilson_low(right, count):.2f}, {wilson_high(right, count):.2f}] of {count:,},"
-            f" chance {chance:.2f}"
-        )
-    return lines
+    with engine() as database:
+        rows = database.register("predictions", predictions).sql(ACCURACIES).fetchall()
+    return [text for (text,) in rows]

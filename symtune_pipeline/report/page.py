@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +27,12 @@ from symtune_pipeline.report.tables import (
     accuracy_text,
     comparisons,
     html_tables,
+    in_order,
     p_relation,
     partitions,
     points_text,
     setting_label,
+    several_partitions,
     summary_records,
     unbroken,
 )
@@ -47,11 +51,11 @@ HEADLINES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, the name of its PNG (without ending) and the section of the page it belongs to."""
+    """A chart, what kind it is, what it is about, and the name of its PNG (without ending)."""
 
+    kind: str
+    subject: str
     name: str
-    section: str
-    partition: str
     chart: Chart
 
 
@@ -62,12 +66,13 @@ def write_report(
     icl: pl.DataFrame,
     flipped: pl.DataFrame,
     algorithmic: pl.DataFrame,
+    scaling: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
-    """Write index.html, `<chart>-<partition>.png` per chart, and summary.json into `folder`.
+    """Write index.html, `<chart>-<subject>.png` per chart, and summary.json into `folder`.
 
-    The frames are `mart_summary`, `mart_icl`, `mart_flipped` and `mart_algorithmic`;
+    The frames are `mart_summary`, `mart_icl`, `mart_flipped`, `mart_algorithmic` and `mart_scaling`;
     `training_log` holds each partition's log, and `provenance` may nest. All but `summary` may
     be empty, and what is empty is left out. index.html is written last, so a page never
     speaks of a file that is not there. Raises UserError where `summary` has no row.
@@ -76,13 +81,13 @@ def write_report(
         raise UserError(
             "mart_summary has no row to report: run the evaluation for at least one partition."
         )
-    figures = list(draw(summary, icl, flipped, algorithmic, training_log))
+    figures = list(draw(summary, icl, flipped, algorithmic, scaling, training_log))
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         write(folder / f"{figure.name}.png", plots.to_png(figure.chart))
     records = json.dumps(summary_records(summary), indent=2, ensure_ascii=False) + "\n"
     write(folder / "summary.json", records.encode())
-    tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic)
+    tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
     write(folder / "index.html", render(summary, figures, tables, provenance).encode())
 
 
@@ -101,7 +106,7 @@ def render(
     ).render(
         partitions=partitions(summary),
         findings={name: unbroken(finding(rows)) for name, rows in by_partition(summary)},
-        figures=figures,
+        figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
         tables=tables,
         provenance=list(flat(provenance)),
@@ -171,31 +176,42 @@ def draw(
     icl: pl.DataFrame,
     flipped: pl.DataFrame,
     algorithmic: pl.DataFrame,
+    scaling: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
 ) -> Iterator[Figure]:
-    """Every chart that the frames have rows for, partition by partition."""
+    """Every chart that the frames have rows for, kind by kind."""
     for partition, rows in by_partition(summary):
-        yield figure("settings", "settings", partition, plots.settings_chart(rows))
+        yield figure("settings", partition, plots.settings_chart(rows))
     for partition, rows in by_partition(flipped):
         if rows["flipped_percent"].n_unique() > 1:
-            yield figure("flipped", "settings", partition, plots.flipped_chart(rows))
+            yield figure("flipped", partition, plots.flipped_chart(rows))
+    if several_partitions(scaling):
+        for setting, rows in by_setting(scaling):
+            yield figure("scaling", setting, plots.scaling_chart(rows))
     for partition, rows in by_partition(icl):
-        yield figure("gains", "sets", partition, plots.gains_chart(rows))
+        yield figure("gains", partition, plots.gains_chart(rows))
     for partition, rows in by_partition(algorithmic):
-        yield figure("algorithmic", "algorithmic", partition, plots.category_chart(rows))
-    for partition, log in sorted(training_log.items()):
-        if not log.is_empty():
-            yield figure("loss", "training", partition, plots.loss_chart(log))
+        yield figure("algorithmic", partition, plots.category_chart(rows))
+    for partition in partitions(summary):
+        log = training_log.get(partition)
+        if log is not None and not log.is_empty():
+            yield figure("loss", partition, plots.loss_chart(log))
 
 
-def figure(kind: str, section: str, partition: str, chart: Chart) -> Figure:
+def figure(kind: str, subject: str, chart: Chart) -> Figure:
     # A partition's name becomes part of a file name: anything but plain characters is replaced.
-    return Figure(f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', partition)}", section, partition, chart)
+    return Figure(kind, subject, f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}", chart)
 
 
 def by_partition(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     for partition in partitions(mart) if not mart.is_empty() else []:
         yield partition, mart.filter(pl.col("partition") == partition)
+
+
+def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    keys = ["benchmark", "setting"]
+    for (benchmark, setting), rows in in_order(mart).group_by(keys, maintain_order=True):
+        yield setting_label(str(benchmark), str(setting)), rows
 
 
 def page_spec(chart: Chart) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Charts of the report, from the marts' rows of one partition.
+"""Charts of the report, from the marts' rows of one partition, or of one setting over partitions.
 
 Each function returns an Altair chart whose width a page may stretch. It knows nothing about
 files or pages, and computes no metric; the loss curve's moving mean is only a line to the eye.
@@ -51,7 +51,7 @@ def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) ->
         for row in mart.iter_rows(named=True)
     ]
     lines = list(dict.fromkeys(row["row"] for row in rows))
-    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+    models = present(rows)
 
     base = alt.Chart(inline(rows)).encode(
         y=alt.Y("row:N", sort=lines, title=None, axis=wrapped_labels())
@@ -85,21 +85,24 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     datasets = sorted({row["dataset"] for row in rows})
 
+    # A page lets the reader pick settings in the legend, where four intervals a set are many.
+    picked = alt.selection_point("picked", fields=["setting"], bind="legend")
     base = alt.Chart(inline(rows)).encode(
         y=alt.Y("dataset:N", sort=datasets, title=None, axis=wrapped_labels()),
         yOffset=alt.YOffset("setting:N", sort=settings),
         color=colours("setting", {name: SETTING_COLOURS.get(name, "#444") for name in settings}),
         tooltip=["dataset:N", "setting:N", "n:Q", alt.Tooltip("gain:Q", format="+.1f"), "p:Q"],
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
     )
     zero = alt.Chart(inline([{"zero": 0}])).mark_rule(color="black").encode(x="zero:Q")
     return alt.layer(
         zero,
         base.transform_filter("isValid(datum.gain_low) && isValid(datum.gain_high)")
-        .mark_rule(strokeWidth=1.5, opacity=0.6)
+        .mark_rule(strokeWidth=1.5)
         .encode(x="gain_low:Q", x2="gain_high:Q"),
-        base.mark_point(filled=True, size=50, opacity=1).encode(
-            x=alt.X("gain:Q", title="tuned minus untuned, points")
-        ),
+        base.mark_point(filled=True, size=50)
+        .encode(x=alt.X("gain:Q", title="tuned minus untuned, points"))
+        .add_params(picked),
     ).properties(
         title="Gain by evaluation set",
         width=WIDTH,
@@ -113,7 +116,7 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
 
     columns = ("flipped_percent", "model", "n", "accuracy", "low", "high", "chance")
     rows = flipped.select(columns).sort("flipped_percent", "model").to_dicts()
-    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+    models = present(rows)
 
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("flipped_percent:Q", title="labels flipped, %"),
@@ -130,6 +133,45 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
             tooltip=["flipped_percent:Q", "model:N", "n:Q", three_decimals("accuracy")],
         ),
     ).properties(title="Following flipped labels", width=WIDTH, height=300)
+
+
+def scaling_chart(scaling: pl.DataFrame) -> Chart:
+    """Accuracy against the cost of inference, over the partitions of one setting."""
+    import altair as alt
+
+    columns = ("partition", "model", "flops_per_token", "n", "accuracy", "low", "high", "chance")
+    measured = in_order(scaling).select(columns)
+    rows, sizes = measured.to_dicts(), measured.unique("partition", maintain_order=True).to_dicts()
+    cost = alt.X(
+        "flops_per_token:Q",
+        scale=alt.Scale(type="log", padding=40),
+        axis=alt.Axis(format="~s", title="inference FLOPs a token", tickCount=4, grid=False),
+    )
+    base = alt.Chart(inline(rows)).encode(
+        x=cost,
+        color=colours("model", {model: MODEL_COLOURS[model] for model in present(rows)}),
+        tooltip=[
+            "partition:N",
+            "model:N",
+            "n:Q",
+            *map(three_decimals, ("accuracy", "low", "high")),
+        ],
+    )
+    fraction = alt.Scale(domain=[0, 1])
+    return alt.layer(
+        alt.Chart(inline(sizes))
+        .mark_text(baseline="top")
+        .encode(x=cost, y=alt.value(2), text="partition:N"),
+        base.transform_filter("isValid(datum.chance)")
+        .mark_line(strokeDash=[3, 2], strokeWidth=1)
+        .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
+        base.mark_rule().encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
+    ).properties(
+        title=setting_label(scaling["benchmark"][0], scaling["setting"][0]),
+        width=WIDTH,
+        height=240,
+    )
 
 
 def loss_chart(training_log: pl.DataFrame) -> Chart:
@@ -160,6 +202,11 @@ def to_png(chart: Chart | alt.VConcatChart) -> bytes:
     image = io.BytesIO()
     chart.save(image, format="png", scale_factor=2)
     return image.getvalue()
+
+
+def present(rows: list[dict[str, Any]]) -> list[str]:
+    """The models that have rows, in reading order."""
+    return [model for model in MODELS if any(row["model"] == model for row in rows)]
 
 
 def inline(rows: list[dict[str, Any]]) -> alt.InlineData:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
+from symtune_pipeline import catalog
+
 if TYPE_CHECKING:
     from great_tables import GT
     from rich.table import Table
@@ -65,7 +67,8 @@ class Comparison:
 def terminal_table(summary: pl.DataFrame) -> Table:
     """The table that a run ends with: one line per setting, in sections where partitions differ.
 
-    Made for 120 columns; below that names of settings are broken. `summary` is `mart_summary`.
+    Made for 120 columns; below that, and beside a pretrained model, names of settings are broken.
+    `summary` is `mart_summary`.
     """
     from rich import box
     from rich.table import Table
@@ -73,18 +76,19 @@ def terminal_table(summary: pl.DataFrame) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("setting", overflow="fold")
-    for name in ("n", "untuned", "tuned", "chance", "points", "p"):
+    models = [model for model in MODELS if model in summary["model"]]
+    for name in ("n", *models, "chance", "points", "p"):
         table.add_column(name, justify="right", no_wrap=True)
 
     for partition in partitions(summary):
-        if len(partitions(summary)) > 1:
+        if several_partitions(summary):
             table.add_section()
             table.add_row(Text(partition, style="bold"))
         for pair in comparisons(summary.filter(pl.col("partition") == partition)):
             cells = (
                 setting_label(pair.benchmark, pair.setting),
                 str(pair.first["n"]),
-                *(accuracy_text(pair.rows.get(model)) for model in MODELS[1:]),
+                *(accuracy_text(pair.rows.get(model)) for model in models),
                 fraction_text(pair.first["chance"]),
                 gain_text(pair.tuned, OVER_DRAWS),
                 p_text(pair.tuned.get("p")),
@@ -112,15 +116,16 @@ def summary_records(summary: pl.DataFrame) -> list[Row]:
 
 
 def html_tables(
-    *, summary: pl.DataFrame, icl: pl.DataFrame, algorithmic: pl.DataFrame
+    *, summary: pl.DataFrame, icl: pl.DataFrame, algorithmic: pl.DataFrame, scaling: pl.DataFrame
 ) -> dict[str, str]:
-    """HTML of the page's tables, escaped: `settings`, `sets`, `algorithmic` and `paper`.
+    """HTML of the page's tables, escaped: `settings`, `scaling`, `sets`, `algorithmic` and `paper`.
 
-    A table whose mart is empty is left out. The arguments are `mart_summary`, `mart_icl` and
-    `mart_algorithmic`.
+    A table whose mart is empty is left out, and `scaling` where there is one partition only. The
+    arguments are `mart_summary`, `mart_icl`, `mart_algorithmic` and `mart_scaling`.
     """
     tables = {
         "settings": settings_table(summary),
+        "scaling": scaling_table(scaling),
         "sets": detail_table(icl, "dataset"),
         "algorithmic": detail_table(algorithmic, "category"),
         "paper": paper_table(summary),
@@ -130,7 +135,7 @@ def html_tables(
 
 def settings_table(summary: pl.DataFrame) -> GT:
     """Every setting with its models; grouped by partition where there are several."""
-    several = len(partitions(summary)) > 1
+    several = several_partitions(summary)
     return comparison_table(
         [
             (pair.partition if several else None, setting_label(pair.benchmark, pair.setting), pair)
@@ -145,7 +150,7 @@ def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
     """Every dataset or category, grouped by setting; None where the mart has no row."""
     if mart.is_empty():
         return None
-    several = len(partitions(mart)) > 1
+    several = several_partitions(mart)
     rows = []
     for pair in comparisons(mart, detail):
         label = setting_label(pair.benchmark, pair.setting)
@@ -153,11 +158,34 @@ def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
     return comparison_table(rows, first_column=detail, interval=OVER_QUERIES)
 
 
+def scaling_table(scaling: pl.DataFrame) -> GT | None:
+    """The partitions of each setting by size; None where there are not several."""
+    from great_tables import GT
+
+    if not several_partitions(scaling):
+        return None
+    models = [model for model in MODELS if model in scaling["model"]]
+    body = pl.DataFrame(
+        [
+            {
+                "setting": setting_label(pair.benchmark, pair.setting),
+                "model": pair.partition,
+                "GFLOPs a token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
+                **{model: unbroken(accuracy_text(pair.rows.get(model))) for model in models},
+                "as good untuned": as_good_text(pair.tuned),
+            }
+            for pair in comparisons(scaling)
+        ]
+    )
+    table = GT(body, groupname_col="setting")  # which gathers the rows of a setting
+    return table.cols_align("right", ["GFLOPs a token", *models])
+
+
 def paper_table(summary: pl.DataFrame) -> GT:
     """The paper's figures beside ours, each with its source (`paper.yaml`)."""
     from great_tables import GT
 
-    several = len(partitions(summary)) > 1
+    several = several_partitions(summary)
     measured = [pair for pair in comparisons(summary) if pair.tuned.get("gain") is not None]
 
     def ours(wanted: Row) -> str:
@@ -239,13 +267,10 @@ def comparisons(mart: pl.DataFrame, detail: str | None = None) -> list[Compariso
 
 
 def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
-    """The mart sorted as a reader wants it, whatever order its rows came in."""
-
-    def rank(column: str, known: Sequence[str]) -> pl.Expr:
-        places = {name: place for place, name in enumerate(known)}
-        return pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
+    """The mart sorted as a reader wants it, small models first, whatever order its rows came in."""
 
     return mart.sort(
+        rank("partition", tuple(catalog.models())),
         "partition",
         rank("benchmark", tuple(BENCHMARKS)),
         rank("setting", SETTINGS),
@@ -255,9 +280,20 @@ def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
     )
 
 
+def rank(column: str, known: Sequence[str]) -> pl.Expr:
+    """The place of the column's values in `known`; what is not there comes last."""
+    places = {name: place for place, name in enumerate(known)}
+    return pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
+
+
 def partitions(mart: pl.DataFrame) -> list[str]:
-    """The partitions present, sorted."""
-    return mart["partition"].unique().sort().to_list()
+    """The partitions present, small models first."""
+    return in_order(mart)["partition"].unique(maintain_order=True).to_list()
+
+
+def several_partitions(mart: pl.DataFrame) -> bool:
+    """Whether rows must say which partition they are about."""
+    return not mart.is_empty() and mart["partition"].n_unique() > 1
 
 
 def setting_label(benchmark: str, setting: str) -> str:
@@ -278,6 +314,15 @@ def gain_text(row: Row, interval: str) -> str:
     if low is None or high is None:
         return points_text(row.get("gain"))
     return f"{points_text(row['gain'])} [{points_text(low)}, {points_text(high)}]"
+
+
+def as_good_text(tuned: Row) -> str:
+    """The smallest untuned model that is as accurate and its cost, as `smollm2-360m (2.7x FLOPs)`."""
+    if not tuned:
+        return ""
+    if tuned["as_good_untuned"] is None:
+        return "none"
+    return f"{tuned['as_good_untuned']} ({tuned['as_good_flops']:.2g}x FLOPs)"
 
 
 def calibration_text(pair: Comparison) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from symtune_pipeline.tuning.parallel import whole
@@ -19,7 +21,7 @@ class ShardedAdafactor(torch.optim.Adafactor):
         """Take one step; gradients are DTensors like their parameters."""
         for group in self.param_groups:
             lists: list[list[torch.Tensor]] = [[] for _ in range(6)]
-            self._init_group(group, *lists)  # type: ignore[no-untyped-call]
+            self._init_group(group, *lists)
             for param, grad, row, column, variance, step in zip(*lists, strict=True):
                 step += 1
                 number = step.item()
@@ -44,4 +46,4 @@ def _mean(values: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _root_mean_square(values: torch.Tensor) -> float:
-    return float(whole((values * values).sum()) / values.numel()) ** 0.5
+    return math.sqrt(whole((values * values).sum()).item() / values.numel())

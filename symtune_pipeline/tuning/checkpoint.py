@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -134,7 +134,7 @@ class Checkpoints:
         return None if same else "it is of other settings, inputs or code"
 
     def _read(self, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
-        dcp.load(
+        state_dict_loader.load(
             _tensors(model, optimizer),
             storage_reader=HuggingFaceStorageReader(str(path)),
             process_group=self._ranks.files,
@@ -158,7 +158,7 @@ class Checkpoints:
                 path.mkdir(parents=True)
             ranks.every(None, ranks.files)
             writer = HuggingFaceStorageWriter(str(path), _files(tensors), save_distributed=True)
-            dcp.save(
+            state_dict_saver.save(
                 tensors, storage_writer=writer, process_group=ranks.files, no_dist=ranks.count == 1
             )
             mine = path.glob(f"shard-{ranks.rank + 1:05d}-*")
@@ -197,7 +197,7 @@ def _tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
         if parameter.requires_grad
     }
     flat = StateDictOptions(flatten_optimizer_state_dict=True)
-    moments = get_optimizer_state_dict(model, optimizer, options=flat)
+    moments: dict[str, Any] = dict(get_optimizer_state_dict(model, optimizer, options=flat))
     tensors = {f"optimizer.{name}": value for name, value in moments.items()}
     return parameters | {name: t for name, t in tensors.items() if isinstance(t, torch.Tensor)}
 

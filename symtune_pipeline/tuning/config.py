@@ -28,6 +28,7 @@ class JobConfig(BaseModel):
     tokens_per_step: int  # in whole blocks, at least one
     max_grad_norm: float
     epochs: int
+    steps: int | None = None  # at most
     loss: LossName
     precision: Literal["auto", "fp32", "bf16"]
     held_out_blocks: int
@@ -68,12 +69,13 @@ def job_config(
         optimizer=chosen.optimizer or defaults.optimizer,
         learning_rate=chosen.learning_rate or defaults.learning_rate,
         warmup_steps=defaults.warmup_steps,
-        block_tokens=chosen.block_tokens,
+        block_tokens=experiment.tuning.block_tokens_for(model),
         tokens_per_step=chosen.tokens_per_step or defaults.tokens_per_step,
         max_grad_norm=defaults.max_grad_norm,
         epochs=chosen.epochs,
+        steps=defaults.steps,
         loss=chosen.loss,
-        precision=chosen.precision,
+        precision=chosen.precision or defaults.precision,
         held_out_blocks=chosen.held_out_blocks,
         lora=chosen.lora,
         activation_checkpointing=chosen.activation_checkpointing,

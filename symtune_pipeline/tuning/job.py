@@ -233,7 +233,7 @@ def gradients(
         # Ranks meet in every layer, so one without a block of its own takes part with a weight of 0.
         own = index < len(blocks)
         loss, right = block_loss(model, blocks[index if own else 0], precision)
-        (loss * own / targets).backward()  # type: ignore[no-untyped-call]
+        (loss * own / targets).backward()
         if own:
             found[index, 0], found[index, 1] = loss.detach(), right.sum()
     losses, rights = here.sum(found).T.tolist()
@@ -245,7 +245,7 @@ def _without_gradient(
 ) -> int:
     """The number of the first block whose own gradient is no finite number."""
     for block in blocks:
-        block_loss(model, block, precision)[0].backward()  # type: ignore[no-untyped-call]
+        block_loss(model, block, precision)[0].backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(grads))
         model.zero_grad()

@@ -34,7 +34,7 @@ def _full(error: BaseException) -> bool:
     if isinstance(error, CheckpointException):  # what happened on each rank that failed
         return any(_full(cause) for cause, _ in error.failures.values())
     if isinstance(error, SafetensorError):  # Rust's errors come as text
-        return any(f"code: {number}," in str(error) for number in FULL)
+        return any(f"(os error {number})" in str(error) for number in FULL)
     return isinstance(error, OSError) and error.errno in FULL
 
 

@@ -17,7 +17,7 @@ MEASUREMENTS = 50  # at most: enough for a curve
 
 
 def step_plan(blocks: int, config: JobConfig) -> list[list[int]]:
-    """The numbers of the blocks of every step; each epoch is shuffled anew.
+    """The numbers of the blocks of every step, up to `steps`; each epoch is shuffled anew.
 
     Raises UserError where all blocks are held out.
     """
@@ -34,7 +34,8 @@ def step_plan(blocks: int, config: JobConfig) -> list[list[int]]:
         if number not in kept_out
     ]
     per_step = blocks_per_step(config)
-    return [order[start : start + per_step] for start in range(0, len(order), per_step)]
+    plan = [order[start : start + per_step] for start in range(0, len(order), per_step)]
+    return plan[: config.steps]
 
 
 def blocks_per_step(config: JobConfig) -> int:

@@ -42,7 +42,8 @@ class Ranks:
         if self.count == 1:
             return
         mesh = init_device_mesh(self.device.type, (self.count,))
-        layers = [m for m in model.modules() if type(m).__name__ in model._no_split_modules]
+        whole_layers = model._no_split_modules or ()
+        layers = [m for m in model.modules() if type(m).__name__ in whole_layers]
         for module in (*layers, model):
             sharded = fully_shard(module, mesh=mesh)
             sharded.set_gradient_divide_factor(1.0)

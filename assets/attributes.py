@@ -1,0 +1,70 @@
+"""What every asset of the graph has: an owner, links to its code, and when it is made by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import dagster as dg
+from dagster import AutomationCondition
+
+OWNER = "team:symbol-tuning"
+ROOT = Path(__file__).resolve().parent.parent
+TREE = "/tree/"  # stands between a repository and its branch, in the address of a branch
+
+
+def with_attributes(
+    assets: Iterable[dg.AssetsDefinition], git_tree: str | None
+) -> list[dg.AssetsDefinition]:
+    """The assets with an owner, an automation condition and references to their code.
+
+    The references are paths on this machine, or links where `git_tree` is the address of a branch,
+    such as https://github.com/<owner>/<repository>/tree/main.
+    """
+    assets = list(assets)
+    partitioned = {spec.key for asset in assets for spec in asset.specs if spec.partitions_def}
+
+    def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
+        sums_up = not spec.partitions_def and any(dep.asset_key in partitioned for dep in spec.deps)
+        return spec.replace_attributes(
+            owners=[OWNER], automation_condition=when_inputs_change(sums_up)
+        )
+
+    described = dg.with_source_code_references(dg.map_asset_specs(complete, assets))
+    if git_tree:
+        repository, _, branch = git_tree.partition(TREE)
+        described = dg.link_code_references_to_git(
+            described,
+            git_url=repository.removesuffix("/-"),  # as GitLab writes it
+            git_branch=branch or "main",
+            file_path_mapping=dg.AnchorBasedFilePathMapping(
+                ROOT / "definitions.py", "definitions.py"
+            ),
+        )
+    return [asset for asset in described if isinstance(asset, dg.AssetsDefinition)]
+
+
+def when_inputs_change(sums_up: bool) -> AutomationCondition:
+    """Wanted when an input's content or the asset's own settings change, or when it is gone.
+
+    An input that was made again with the same content changes nothing. An asset that `sums_up` the
+    partitions of its inputs takes those that there are; any other waits for all its inputs.
+    """
+    changed = AutomationCondition.any_deps_match(
+        (
+            AutomationCondition.data_version_changed()
+            & ~AutomationCondition.executed_with_root_target()
+        )
+        | AutomationCondition.will_be_requested()
+    ).with_label("an input has changed")
+    wanted = (
+        AutomationCondition.newly_missing() | AutomationCondition.code_version_changed() | changed
+    ).since_last_handled()  # type: ignore[misc]  # is declared for what suits checks too
+    ready = (
+        ~AutomationCondition.any_deps_in_progress()
+        & ~AutomationCondition.in_progress()
+        & AutomationCondition.all_deps_blocking_checks_passed()
+    )
+    if not sums_up:
+        ready &= ~AutomationCondition.any_deps_missing()
+    return wanted & ready

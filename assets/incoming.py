@@ -1,0 +1,72 @@
+"""Models that someone else drops into a folder: found by a sensor, scored by a job."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.common import GPU, user_errors
+from resources.store import StoreResource
+from symtune_pipeline.evaluation.incoming import fingerprint, lacking, score_folder
+from symtune_pipeline.experiment import incoming_folder
+
+
+class Folder(dg.Config):
+    """Which model to evaluate."""
+
+    folder: str
+
+
+@dg.op(pool=GPU)
+def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreResource) -> None:
+    """Scores a folder on the suites of the asset `eval` and shows its accuracy."""
+    folder = Path(config.folder)
+    with user_errors():
+        accuracy = score_folder(store.store, folder, context.log.info)
+    lines = [
+        "| setting | n | accuracy | chance |",
+        "| --- | ---: | --- | ---: |",
+        *(
+            f"| {row['setting']} | {row['n']:,}"
+            f" | {row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            f" | {'' if row['chance'] is None else format(row['chance'], '.2f')} |"
+            for row in accuracy.iter_rows(named=True)
+        ),
+    ]
+    # No asset of the graph: `eval*` makes what is downstream of `eval`, and this is nobody's input.
+    context.log_event(
+        dg.AssetMaterialization(
+            "incoming_model",
+            description="Accuracy of a dropped model, with 95% Wilson intervals.",
+            partition=folder.name,
+            metadata={
+                "accuracy": dg.MetadataValue.md("\n".join(lines)),
+                "folder": dg.MetadataValue.path(str(folder)),
+            },
+        )
+    )
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def evaluate_folder() -> None:
+    """The evaluation of one model folder, whatever made it: a fine-tune elsewhere, a download."""
+    score_incoming()
+
+
+@dg.sensor(job=evaluate_folder, minimum_interval_seconds=30)
+def incoming_models() -> dg.SensorResult | dg.SkipReason:
+    """Evaluates every model that lies complete in a folder of `incoming`; off until switched on."""
+    incoming = incoming_folder()
+    folders = sorted(path for path in incoming.glob("*") if path.is_dir())
+    reasons = {folder: lacking(folder) for folder in folders}
+    requests = [
+        dg.RunRequest(
+            run_key=f"{folder.name}-{fingerprint(folder)}",
+            run_config={"ops": {"score_incoming": {"config": {"folder": str(folder)}}}},
+        )
+        for folder, reason in reasons.items()
+        if reason is None
+    ]
+    waiting = [f"Folder {folder} waits: {reason}." for folder, reason in reasons.items() if reason]
+    if requests:
+        return dg.SensorResult(requests)
+    return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} holds no folder with a model.")

@@ -1,0 +1,229 @@
+"""Tuning, against TRL's SFTTrainer with packing and completion-only loss.
+
+Ours is the job that the pipeline launches, `python -m symtune_pipeline.tuning`; the peer is
+`benchmarks/tuning_peer.py`. Both are started in turn with the same job file: the same model, blocks
+of the quickstart's mixture in the same order, torch's Adafactor, gradient clipping and precision;
+also with the same threads and settings of the allocator. Neither recomputes activations. The first
+step, which allocates and chooses kernels, does not count for the speed. Memory is the largest of the
+whole process.
+
+On a CPU both run in float32 with two threads. On a CUDA device they run in bfloat16 with float32
+master weights; random models of up to 1.7B are measured as well, and memory is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import torch
+
+from benchmarks.common import ROOT, Record, base_model, report
+from benchmarks.data import examples_in_normal_form
+from symtune_pipeline import catalog
+from symtune_pipeline.experiment import LossName, load_experiment
+from symtune_pipeline.mixture import mixture_chunks
+from symtune_pipeline.packing import packed_blocks
+from symtune_pipeline.symbols import symbol_pool
+from symtune_pipeline.tuning.config import JobConfig, job_config
+from symtune_pipeline.tuning.job import step_plan
+from symtune_pipeline.tuning.step import Block
+
+OURS, PEER = "symtune_pipeline.tuning", "benchmarks.tuning_peer"
+MODEL = "smollm2-135m"
+STEPS = 20
+BLOCK_TOKENS, LONG_TOKENS = 1_024, 4_096
+LABEL_STEPS = 6
+LONG_STEPS = 2
+GPU_STEPS = 10
+LEARNING_RATE = 1e-3
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # as resources/launcher.py starts the job
+}
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+         "num_key_value_heads")  # fmt: skip
+SIZES = {  # from the configurations of HuggingFaceTB/SmolLM2-<size>
+    "135M": (576, 1_536, 30, 9, 3),
+    "360M": (960, 2_560, 32, 15, 5),
+    "1.7B": (2_048, 8_192, 24, 32, 32),
+}
+# Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets.
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: by step its loss, tokens, label tokens and when it ended; its peak memory."""
+
+    steps: pl.DataFrame
+    peak_bytes: int
+
+    def per_second(self, column: str) -> float:
+        """How much of `column` was done in a second, after the first step."""
+        seconds = self.steps["seconds"]
+        return float(self.steps[column][1:].sum() / (seconds[-1] - seconds[0]))
+
+
+def write_blocks(path: Path, model_folder: Path, block_tokens: int, count: int) -> None:
+    """Any `count` blocks of the quickstart's mixture."""
+    from transformers import AutoTokenizer
+
+    experiment = load_experiment("quickstart")
+    examples = examples_in_normal_form()
+    pool = symbol_pool(experiment.symbols, ())
+    mixture = mixture_chunks(examples, pool, experiment.mixture, experiment.seed)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    blocks = pl.concat(packed_blocks(mixture, examples["input"], {}, tokenizer, block_tokens))
+    chosen = blocks.sample(count, shuffle=True, seed=0)
+    chosen.with_columns(block=pl.int_range(count, dtype=pl.UInt32)).write_parquet(path)
+
+
+def job(blocks: Path, model_folder: Path, block_tokens: int, loss: LossName) -> JobConfig:
+    """A job with a block a step and a constant learning rate; it runs beside its blocks."""
+    experiment = load_experiment("quickstart")
+    tuning = experiment.tuning.model_copy(
+        update={
+            "loss": loss,
+            "block_tokens": block_tokens,
+            "tokens_per_step": block_tokens,
+            "learning_rate": LEARNING_RATE,
+            "precision": "bf16" if torch.cuda.is_available() else "fp32",
+            "checkpoint_seconds": 3_600,  # none
+        }
+    )
+    config = job_config(
+        catalog.model(MODEL),
+        experiment.model_copy(update={"tuning": tuning}),
+        model_folder=model_folder,
+        blocks=blocks,
+        output_folder=blocks.parent,
+        inputs={},
+    )
+    return config.model_copy(update={"optimizer": "adafactor", "warmup_steps": 0})
+
+
+def run(program: str, config: JobConfig) -> Run:
+    """Run ours or the peer on a job, in an empty folder and a process of its own."""
+    with TemporaryDirectory(dir=config.output_folder) as made:
+        file = Path(made) / "job.json"
+        config = config.model_copy(update={"output_folder": Path(made)})
+        file.write_text(config.model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", program, "--config", str(file)]
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | os.environ)
+        _, status, usage = os.wait4(process.pid, 0)  # what the process itself used
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{program} ended with status {process.returncode}")
+        log = json.loads((Path(made) / "model" / "log.json").read_text(encoding="utf-8"))["log"]
+    table = pl.read_parquet(config.blocks)
+    rows = [table.row(number, named=True) for [number] in step_plan(len(table), config)]
+    steps = pl.DataFrame(
+        {
+            "loss": [done["loss"] for done in log],
+            "seconds": [done["seconds"] for done in log],
+            "tokens": [len(row["tokens"]) for row in rows],
+            "labels": [
+                len(Block.from_row(row, config.loss, config.block_tokens).targets) for row in rows
+            ],
+        }
+    )
+    return Run(steps, usage.ru_maxrss * 1024)
+
+
+def compared(key: str, steps: int, folder: Path) -> list[Record]:
+    """Speed, label tokens, losses and memory at blocks of 1,024 tokens."""
+    model, blocks, first = base_model(key), folder / "blocks.parquet", folder / "first.parquet"
+    write_blocks(blocks, model, BLOCK_TOKENS, steps)
+    pl.read_parquet(blocks).head(LABEL_STEPS).write_parquet(first)
+    final = job(blocks, model, BLOCK_TOKENS, "final_label")
+    mine, theirs = run(OURS, final), run(PEER, final)
+    all_labels = run(OURS, job(first, model, BLOCK_TOKENS, "all_labels"))
+    apart = (mine.steps["loss"] - theirs.steps["loss"]).abs().to_list()
+    name = f"{key}, {BLOCK_TOKENS:,} tokens"
+    return [
+        _speed(name, "tokens", mine, theirs, 1.6),
+        _speed(f"{name}, all_labels", "labels", all_labels, theirs, 10),
+        Record(f"{name}, largest difference of {steps} losses", max(apart), None, "nats", None,
+               "1e-3", max(apart) <= 1e-3),
+        *_memory(name, mine, theirs, 0.9),
+    ]  # fmt: skip
+
+
+def long_blocks(folder: Path) -> list[Record]:
+    """Speed and memory at blocks of 4,096 tokens."""
+    model, blocks = base_model(MODEL), folder / "long.parquet"
+    write_blocks(blocks, model, LONG_TOKENS, LONG_STEPS)
+    config = job(blocks, model, LONG_TOKENS, "final_label")
+    mine, theirs = run(OURS, config), run(PEER, config)
+    name = f"{MODEL}, {LONG_TOKENS:,} tokens"
+    return [_speed(name, "tokens", mine, theirs), *_memory(name, mine, theirs, 0.6)]
+
+
+def sizes_on_gpu(folder: Path) -> list[Record]:
+    """Speed and model FLOP utilisation of random models at blocks of 4,096 tokens."""
+    device = torch.cuda.get_device_name()
+    peak = next((flops for part, flops in PEAK_FLOPS.items() if part in device), None)
+    blocks, records = folder / "gpu.parquet", []
+    write_blocks(blocks, base_model(MODEL), LONG_TOKENS, GPU_STEPS)
+    for size in SIZES:
+        model = folder / size
+        parameters = _random_model(model, size)
+        config = job(blocks, model, LONG_TOKENS, "all_labels")
+        mine, theirs = run(OURS, config), run(PEER, config)
+        name = f"{size} random, {device}"
+        records.append(_speed(name, "tokens", mine, theirs))
+        if peak:
+            percent = 600 * parameters / peak  # six FLOPs a token and parameter
+            used = percent * mine.per_second("tokens"), percent * theirs.per_second("tokens")
+            records.append(Record(f"{name}, FLOP utilisation", *used, "%", used[0] / used[1]))
+    return records
+
+
+def _random_model(folder: Path, size: str) -> int:
+    """Save a model of that size; returns its parameters but those of the embedding."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    like = base_model(MODEL)
+    config = AutoConfig.from_pretrained(like, **dict(zip(SHAPE, SIZES[size], strict=True)))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(like).save_pretrained(folder)
+    return int(model.num_parameters(exclude_embeddings=True))
+
+
+def _speed(name: str, what: str, mine: Run, theirs: Run, bar: float | None = None) -> Record:
+    rates = mine.per_second(what), theirs.per_second(what)
+    ratio = rates[0] / rates[1]
+    wanted = f"{bar:g} times" if bar else ""
+    return Record(name, *rates, f"{what}/s", ratio, wanted, ratio >= bar if bar else None)
+
+
+def _memory(name: str, mine: Run, theirs: Run, bar: float) -> list[Record]:
+    if torch.cuda.is_available():
+        return []
+    gigabytes = mine.peak_bytes / 1e9, theirs.peak_bytes / 1e9
+    holds = gigabytes[0] <= bar * gigabytes[1]
+    ratio = gigabytes[1] / gigabytes[0]
+    return [Record(f"{name}, memory", *gigabytes, "GB", ratio, f"{bar:g} of the peer's", holds)]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        records = compared(MODEL, STEPS, folder) + long_blocks(folder)
+        if torch.cuda.is_available():
+            records += sizes_on_gpu(folder)
+    report("tuning_cuda" if torch.cuda.is_available() else "tuning", records)
+
+
+if __name__ == "__main__":
+    main()
