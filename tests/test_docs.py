@@ -117,7 +117,8 @@ def test_every_setting_exists(page: Path) -> None:
         "".join(found)
         for text in inline(page)
         for found in SETTING.findall(text)
-        if not text.endswith(FILES) and found[1].split(".")[1] not in sections[found[0]].model_fields
+        if not text.endswith(FILES)
+        and found[1].split(".")[1] not in sections[found[0]].model_fields
     ]
     assert unknown == []
 
