@@ -1,0 +1,133 @@
+"""The documents name nothing that is not there: files, commands, options, variables, settings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+from dagster._cli import create_dagster_cli
+
+from symtune_pipeline.catalog import Dataset, Model
+from symtune_pipeline.cli import app
+from symtune_pipeline.experiment import Experiment
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SETTING = re.compile(r"(?<![\w/.-])(data|symbols|mixture|tuning|evaluation)((?:\.[a-z_]+)+)")
+FILES = (".py", ".yaml", ".json")
+PROGRAMS = {
+    "symtune": typer.main.get_command(app),
+    "dagster": create_dagster_cli(),
+}
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request: pytest.FixtureRequest) -> Path:
+    """Each page in turn."""
+    return Path(request.param)
+
+
+def inline(page: Path) -> list[str]:
+    """What stands between backticks in the running text."""
+    return re.findall(r"`([^`\n]+)`", FENCED.sub("", page.read_text(encoding="utf-8")))
+
+
+def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
+    """The words of every command, and whether it stands in a block, where it must be complete."""
+    lines = [(text, False) for text in inline(page)]
+    for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
+        if language in ("", "bash"):
+            joined = block.replace("\\\n", " ")
+            lines += [(line, True) for line in joined.splitlines()]
+    for line, complete in lines:
+        if re.match(r"([A-Z_]+=\S+ +)*(symtune|dagster|make) ", line):
+            words = shlex.split(line, comments=True)
+            start = next(i for i, word in enumerate(words) if "=" not in word)
+            # An ellipsis stands for what the reader adds.
+            yield [word for word in words[start:] if word not in ("...", "…")], complete
+
+
+def fault(words: Sequence[str], complete: bool) -> str | None:
+    """What a program that is made with click would say against a command; it is not run."""
+    command, rest = PROGRAMS[words[0]], list(words[1:])
+    context = None
+    try:
+        while True:
+            context = command.make_context(command.name, rest, parent=context)
+            # What the context leaves over is a subcommand and its own words.
+            rest = [*context._protected_args, *context.args]
+            if not rest or not hasattr(command, "resolve_command"):
+                return None
+            _, command, rest = command.resolve_command(context, rest)
+    except Exception as error:  # typer and dagster bring a click each, and its errors with it
+        if type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError") and not complete:
+            return None
+        return f"{' '.join(words)}: {getattr(error, 'message', None) or error!r}"
+
+
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    files = [target.split("#")[0] for target in targets if not re.match(r"#|\w+:", target)]
+    assert [file for file in files if not (page.parent / file).exists()] == []
+
+
+def test_every_page_that_is_named_exists(page: Path) -> None:
+    named = {word for text in inline(page) for word in re.findall(r"\bdocs/[\w/-]+\.md", text)}
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_make_knows_every_target(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    rules = re.findall(r"^([a-z][a-z -]*):(?!=)", makefile, re.MULTILINE)
+    known = {target for rule in rules for target in rule.split()}
+    named = {
+        word
+        for words, _ in commands(page)
+        if words[0] == "make"
+        for word in words[1:]
+        if "=" not in word
+    }
+    assert named <= known
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_command_is_understood(page: Path, program: str) -> None:
+    faults = [fault(words, complete) for words, complete in commands(page) if words[0] == program]
+    assert [found for found in faults if found] == []
+
+
+def test_every_variable_is_read(page: Path) -> None:
+    source = (ROOT / "symtune_pipeline" / "experiment.py").read_text(encoding="utf-8")
+    read = set(re.findall(r'environ\.get\("(SYMTUNE_\w+)"', source))
+    assert set(re.findall(r"\bSYMTUNE_[A-Z_]+", page.read_text(encoding="utf-8"))) <= read
+
+
+def test_every_setting_exists(page: Path) -> None:
+    sections = {name: field.annotation for name, field in Experiment.model_fields.items()}
+    unknown = [
+        "".join(found)
+        for text in inline(page)
+        for found in SETTING.findall(text)
+        if not text.endswith(FILES)
+        and found[1].split(".")[1] not in sections[found[0]].model_fields
+    ]
+    assert unknown == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dataset.md", Dataset), ("model.md", Model)])
+def test_the_entry_that_a_page_shows_fits_the_catalogue(
+    name: str, kind: type[Dataset] | type[Model]
+) -> None:
+    text = (ROOT / "docs" / "extending" / name).read_text(encoding="utf-8")
+    shown = [block for language, block in FENCED.findall(text) if language == "yaml"]
+    ((key, entry),) = yaml.safe_load(shown[0]).items()
+    assert kind(key=key, **entry).key == key
