@@ -25,7 +25,7 @@ from conftest import ROOT, Ended, Home
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 GROUPS = ("raw", "examples", "mixture", "model", "evaluation", "marts", "report")
-PATIENCE = 180  # seconds for what takes a few on a machine that does nothing else
+PATIENCE = 400  # seconds for what takes a few on a machine that does nothing else
 LOCAL = {"127.0.0.1"}
 NO_HOST = {"file", "data", "blob"}  # schemes that ask no server
 
@@ -197,4 +197,5 @@ def test_the_charts_of_the_report_fit_the_page(
         assert box is not None and box["height"] > 100
         assert 100 < box["width"] <= width and box["x"] >= 0 and box["x"] + box["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    charts.first.scroll_into_view_if_needed()
     page.screenshot(path=pictures / f"report_{width}.png")
