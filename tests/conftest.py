@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +14,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from symtune_pipeline import catalog
 from symtune_pipeline.experiment import SymbolsConfig
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
-from symtune_pipeline.storage import Store
+from symtune_pipeline.storage import Store, sha256
 from symtune_pipeline.symbols import symbol_pool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +28,8 @@ DATA_SIDE = "+(kind:sql and not key:eval+)"  # as in the Makefile
 TUNING_SETS = ("hotel_reviews", "news_topics", "hobby_posts", "opposites")
 EVALUATION_SETS = ("phone_reviews", "magazine_topics", "life_events")
 ROWS = 80  # of a set: 20 of each class of the largest
+
+Ended = subprocess.CompletedProcess[str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,6 +89,84 @@ def tokenizer(tuning_examples: pl.DataFrame) -> Any:
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(tuning_examples["input"].to_list(), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=trained)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder with everything that runs of the smoke experiment make."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "home" / "smoke")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a shell after `source .envrc`, with a home and a Dagster instance of its own."""
+        ours = ("DAGSTER_", "SYMTUNE_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        instance = self.folder / "dagster"
+        instance.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / ".dagster" / "dagster.yaml", instance)
+        return kept | {
+            "SYMTUNE_HOME": str(self.folder / "home"),
+            "SYMTUNE_EXPERIMENT": "smoke",
+            "DAGSTER_HOME": str(instance),
+            "OMP_NUM_THREADS": "1",  # threads of tests that run beside would wait for each other
+        }
+
+    def run(self, *arguments: str, experiment: str = "smoke", **environment: str) -> Ended:
+        """`python materialize.py`."""
+        command = ("materialize.py", "--experiment", experiment, *arguments)
+        return self._start(*command, **environment)
+
+    def dagster(self, *arguments: str, experiment: str = "smoke") -> Ended:
+        """`dagster asset materialize`."""
+        command = ("-m", "dagster", "asset", "materialize", "-m", "definitions", *arguments)
+        return self._start(*command, SYMTUNE_EXPERIMENT=experiment)
+
+    def _start(self, *arguments: str, **environment: str) -> Ended:
+        command = [sys.executable, *arguments]
+        env = self.environment | environment
+        return subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+
+    def report(self) -> dict[str, bytes]:
+        """The report's files but the pictures."""
+        folder = self.store.folder("eval_report")
+        return {name: (folder / name).read_bytes() for name in ("index.html", "summary.json")}
+
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Every file of the store: its hash and when it was written."""
+        root = self.store.root
+        return {
+            path.relative_to(root).as_posix(): (sha256(path), path.stat().st_mtime_ns)
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+    def copy(self, folder: Path) -> Home:
+        """The same tables, models and history of runs in another folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Home(folder)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Home, Ended]:
+    """A first run of the smoke experiment in an empty home, and how it ended.
+
+    It is made once for all processes that pytest-xdist starts: copy it to change it.
+    """
+    session = tmp_path_factory.getbasetemp()
+    session = session if worker_id == "master" else session.parent
+    home, kept = Home(session / "smoke_run"), session / "smoke_run.json"
+    with FileLock(session / "smoke_run.lock"):
+        if not kept.exists():
+            first = home.run()
+            kept.write_text(json.dumps([first.args, first.returncode, first.stdout, first.stderr]))
+    return home, Ended(*json.loads(kept.read_text()))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Ended, Home
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
@@ -304,22 +304,11 @@ def test_accuracy_is_counted_by_setting() -> None:
 class Daemon:
     """A real `dagster-daemon` beside a finished run of the smoke experiment."""
 
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-        self.instance_folder = folder / "dagster"
-        self.instance_folder.mkdir()
-        shutil.copy(ROOT / ".dagster" / "dagster.yaml", self.instance_folder)
-        ours = ("DAGSTER_", "SYMTUNE_")
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
-            "SYMTUNE_HOME": str(self.home),
-            "SYMTUNE_EXPERIMENT": "smoke",
-            "DAGSTER_HOME": str(self.instance_folder),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    @property
-    def store(self) -> Store:
-        return Store(self.home / "smoke")
+    def __init__(self, home: Home) -> None:
+        self.environment = home.environment
+        self.home = home.folder / "home"
+        self.instance_folder = home.folder / "dagster"
+        self.store = home.store
 
     def command(self, *arguments: str) -> None:
         ended = subprocess.run(
@@ -348,10 +337,11 @@ class Daemon:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(
+    smoke_run: tuple[Home, Ended], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
     """The daemon, with the schedule switched on eight days ago and the sensor switched on."""
-    daemon = Daemon(tmp_path_factory.mktemp("daemon"))
-    daemon.command("materialize.py", "--experiment", "smoke")
+    daemon = Daemon(smoke_run[0].copy(tmp_path_factory.mktemp("daemon")))
     daemon.command("-m", "dagster", "schedule", "start", "weekly_evaluation", "-m", "definitions")
     daemon.command("-m", "dagster", "sensor", "start", "incoming_models", "-m", "definitions")
     with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
+from conftest import ROOT, Ended, Home
 
 from assets.mixtures import mixture_assets
 from assets.sql import sql_assets
@@ -23,9 +23,8 @@ from resources.store import StoreResource
 from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.bucket_store import BucketStore
 from symtune_pipeline.experiment import load_experiment
-from symtune_pipeline.storage import TABLE, Store, sha256
+from symtune_pipeline.storage import TABLE
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORD_KEYS = {"benchmark", "setting", "model", "n", "accuracy", "low", "high", "chance"}
 EVALUATION = {
     *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "int_outcomes", "int_scores"),
@@ -33,81 +32,11 @@ EVALUATION = {
     "eval_report",
 }
 
-Ended = subprocess.CompletedProcess[str]
-
-
-@dataclass(frozen=True)
-class Home:
-    """A folder with everything that runs of the smoke experiment make."""
-
-    folder: Path
-
-    @property
-    def store(self) -> Store:
-        return Store(self.folder / "home" / "smoke")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of a shell after `source .envrc`, with a home and a Dagster instance of its own."""
-        ours = ("DAGSTER_", "SYMTUNE_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        instance = self.folder / "dagster"
-        instance.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / ".dagster" / "dagster.yaml", instance)
-        return kept | {
-            "SYMTUNE_HOME": str(self.folder / "home"),
-            "SYMTUNE_EXPERIMENT": "smoke",
-            "DAGSTER_HOME": str(instance),
-            "OMP_NUM_THREADS": "1",  # threads of tests that run beside would wait for each other
-        }
-
-    def run(self, *arguments: str, experiment: str = "smoke", **environment: str) -> Ended:
-        """`python materialize.py`."""
-        command = ("materialize.py", "--experiment", experiment, *arguments)
-        return self._start(*command, **environment)
-
-    def dagster(self, *arguments: str, experiment: str = "smoke") -> Ended:
-        """`dagster asset materialize`."""
-        command = ("-m", "dagster", "asset", "materialize", "-m", "definitions", *arguments)
-        return self._start(*command, SYMTUNE_EXPERIMENT=experiment)
-
-    def _start(self, *arguments: str, **environment: str) -> Ended:
-        command = [sys.executable, *arguments]
-        env = self.environment | environment
-        return subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
-        )
-
-    def report(self) -> dict[str, bytes]:
-        """The report's files but the pictures."""
-        folder = self.store.folder("eval_report")
-        return {name: (folder / name).read_bytes() for name in ("index.html", "summary.json")}
-
-    def files(self) -> dict[str, tuple[str, int]]:
-        """Every file of the store: its hash and when it was written."""
-        root = self.store.root
-        return {
-            path.relative_to(root).as_posix(): (sha256(path), path.stat().st_mtime_ns)
-            for path in root.rglob("*")
-            if path.is_file()
-        }
-
-    def copy(self, folder: Path) -> Home:
-        shutil.copytree(self.store.root, folder / "home" / "smoke")
-        return Home(folder)
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Ended]:
-    """A first run in an empty home, and how it ended."""
-    home = Home(tmp_path_factory.mktemp("first"))
-    return home, home.run()
-
 
 @pytest.fixture
-def home(first: tuple[Home, Ended], tmp_path: Path) -> Home:
+def home(smoke_run: tuple[Home, Ended], tmp_path: Path) -> Home:
     """A copy of the first run's home, to change."""
-    return first[0].copy(tmp_path)
+    return smoke_run[0].copy(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +74,10 @@ def altered_experiment(folder: Path, section: str = "evaluation", **altered: int
 # --- a run --------------------------------------------------------------------------------------
 
 
-def test_a_run_ends_with_the_table_and_the_path_of_the_report(first: tuple[Home, Ended]) -> None:
-    home, ended = first
+def test_a_run_ends_with_the_table_and_the_path_of_the_report(
+    smoke_run: tuple[Home, Ended],
+) -> None:
+    home, ended = smoke_run
     assert ended.returncode == 0, ended.stderr
     *table, last = ended.stdout.rstrip().splitlines()
     text = "\n".join(table)
@@ -155,8 +86,8 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_report(first: tuple[Home,
     assert last == f"Report: {home.store.folder('eval_report') / 'index.html'}"
 
 
-def test_every_asset_is_made_and_kept(first: tuple[Home, Ended], assets: set[str]) -> None:
-    home, ended = first
+def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set[str]) -> None:
+    home, ended = smoke_run
     assert made(ended) == assets
     for name in assets:
         (partition,) = home.store.partitions(name) or [None]
@@ -165,9 +96,9 @@ def test_every_asset_is_made_and_kept(first: tuple[Home, Ended], assets: set[str
 
 
 def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
-    first: tuple[Home, Ended], assets: set[str], s3: str, tmp_path: Path
+    smoke_run: tuple[Home, Ended], assets: set[str], s3: str, tmp_path: Path
 ) -> None:
-    whole, _ = first
+    whole, _ = smoke_run
     home = Home(tmp_path)
     ended = home.run(SYMTUNE_HOME=s3, SYMTUNE_CACHE=str(tmp_path / "cache"))
     assert ended.returncode == 0, ended.stderr
@@ -181,8 +112,8 @@ def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
     assert {name: (report / name).read_bytes() for name in whole.report()} == whole.report()
 
 
-def test_the_report_has_a_page_pictures_and_a_summary(first: tuple[Home, Ended]) -> None:
-    home, _ = first
+def test_the_report_has_a_page_pictures_and_a_summary(smoke_run: tuple[Home, Ended]) -> None:
+    home, _ = smoke_run
     folder = home.store.folder("eval_report")
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
@@ -206,16 +137,16 @@ def test_the_report_has_a_page_pictures_and_a_summary(first: tuple[Home, Ended])
 
 
 def test_a_second_run_recognises_everything_and_changes_nothing(
-    first: tuple[Home, Ended], assets: set[str]
+    smoke_run: tuple[Home, Ended], home: Home, assets: set[str]
 ) -> None:
-    home, ended = first
+    first, ended = smoke_run
     before = home.files()
     again = home.run()
     assert again.returncode == 0, again.stderr
     assert unchanged(again) == assets
     assert made(again) == set()
     assert home.files() == before
-    assert again.stdout == ended.stdout
+    assert again.stdout == ended.stdout.replace(str(first.folder), str(home.folder))
 
 
 def test_eval_star_runs_the_evaluation_and_nothing_else(home: Home, tmp_path: Path) -> None:
@@ -247,9 +178,9 @@ def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_report(
-    first: tuple[Home, Ended], tmp_path: Path
+    smoke_run: tuple[Home, Ended], tmp_path: Path
 ) -> None:
-    whole, ended = first
+    whole, ended = smoke_run
     home = Home(tmp_path)
     # The model is taken over, since most of the time and few of the moments are spent on it.
     shutil.copytree(whole.store.root / "base_model", home.store.root / "base_model")
