@@ -80,7 +80,7 @@ def test_no_job_outlives_its_launcher(ending: signal.Signals, tmp_path: Path) ->
 
 def at_work(config: JobConfig) -> bool:
     """Whether a job has written its first checkpoint."""
-    return any((config.output_folder / "checkpoints").glob("step-*"))
+    return any((config.output_folder / "checkpoints").glob("step-*/state.json"))
 
 
 # --- which launcher -----------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def kill_when_at_work(config: JobConfig, processes: Callable[[], list[int]]) -> 
     killed: list[int] = []
 
     def run() -> None:
-        until(lambda: any((config.output_folder / "checkpoints").glob("step-*")))
+        until(lambda: any((config.output_folder / "checkpoints").glob("step-*/state.json")))
         killed.extend(processes())
         for process in killed:
             kill(process)

@@ -312,12 +312,8 @@ def test_an_evaluation_symbol_that_the_tokenizer_makes_a_tuning_symbol_blocks_tu
                 instance=instance,
                 raise_on_error=False,
             )
-        (check,) = result.get_asset_check_evaluations()
-        assert (check.check_name, check.passed, check.blocking) == (
-            "symbols_disjoint_in_tokens",
-            False,
-            True,
-        ), state
+        (check,) = [c for c in result.get_asset_check_evaluations() if not c.passed]
+        assert (check.check_name, check.blocking) == ("symbols_disjoint_in_tokens", True), state
         assert repr(tuning) in (check.description or "")
 
 
