@@ -18,10 +18,12 @@ def run_on_cluster(
 ) -> Path:
     """Run `on_ray` with `options` on the cluster whose dashboard is at `address`.
 
-    The cluster sees the job's folders under the same paths. It gets this library with the job, so
+    A cluster that asks for a token gets Ray's own, from RAY_AUTH_TOKEN or ~/.ray/auth_token. The
+    cluster sees the job's folders under the same paths. It gets this library with the job, so
     that both run the same code, and has its dependencies installed.
     """
     from dagster_ray.core.pipes import PipesRayJobClient, PipesRayJobMessageReader
+    from ray.exceptions import RayError
 
     program = ["python", "-m", "symtune_pipeline.tuning.on_ray"]
     entrypoint = shlex.join([*program, "--config", str(write_job(config)), *options])
@@ -35,7 +37,7 @@ def run_on_cluster(
             context=context,
             submit_job_params={"entrypoint": entrypoint, "runtime_env": environment},
         ),
-        (RuntimeError, OSError),
+        (RuntimeError, OSError, RayError),
         f"The fine-tune job on the Ray cluster {address}",
     )
     return Path(result)

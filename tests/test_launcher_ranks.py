@@ -30,12 +30,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Ray cluster on this machine: its address and the process of its head."""
+def cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Ray cluster on this machine that asks for a token: its address and its head's process."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
     port = free_port()
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2"]
     local = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-    ports = [f"--dashboard-port={port}", f"--port={free_port()}", "--ray-client-server-port=0"]
+    ports = [
+        f"--dashboard-port={port}",
+        f"--port={free_port()}",
+        f"--ray-client-server-port={free_port()}",
+    ]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
