@@ -137,11 +137,14 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             return {
                 "curves": dg.MetadataValue.md(f"![curves](data:image/png;base64,{image})"),
                 "precision": dg.MetadataValue.text(summary["precision"]),
-                "seconds": dg.MetadataValue.float(summary["seconds"]),
-                "tokens per second": dg.MetadataValue.float(log["tokens"][-1] / summary["seconds"]),
-                "most memory, GiB": dg.MetadataValue.float(last["memory_gib"].item()),
                 **{
-                    name: dg.MetadataValue.float(float(x)) for name, x in final_metrics(log).items()
+                    name: dg.MetadataValue.float(round(float(number), 3))
+                    for name, number in {
+                        "seconds": summary["seconds"],
+                        "tokens per second": log["tokens"][-1] / summary["seconds"],
+                        "most memory, GiB": last["memory_gib"].item(),
+                        **final_metrics(log),
+                    }.items()
                 },
                 "settings": dg.MetadataValue.json(settings),
             }

@@ -57,7 +57,12 @@ def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
             )
         },
         check_specs=[
-            dg.AssetCheckSpec(str(claim), asset=model.name, blocking=model.name == BLOCKING)
+            dg.AssetCheckSpec(
+                str(claim),
+                asset=model.name,
+                description=claim.sentence,
+                blocking=model.name == BLOCKING,
+            )
             for claim in model.tests
         ],
     )

@@ -47,6 +47,18 @@ class Claim:
         """Fit for a check's name: `unique_dataset_input`."""
         return "_".join([self.kind, *self.columns])
 
+    @property
+    def sentence(self) -> str:
+        """The claim in words."""
+        columns = ", ".join(self.columns)
+        return {
+            "unique": f"No two rows have the same {columns}.",
+            "not_null": f"{columns} is never null.",
+            "accepted_values": f"{columns} is one of {', '.join(self.values)}.",
+            "relationships": f"Every {columns} is a {self.to[1]} of {self.to[0]}.",
+            "empty": "There is no row.",
+        }[self.kind]
+
 
 @dataclass(frozen=True)
 class Model:
