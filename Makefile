@@ -28,7 +28,7 @@ mirror-run: setup  ## the pipeline on real sets from the mirror in SYMTUNE_MIRRO
 	$(BIN)/python materialize.py --experiment mirror
 
 sql: setup  ## run and test the SQL of the data side, or a model and all it needs: make sql MODEL=int_examples
-	$(BIN)/python materialize.py --select '$(if $(MODEL),+$(MODEL),+(kind:sql and not key:eval+))'
+	$(BIN)/python materialize.py --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
 	$(if $(MODEL),$(BIN)/symtune show table $(MODEL))
 
 mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or s3://bucket/prefix>

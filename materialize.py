@@ -29,7 +29,7 @@ def main() -> int:
         "--experiment", help="a name in experiments/ or a file (default: SYMTUNE_EXPERIMENT)"
     )
     parser.add_argument(
-        "--select", help="assets in Dagster's selection syntax, such as '+int_examples'"
+        "--select", help="assets in Dagster's selection syntax, such as '+key:int_examples'"
     )
     parser.add_argument(
         "--partition", help="a model of the catalogue (default: the experiment's first)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from conftest import DATA_SIDE, ROOT, DataSide, materialize
 from assets.evaluation import evaluation_assets
 from assets.raw import raw_assets
 from assets.sql import sql_assets
+from materialize import selection
 from resources.store import StoreResource
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.storage import TABLE
@@ -140,3 +142,12 @@ def test_a_selection_of_nothing_is_one_sentence(tmp_path: Path, selection: str) 
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"error: The selection '{selection}' means no asset; write it in ")
+
+
+def test_make_sql_runs_a_model_with_all_that_it_needs() -> None:
+    command = ["make", "-n", "sql", "MODEL=int_examples"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (selected,) = re.findall(r"--select '(.*)'", recipe)
+    assert {dg.AssetKey("raw_hotel_reviews"), dg.AssetKey("int_examples")} <= set(
+        selection(selected)
+    )
