@@ -34,8 +34,12 @@ Ended = subprocess.CompletedProcess[str]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, so that no worker is left with one of them at the end."""
-    longest = ("test_pipeline.py", "test_tuning.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = [
+        f"test_{name}.py"
+        for name in ("pipeline", "tuning", "launcher_ranks", "automation", "benchmarks", "browser")
+    ]
+    order = {name: place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path.name, len(longest)))
 
 
 @pytest.fixture(scope="session")
