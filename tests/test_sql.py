@@ -675,7 +675,7 @@ def test_a_sets_p_is_corrected_for_the_sets_of_its_setting(run: Run) -> None:
     assert {row["p_holm"] for row in found if row["model"] == "untuned"} == {None}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=15))
 def test_holms_correction_is_that_of_statsmodels(family: list[tuple[int, int]]) -> None:
     """Sets with so many won and lost pairs each; some of equal p, and of p 1."""
