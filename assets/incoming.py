@@ -8,6 +8,7 @@ from assets.common import GPU, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.evaluation.incoming import fingerprint, lacking, score_folder
 from symtune_pipeline.experiment import incoming_folder
+from symtune_pipeline.report.tables import accuracy_text, fraction_text
 
 
 class Folder(dg.Config):
@@ -26,9 +27,7 @@ def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreR
         "| setting | n | accuracy | chance |",
         "| --- | ---: | --- | ---: |",
         *(
-            f"| {row['setting']} | {row['n']:,}"
-            f" | {row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            f" | {'' if row['chance'] is None else format(row['chance'], '.2f')} |"
+            f"| {row['setting']} | {row['n']:,} | {accuracy_text(row)} | {fraction_text(row['chance'])} |"
             for row in accuracy.iter_rows(named=True)
         ),
     ]

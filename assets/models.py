@@ -14,10 +14,10 @@ from resources.store import Metadata, StoreResource
 from resources.tracker import WandbTracker
 from symtune_pipeline import catalog
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.report.curves import curves
 from symtune_pipeline.storage import TABLE, write_text
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import job_config
-from symtune_pipeline.tuning.curves import curves
 from symtune_pipeline.tuning.metrics import LOG
 from symtune_pipeline.weights import prepare_base_model, prepare_pretrained_model
 

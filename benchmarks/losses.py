@@ -7,7 +7,6 @@ the one that the marts compute between two models, with `final_label` in the unt
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 import yaml
 
-from benchmarks.common import RESULTS
+from benchmarks.common import ROOT, Record, report
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, home_folder, load_experiment
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
@@ -31,7 +30,6 @@ from symtune_pipeline.report.tables import (
 from symtune_pipeline.storage import Store
 from symtune_pipeline.warehouse import load_models, run_model
 
-ROOT = EXPERIMENTS.parent
 BUDGET = "quickstart"
 SEEDS = (0, 1)
 FIRST, SECOND = "final_label", "all_labels"
@@ -127,24 +125,19 @@ def comparisons_by_seed(rows: pl.DataFrame) -> list[Comparison]:
 
 
 def main() -> None:
-    """Run what is missing, print the table, write `benchmarks/results/losses.json`."""
+    """Run what is missing, write `benchmarks/results/losses.json`, print both tables."""
     with TemporaryDirectory() as folder:
         rows = summary(Path(folder))
     records = [
-        {
-            "measure": f"{pair.partition}: {setting_label(pair.benchmark, pair.setting)}",
-            "ours": pair.rows["tuned"]["accuracy"],
-            "peer": pair.rows["untuned"]["accuracy"],
-            "unit": "accuracy",
-            "ratio": None,
-            "bar": "",
-            "holds": None,
-        }
+        Record(
+            f"{pair.partition}: {setting_label(pair.benchmark, pair.setting)}",
+            pair.rows["tuned"]["accuracy"],
+            pair.rows["untuned"]["accuracy"],
+            "accuracy",
+        )
         for pair in comparisons_by_seed(rows)
     ]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "losses.json"
-    path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    report("losses", records)
     print(markdown(rows))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dagster_aws.s3 import S3Resource
 
-from resources.store import StoreResource
+from resources.store import WORK, StoreResource
 from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.bucket_store import BucketStore
 from symtune_pipeline.storage import Store
@@ -26,4 +26,4 @@ class BucketStoreResource(StoreResource):
 
     def checkpoint_url(self, key: str, partition: str) -> str | None:
         """A prefix of the bucket, so that another machine can go on with the job."""
-        return f"{self.url}/work/{key}/{partition}"
+        return "/".join([self.url, WORK, key, partition])

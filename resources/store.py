@@ -16,6 +16,7 @@ from symtune_pipeline.progress import duration
 from symtune_pipeline.storage import TABLE, Manifest, Store, content_hash
 
 MADE_IN = "made in seconds"  # metadata of what was not up to date
+WORK = "work"  # the folder of what is not finished
 Metadata = dict[str, dg.MetadataValue]
 Build = Callable[[Path], Metadata | None]
 
@@ -32,7 +33,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
 
     def work_folder(self, key: str, partition: str) -> Path:
         """A folder for what a step keeps until it is finished, such as checkpoints."""
-        return Path(self.root) / "work" / key / partition
+        return Path(self.root, WORK, key, partition)
 
     def checkpoint_url(self, key: str, partition: str) -> str | None:
         """The s3:// prefix that keeps a job's checkpoints too; none where all is kept here."""

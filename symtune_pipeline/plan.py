@@ -19,13 +19,12 @@ import polars as pl
 from symtune_pipeline import catalog
 from symtune_pipeline.catalog import Gpu, Model
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import Experiment, Lora
 from symtune_pipeline.sizing import Sizes, sizes_of
 from symtune_pipeline.storage import TABLE, Store
 from symtune_pipeline.tuning.config import JobConfig, job_config
 
 GB = 1e9
-LORA_RANK = 16
 USABLE = 0.9  # of the memory: the rest is lost between tensors
 # The least that a decoder layer costs for a block, forward and backward: launching its kernels one
 # by one. It is what limits models too small for their GPU.
@@ -190,7 +189,9 @@ class Plan:
             ways[" with activation checkpointing"] = replace(self, activation_checkpointing=True)
         if not self.lora_rank:
             ways |= {
-                f"{name or ' with'}{' and' if name else ''} LoRA": replace(way, lora_rank=LORA_RANK)
+                f"{name or ' with'}{' and' if name else ''} LoRA": replace(
+                    way, lora_rank=Lora().rank
+                )
                 for name, way in ways.items()
             }
         found = []
@@ -229,7 +230,7 @@ def make_plan(
     device = "cpu" if (gpu or meant.gpu) == "cpu" else "cuda"
     bf16 = resolve_precision(job.precision, device) == "bf16"
     chosen = job.lora.rank if job.lora else None
-    rank = chosen if lora is None else (chosen or LORA_RANK) if lora else None
+    rank = chosen if lora is None else (chosen or Lora().rank) if lora else None
     plan = Plan(
         model,
         job,
@@ -263,9 +264,7 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     from symtune_pipeline.tuning.step import LEAST_KIND
 
     partition = model.key if model.key in made else made[0]
-    folder = store.location(
-        "packed_mixture", partition, store.manifest("packed_mixture", partition)
-    )
+    folder = store.folder("packed_mixture", partition)
     trained_on = pl.col("target_kinds").list.eval(
         pl.element() >= LEAST_KIND[experiment.tuning.loss]
     )

@@ -35,7 +35,8 @@ from assets.symbols import symbol_assets
 from resources import resources_of
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
-from symtune_pipeline.evaluation.incoming import accuracy, lacking, score_folder
+from symtune_pipeline.evaluation.accuracy import by_setting
+from symtune_pipeline.evaluation.incoming import lacking, score_folder
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.storage import TABLE, Store
 
@@ -286,7 +287,7 @@ def test_accuracy_is_counted_by_setting() -> None:
         }
     )
     algorithmic = pl.DataFrame({"benchmark": ["c"], "setting": ["fresh"], "correct": [False]})
-    found = accuracy(classification, algorithmic)
+    found = by_setting(classification, algorithmic)
     rows = found.select("setting", "n", "accuracy", "chance").rows()
     assert rows == [
         ("a", 2, 0.5, 0.375),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from launching import Launched, launch
 from models import tiny_job
-from moto.server import ThreadedMotoServer
 
 from resources.launcher import EcsLauncher
 from symtune_pipeline.bucket import Bucket
@@ -17,34 +14,18 @@ from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.job_file import opened_job, put_job
 
 ECS = EcsLauncher(
-    staging="s3://jobs/staging", cluster="gpus", task_definition="tuning", container="tuning"
+    staging="s3://bucket/staging", cluster="gpus", task_definition="tuning", container="tuning"
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def aws() -> Iterator[None]:
-    """The services of AWS on a server of this machine."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="jobs")
-        yield
-    server.stop()
+# The server behind `s3` has ECS, too.
+pytestmark = pytest.mark.usefixtures("s3")
 
 
 def test_a_job_on_s3_brings_its_inputs_and_its_result_lies_beside_it(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     config = tiny_job(tmp_path / "here")
-    bucket = Bucket(f"s3://jobs/{tmp_path.name}")
+    bucket = Bucket(f"s3://bucket/{tmp_path.name}")
     with opened_job(put_job(config, bucket)) as elsewhere:
         assert not elsewhere.output_folder.is_relative_to(tmp_path)
         run_job(elsewhere, print)

@@ -22,7 +22,7 @@ from symtune_pipeline.attention import load_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.packing import QUERY, SEEN
-from symtune_pipeline.tuning.curves import curves
+from symtune_pipeline.report.curves import curves
 from symtune_pipeline.tuning.held_out import measure
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.metrics import LOG, Meter, peak_flops

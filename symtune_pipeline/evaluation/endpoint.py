@@ -19,6 +19,7 @@ from annotated_types import MinLen
 from pydantic import BaseModel, ValidationError
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.suites import ranked
 from symtune_pipeline.prompts import classification_prompt, label_text, render
 
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
     from httpx2 import Client, Response
 
 TRIES = 4
-ACCURACIES = """
-    SELECT format(
-        '{}{}: {:.2f} [{:.2f}, {:.2f}] of {:,}, chance {:.2f}',
-        setting,
-        CASE WHEN flipped_percent > 0 THEN concat(', ', flipped_percent, '% flipped') ELSE '' END,
-        avg(correct::INTEGER),
-        wilson_low(count(*) FILTER (WHERE correct), count(*)),
-        wilson_high(count(*) FILTER (WHERE correct), count(*)),
-        count(*),
-        avg(chance)
-    )
-    FROM (SELECT *, row_number() OVER () AS place FROM predictions)
-    GROUP BY setting, flipped_percent
-    ORDER BY min(place)
-"""
 CONCURRENT = 8  # requests at a time, which a server may batch
 
 
@@ -210,8 +196,9 @@ def _may_pass(answer: Response) -> bool:
 
 def accuracies(predictions: pl.DataFrame) -> list[str]:
     """A line per setting: 'symbols, instruction: 0.61 [0.57, 0.66] of 440, chance 0.42'."""
-    from symtune_pipeline.warehouse import engine
+    from symtune_pipeline.report.tables import accuracy_text, fraction_text
 
-    with engine() as database:
-        rows = database.register("predictions", predictions).sql(ACCURACIES).fetchall()
-    return [text for (text,) in rows]
+    return [
+        f"{row['setting']}: {accuracy_text(row)} of {row['n']:,}, chance {fraction_text(row['chance'])}"
+        for row in by_setting(predictions).iter_rows(named=True)
+    ]

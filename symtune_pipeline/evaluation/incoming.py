@@ -13,10 +13,10 @@ from pathlib import Path
 import polars as pl
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.schemas import checked
-from symtune_pipeline.statistics import wilson_high, wilson_low
 from symtune_pipeline.storage import Store, content_hash, sha256
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -29,10 +29,11 @@ def lacking(folder: Path) -> str | None:
             return f"{name} is missing or incomplete"
     weights = [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        if not _is_json(folder / INDEX):
+        try:
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            weights = [folder / name for name in sorted(set(index["weight_map"].values()))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return f"{INDEX} is incomplete"
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        weights = [folder / name for name in sorted(set(index["weight_map"].values()))]
     for path in weights:
         if not _is_safetensors(path):
             return f"{path.name} is missing or incomplete"
@@ -49,7 +50,7 @@ def fingerprint(folder: Path) -> str:
 def score_folder(store: Store, folder: Path, say: Callable[[str], None]) -> pl.DataFrame:
     """Accuracy of the model in `folder` on the evaluation suites, with 95% Wilson intervals.
 
-    A row per setting of every benchmark, as `accuracy` gives them. The predictions are kept in
+    A row per setting of every benchmark, as `by_setting` gives them, by name. The predictions are kept in
     the store as `incoming_classification` and `incoming_algorithmic`, by the folder's name; where
     they were made from the same files and suites they are read from there. Raises UserError where
     the folder holds no complete model that transformers loads, or the suites were never made.
@@ -81,46 +82,10 @@ def score_folder(store: Store, folder: Path, say: Callable[[str], None]) -> pl.D
         suite = suites[ALGORITHMIC]
         return _named(generate(folder, suite, progress(suite)), folder, "algorithmic_predictions")
 
-    return accuracy(
+    return by_setting(
         store.table_once("incoming_classification", folder.name, made_from, classification),
         store.table_once("incoming_algorithmic", folder.name, made_from, algorithmic),
-    )
-
-
-def accuracy(classification: pl.DataFrame, algorithmic: pl.DataFrame) -> pl.DataFrame:
-    """A row per setting, in order of name: setting, n, accuracy, low, high, chance (null: unknown)."""
-    flipped = pl.format("{}, {}% flipped", "setting", "flipped_percent")
-    answers = pl.concat(
-        [
-            classification.select(
-                pl.when(pl.col("flipped_percent") > 0)
-                .then(flipped)
-                .otherwise("setting")
-                .alias("setting"),
-                "correct",
-                "chance",
-            ),
-            algorithmic.select(
-                pl.format("{}, {}", "benchmark", "setting").alias("setting"),
-                "correct",
-                pl.lit(None, pl.Float64).alias("chance"),
-            ),
-        ]
-    )
-    counts = (
-        answers.group_by("setting")
-        .agg(pl.len().alias("n"), pl.col("correct").sum(), pl.col("chance").mean())
-        .sort("setting")
-    )
-    ends = [(wilson_low(k, n), wilson_high(k, n)) for k, n in counts.select("correct", "n").rows()]
-    return counts.select(
-        "setting",
-        "n",
-        accuracy=pl.col("correct") / pl.col("n"),
-        low=pl.Series([low for low, _ in ends], dtype=pl.Float64),
-        high=pl.Series([high for _, high in ends], dtype=pl.Float64),
-        chance="chance",
-    )
+    ).sort("setting")
 
 
 def _named(table: pl.DataFrame, folder: Path, schema: str) -> pl.DataFrame:

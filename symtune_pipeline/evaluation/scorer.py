@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from symtune_pipeline.attention import Part, attending
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,7 +79,7 @@ def score(
         try:
             found = _score_batch(model, [tree for _, tree in batch])
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             size = sum(tree.tokens for _, tree in batch)
             if sum(len(tree.queries) for _, tree in batch) == 1:
@@ -123,13 +123,6 @@ def _take(waiting: deque[Placed], max_tokens: int) -> list[Placed]:
         if fitting < len(tree.queries):
             waiting.appendleft((place, Tree(tree.prefix, tree.queries[fitting:])))
     return batch
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """On a CPU PyTorch raises a plain RuntimeError in its allocator's name."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in str(error)
-    )
 
 
 class _Layout:

@@ -32,6 +32,7 @@ from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.storage import sha256, write_text
 from symtune_pipeline.tuning.limits import disk_space
 from symtune_pipeline.tuning.parallel import ALONE, Ranks
+from symtune_pipeline.tuning.trainable import trained
 
 STATE = "state.json"
 # It says so whenever a job has one rank.
@@ -191,11 +192,7 @@ class Checkpoints:
 def _tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """What training changes, by name; the optimiser gets its moments first where it has none."""
     # Parameters only: tied weights and buffers are rebuilt by the model itself.
-    parameters = {
-        f"model.{name}": parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    parameters = {f"model.{name}": parameter.detach() for name, parameter in trained(model).items()}
     flat = StateDictOptions(flatten_optimizer_state_dict=True)
     moments: dict[str, Any] = dict(get_optimizer_state_dict(model, optimizer, options=flat))
     tensors = {f"optimizer.{name}": value for name, value in moments.items()}

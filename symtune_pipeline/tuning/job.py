@@ -34,7 +34,7 @@ from symtune_pipeline.tuning.metrics import Meter, Row
 from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_steps, step_plan
 from symtune_pipeline.tuning.parallel import ALONE, Ranks, ranks, whole
 from symtune_pipeline.tuning.step import Block, block_loss
-from symtune_pipeline.tuning.trainable import finished, load_trainable
+from symtune_pipeline.tuning.trainable import finished, load_trainable, trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -263,7 +263,7 @@ def _stopped(state: State, what: str) -> UserError:
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
     """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = list(trained(model).values())
     if config.optimizer == "adafactor":
         sharded = isinstance(parameters[0], DTensor)
         kind = ShardedAdafactor if sharded else torch.optim.Adafactor

@@ -110,7 +110,7 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
     try:
         messages.put(("result", trainer.fit().return_value))  # type: ignore[attr-defined]
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
         messages.put(
             (
                 "error",

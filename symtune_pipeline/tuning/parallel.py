@@ -19,6 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from symtune_pipeline.tuning.trainable import decoder_layers
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -42,9 +44,7 @@ class Ranks:
         if self.count == 1:
             return
         mesh = init_device_mesh(self.device.type, (self.count,))
-        whole_layers = model._no_split_modules or ()
-        layers = [m for m in model.modules() if type(m).__name__ in whole_layers]
-        for module in (*layers, model):
+        for module in (*decoder_layers(model), model):
             sharded = fully_shard(module, mesh=mesh)
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from symtune_pipeline.report.plots import MAX_POINTS, to_png
+from symtune_pipeline.report.plots import MAX_POINTS, inline, to_png
 
 COLOURS = {"tuning": "#0072B2", "held out": "#D55E00"}
 
@@ -24,7 +24,7 @@ def curves(log: pl.DataFrame) -> bytes:
         )
         rows = both.fill_nan(None).drop_nulls().to_dicts()  # JSON has no word for NaN
         charts.append(
-            alt.Chart(alt.InlineData(values=rows), width=640, height=220)
+            alt.Chart(inline(rows), width=640, height=220)
             .mark_line(point={"size": 15})
             .encode(
                 x=alt.X("step:Q", title="step"),
