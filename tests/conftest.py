@@ -31,6 +31,10 @@ ROWS = 80  # of a set: 20 of each class of the largest
 
 Ended = subprocess.CompletedProcess[str]
 
+# Threads of tests that run beside each other would wait for each other. It is for the processes that
+# tests start, too; torch reads it when it is imported, which no import above does.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, so that no worker is left with one of them at the end."""
@@ -117,7 +121,6 @@ class Home:
             "SYMTUNE_HOME": str(self.folder / "home"),
             "SYMTUNE_EXPERIMENT": "smoke",
             "DAGSTER_HOME": str(instance),
-            "OMP_NUM_THREADS": "1",  # threads of tests that run beside would wait for each other
         }
 
     def run(self, *arguments: str, experiment: str = "smoke", **environment: str) -> Ended:
@@ -223,7 +226,6 @@ def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str
     environment = os.environ | {
         "SYMTUNE_HOME": str(folder / "home"),
         "DAGSTER_HOME": str(folder / "dagster"),
-        "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "materialize.py", "--experiment", "smoke", "--select", selection]
     return subprocess.run(

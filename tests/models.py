@@ -5,7 +5,6 @@ The reference runs each text alone, through transformers' own attention and with
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from symtune_pipeline.packing import FIRST, QUERY, SEEN
 from symtune_pipeline.tuning.config import JobConfig
-
-# Tiny tensors gain nothing from threads, and threads of parallel tests wait for each other.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 VOCABULARY = 97
 # Weights far larger than usual, so that a token seen or unseen by mistake changes a score a lot.

@@ -19,7 +19,6 @@ from symtune_pipeline.attention import load_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.scorer import Query, Tree, score
 
-torch.set_num_threads(1)
 model = load_model(Path(sys.argv[1]), torch.float32, "cpu").eval()
 queries, label_tokens, more = map(int, sys.argv[2:])
 labels = [[8], [9] * label_tokens]

@@ -331,28 +331,28 @@ def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
 
 
 def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
-    text = page.finding(marts()["summary"])
-    assert "Of 6 settings" in text
-    assert "3 (symbols, instruction; symbols, no instruction; Flipped labels, 100%" in text
-    assert "1 (relevant labels, instruction) significantly worse" in text
-    assert (
-        "With symbols and no instruction, symbol tuning raised accuracy from 0.52 [0.48, 0.57] to "
-        "0.61 [0.57, 0.66] (+9.1 points, p = 0.003, n = 440)." in text
+    verdict, symbols, _, relevant = page.finding(marts()["summary"])
+    assert verdict == (
+        "Of 6 settings, symbol tuning made 3 significantly better and 1 (relevant labels, "
+        "instruction) significantly worse (p < 0.05)."
     )
-    assert "instruction, symbol tuning lowered accuracy from 0.77" in text
-    assert "-7.2 points, p < 0.001" in text
+    assert symbols == (
+        "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 points (p = 0.003, n = 440)."
+    )
+    assert "0.77 → 0.70, -7.2 points (p < 0.001" in relevant
 
 
 def test_the_finding_claims_nothing_that_is_not_significant() -> None:
     summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.2))
-    text = page.finding(summary)
-    assert text.startswith("None of 1 settings shows a significant difference")
-    assert "raised" not in text and "no more than chance could bring" in text
+    verdict, headline = page.finding(summary)
+    assert "made 0 significantly better and 0 significantly worse" in verdict
+    assert "+5.0 points, which chance could bring (p = 0.200" in headline
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
     untuned = marts()["summary"].filter(pl.col("model") == "untuned")
-    assert "No setting was measured on both" in page.finding(untuned)
+    (sentence,) = page.finding(untuned)
+    assert "No setting was measured on both" in sentence
 
 
 def test_the_pretrained_model_is_shown_where_it_was_measured() -> None:

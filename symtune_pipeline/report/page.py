@@ -24,8 +24,8 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.report import plots
 from symtune_pipeline.report.tables import (
     Comparison,
-    accuracy_text,
     comparisons,
+    fraction_text,
     html_tables,
     in_order,
     p_relation,
@@ -105,7 +105,10 @@ def render(
         (files(__package__) / "page.html").read_text(encoding="utf-8")
     ).render(
         partitions=partitions(summary),
-        findings={name: unbroken(finding(rows)) for name, rows in by_partition(summary)},
+        findings={
+            name: [unbroken(sentence) for sentence in finding(rows)]
+            for name, rows in by_partition(summary)
+        },
         figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
         tables=tables,
@@ -125,50 +128,39 @@ def chart_library() -> str:
     return script
 
 
-def finding(summary: pl.DataFrame) -> str:
-    """One partition's result in a paragraph, from its numbers, whichever way they point."""
+def finding(summary: pl.DataFrame) -> list[str]:
+    """One partition's result in short sentences, from its numbers, whichever way they point."""
     tested = [pair for pair in comparisons(summary) if pair.tuned.get("p") is not None]
     if not tested:
-        return "No setting was measured on both the untuned and the symbol-tuned model."
+        return ["No setting was measured on both the untuned and the symbol-tuned model."]
     clear = [pair for pair in tested if pair.tuned["p"] < SIGNIFICANT]
-    better = [pair for pair in clear if pair.tuned["gain"] > 0]
     worse = [pair for pair in clear if pair.tuned["gain"] < 0]
-
-    if not clear:
-        verdict = (
-            f"None of {len(tested)} settings shows a significant difference between the untuned "
-            f"and the symbol-tuned model (p < {SIGNIFICANT})."
-        )
-    else:
-        verdict = (
-            f"Of {len(tested)} settings, symbol tuning made {named(better)} significantly better "
-            f"and {named(worse)} significantly worse (p < {SIGNIFICANT})."
-        )
+    verdict = (
+        f"Of {len(tested)} settings, symbol tuning made {len(clear) - len(worse)} significantly "
+        f"better and {named(worse)} significantly worse (p < {SIGNIFICANT})."
+    )
     headlines = [
-        sentence(HEADLINES[key], pair)
+        headline(HEADLINES[key], pair)
         for key in HEADLINES
         for pair in tested
         if key == (pair.benchmark, pair.setting)
     ]
-    return " ".join([verdict, *headlines])
+    return [verdict, *headlines]
 
 
 def named(pairs: list[Comparison]) -> str:
     labels = "; ".join(setting_label(pair.benchmark, pair.setting) for pair in pairs)
-    return f"{len(pairs)} ({labels})" if pairs else "none"
+    return f"{len(pairs)} ({labels})" if pairs else "0"
 
 
-def sentence(opening: str, pair: Comparison) -> str:
-    untuned, tuned = accuracy_text(pair.rows.get("untuned")), accuracy_text(pair.tuned)
+def headline(opening: str, pair: Comparison) -> str:
+    untuned, tuned = (fraction_text(pair.rows[model]["accuracy"]) for model in ("untuned", "tuned"))
     gain, p = pair.tuned["gain"], pair.tuned["p"]
-    figures = f"{points_text(gain)} points, p {p_relation(p)}, n = {pair.tuned['n']}"
-    if p >= SIGNIFICANT:
-        return (
-            f"{opening}, the change from {untuned} to {tuned} ({figures}) is no more than chance "
-            "could bring."
-        )
-    verb = "raised" if gain > 0 else "lowered"
-    return f"{opening}, symbol tuning {verb} accuracy from {untuned} to {tuned} ({figures})."
+    doubt = "" if p < SIGNIFICANT else ", which chance could bring"
+    return (
+        f"{opening}: accuracy {untuned} → {tuned}, {points_text(gain)} points{doubt} "
+        f"(p {p_relation(p)}, n = {pair.tuned['n']})."
+    )
 
 
 def draw(
