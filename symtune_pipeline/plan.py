@@ -62,7 +62,7 @@ class Plan:
     @property
     def sizes(self) -> Sizes:
         """The model's counts."""
-        return _counted(self.model.key, self.bf16, self.lora_rank is not None)
+        return _counted(self.model.key, self.bf16, self.gpus > 1 or self.lora_rank is not None)
 
     @property
     def trained(self) -> Sequence[tuple[int, ...]]:
@@ -80,7 +80,9 @@ class Plan:
         sizes, block = self.sizes, self.job.block_tokens
         trained = self.trained_parameters
         number = 2 if self.bf16 else 4  # bytes of one that is multiplied with
-        frozen = sizes.parameters * number if self.lora_rank else 0
+        # Ranks share parameters of one kind, so there frozen weights are fp32 like the adapters.
+        kept_in = number if self.gpus == 1 else 4
+        frozen = sizes.parameters * kept_in if self.lora_rank else 0
         layers = 1 if self.activation_checkpointing else sizes.layers
         needed = {
             "weights": (4 * trained + frozen) / self.gpus,
@@ -92,16 +94,18 @@ class Plan:
         }
         if self.activation_checkpointing:
             needed["activations"] += block * sizes.residual_bytes * sizes.layers
-        if self.bf16 and not self.lora_rank:
-            # autocast makes them of whole matrices, sharded or not, and keeps them to the end of
-            # the forward pass or longer.
+        if self.bf16 and self.gpus == 1 and not self.lora_rank:
+            # autocast makes them of all matrices and keeps them to the end of the forward pass or
+            # longer.
             needed["bf16 copies"] = 2 * (sizes.layer_matrices + sizes.lm_head)
         if self.gpus > 1:
-            # FSDP2 holds the layer at work and the next one whole, and what lies outside layers.
+            # FSDP2 holds the layer at work and the next one whole, and what lies outside layers;
+            # gradients are made in the same precision and summed in fp32.
             outside = sizes.parameters - sizes.layers * sizes.layer_parameters
-            whole = (2 * sizes.layer_parameters + outside) * (number if self.lora_rank else 4)
-            gradients = 0 if self.lora_rank else 4 * (sizes.layer_parameters + outside)
-            needed["gathered"] = whole + gradients
+            whole = (2 * sizes.layer_parameters + outside) * number
+            of_gradients = 6 if self.bf16 else 4
+            gradients = of_gradients * (sizes.layer_parameters + outside)
+            needed["gathered"] = whole + (0 if self.lora_rank else gradients)
         return needed
 
     def _optimiser_numbers(self) -> int:
@@ -252,8 +256,8 @@ def make_plan(
 
 
 @cache
-def _counted(key: str, bf16: bool, frozen: bool) -> Sizes:
-    return sizes_of(catalog.model(key).architecture, bf16=bf16, frozen=frozen)
+def _counted(key: str, bf16: bool, halved: bool) -> Sizes:
+    return sizes_of(catalog.model(key).architecture, bf16=bf16, halved=halved)
 
 
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:

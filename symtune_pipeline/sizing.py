@@ -53,18 +53,18 @@ class Sizes:
         return [shape for out, into in self.linear for shape in ((rank, into), (out, rank))]
 
 
-def sizes_of(architecture: dict[str, Any], *, bf16: bool, frozen: bool) -> Sizes:
+def sizes_of(architecture: dict[str, Any], *, bf16: bool, halved: bool) -> Sizes:
     """Count a model of the catalogue.
 
-    `bf16` is the precision of its multiplications; `frozen` weights are kept in that precision too,
-    where others have a master copy in fp32.
+    `bf16` is the precision of its multiplications; `halved` weights are in that precision too when
+    they are multiplied with, and so is the residual stream; others are fp32, which autocast copies.
     """
     import torch
     from torch.nn import Linear
 
     model = _skeleton(architecture, torch.float32, "meta")
     head = model.get_output_embeddings()
-    one, two = (_kept_per_token(architecture, n, bf16, frozen) for n in (1, 2))
+    one, two = (_kept_per_token(architecture, n, bf16, halved) for n in (1, 2))
     one_layer = _skeleton(architecture | {"num_hidden_layers": 1}, torch.float32, "meta")
     parameters = sum(p.numel() for p in model.parameters())
     layers = model.config.num_hidden_layers
@@ -85,21 +85,21 @@ def sizes_of(architecture: dict[str, Any], *, bf16: bool, frozen: bool) -> Sizes
         else model.config.hidden_size,
         layer_bytes=two - one,
         other_bytes=one - (two - one),
-        residual_bytes=head.weight.shape[1] * (2 if bf16 and frozen else 4),
+        residual_bytes=head.weight.shape[1] * (2 if bf16 and halved else 4),
     )
 
 
-def _kept_per_token(architecture: dict[str, Any], layers: int, bf16: bool, frozen: bool) -> float:
+def _kept_per_token(architecture: dict[str, Any], layers: int, bf16: bool, halved: bool) -> float:
     """Bytes that a token more in the block makes the forward pass keep."""
     few, many = (
-        _kept(architecture | {"num_hidden_layers": layers}, tokens, bf16, frozen)
+        _kept(architecture | {"num_hidden_layers": layers}, tokens, bf16, halved)
         for tokens in (PROBE_TOKENS, 2 * PROBE_TOKENS)
     )
     # The difference leaves out what does not grow with the block: bf16 copies of weights, logits.
     return (many - few) / PROBE_TOKENS
 
 
-def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, frozen: bool) -> int:
+def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -> int:
     """Bytes that the forward pass of a block keeps for the backward pass, without the weights."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -115,7 +115,7 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, frozen: bool) -
         return tensor
 
     with FakeTensorMode():
-        model = _skeleton(architecture, torch.bfloat16 if bf16 and frozen else torch.float32, "cpu")
+        model = _skeleton(architecture, torch.bfloat16 if bf16 and halved else torch.float32, "cpu")
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         with saved_tensors_hooks(keep, lambda tensor: tensor), attending([Part(tokens)]), autocast:
             model(

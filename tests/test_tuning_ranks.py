@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from models import tiny_job
 from ranks import on_ranks
 from safetensors.torch import load_file
 from test_tuning import cut_off
 
+from symtune_pipeline.experiment import Lora
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 
@@ -45,6 +47,23 @@ def test_two_ranks_train_what_one_does(optimizer: str, tmp_path: Path) -> None:
     run_job(one, print)
     run_on(2, two)
     assert_equal(two, one)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_two_ranks_in_bf16_train_what_one_does_to_its_precision(
+    lora: Lora | None, tmp_path: Path
+) -> None:
+    one, two = (tiny_job(tmp_path / name, precision="bf16", lora=lora) for name in ("one", "two"))
+    run_job(one, print)
+    run_on(2, two)
+    losses = [
+        [row["loss"] for row in json.loads(path.read_text())["log"] if row.get("loss") is not None]
+        for path in (c.output_folder / "model/log.json" for c in (two, one))
+    ]
+    assert len(losses[0]) > 2
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    weights = load_file(two.output_folder / "model/model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])

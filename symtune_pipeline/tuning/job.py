@@ -77,7 +77,7 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
         # Where a rank keeps a share, no device has to hold the whole.
         place = device if here.count == 1 else "cpu"
         model = load_trainable(config, precision, place, alone=here.count == 1)
-        here.shard(model)
+        here.shard(model, precision)
     optimizer = make_optimizer(model, config)
     checkpoints = Checkpoints(
         config.output_folder / "checkpoints",

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from symtune_pipeline.tuning.trainable import decoder_layers
@@ -39,13 +39,19 @@ class Ranks:
     talk: dist.ProcessGroup | None = None
     files: dist.ProcessGroup | None = None
 
-    def shard(self, model: PreTrainedModel) -> None:
-        """Leave on this rank its share of every parameter; gradients will be summed over ranks."""
+    def shard(self, model: PreTrainedModel, precision: str) -> None:
+        """Leave on this rank its share of every parameter; gradients will be summed over ranks.
+
+        Shares are float32. In bf16 a layer is gathered and computed in it: autocast would keep
+        copies of all layers, which no number of ranks makes smaller.
+        """
         if self.count == 1:
             return
         mesh = init_device_mesh(self.device.type, (self.count,))
+        gathered_in = torch.bfloat16 if precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=gathered_in, reduce_dtype=torch.float32)
         for module in (*decoder_layers(model), model):
-            sharded = fully_shard(module, mesh=mesh)
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
 
