@@ -80,9 +80,7 @@ class Plan:
         sizes, block = self.sizes, self.job.block_tokens
         trained = self.trained_parameters
         number = 2 if self.bf16 else 4  # bytes of one that is multiplied with
-        # Ranks share parameters of one kind, so there frozen weights are fp32 like the adapters.
-        kept_in = number if self.gpus == 1 else 4
-        frozen = sizes.parameters * kept_in if self.lora_rank else 0
+        frozen = sizes.parameters * number if self.lora_rank else 0
         layers = 1 if self.activation_checkpointing else sizes.layers
         needed = {
             "weights": (4 * trained + frozen) / self.gpus,

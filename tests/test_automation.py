@@ -21,7 +21,6 @@ from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 from safetensors.numpy import save_file
-from symtune_pipeline.evaluation.accuracy import by_setting
 
 from assets.attributes import with_attributes
 from assets.common import user_errors
@@ -36,6 +35,7 @@ from assets.symbols import symbol_assets
 from resources import resources_of
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
+from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.incoming import lacking, score_folder
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.storage import TABLE, Store

@@ -76,7 +76,7 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
     with memory():
         # Where a rank keeps a share, no device has to hold the whole.
         place = device if here.count == 1 else "cpu"
-        model = load_trainable(config, precision, place, alone=here.count == 1)
+        model = load_trainable(config, precision, place)
         here.shard(model, precision)
     optimizer = make_optimizer(model, config)
     checkpoints = Checkpoints(

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_trainable(
-    config: JobConfig, precision: str, device: str, *, alone: bool = True
-) -> PreTrainedModel:
+def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrainedModel:
     """The model in training mode; parameters that are tuned are float32 and require gradients."""
-    # Only weights that are tuned need a float32 master copy, as their steps are small; but the
-    # parameters of a layer that ranks share must be of one kind.
-    halved = config.lora is not None and precision == "bf16" and alone
+    # Only weights that are tuned need a float32 master copy, as their steps are small.
+    halved = config.lora is not None and precision == "bf16"
     model = load_model(config.model_folder, torch.bfloat16 if halved else torch.float32, device)
     if config.lora:
         add_adapters(model, config.lora)
