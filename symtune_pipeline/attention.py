@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging
 
@@ -73,7 +73,14 @@ def attending_again() -> tuple[AbstractContextManager[None], AbstractContextMana
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A causal model from a local folder of safetensors, ready for `attending`."""
+    """A causal model from a local folder of safetensors, ready for `attending`.
+
+    On the device `meta` it has shapes only, and no weights are read.
+    """
+    if device == "meta":
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device(device):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=NAME)  # type: ignore[no-any-return]
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,

@@ -40,7 +40,7 @@ def on_ranks(
     ended = sorted(results.get() for _ in processes if not results.empty())
     assert len(ended) == count, f"only these ranks ended: {ended}"
     crashed = [text for _, how, text in ended if how == "crash"]
-    assert not crashed, crashed[0]
+    assert not crashed, "\n".join(crashed)
     return [text for _, _, text in ended]
 
 

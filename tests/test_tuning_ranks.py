@@ -17,6 +17,7 @@ from test_tuning import cut_off
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.trainable import load_trainable
 
 
 def run_on(ranks: int, config: JobConfig) -> None:
@@ -47,6 +48,20 @@ def test_two_ranks_train_what_one_does(optimizer: str, tmp_path: Path) -> None:
     run_job(one, print)
     run_on(2, two)
     assert_equal(two, one)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_a_rank_that_reads_no_weights_has_the_same_parameters(
+    lora: Lora | None, tmp_path: Path
+) -> None:
+    config = tiny_job(tmp_path, lora=lora)
+    read, empty = (load_trainable(config, "bf16", device) for device in ("cpu", "meta"))
+    assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
+    kinds = [
+        {name: (p.shape, p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+        for model in (read, empty)
+    ]
+    assert kinds[0] == kinds[1]
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)])

@@ -74,8 +74,8 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
     precision = resolve_precision(config.precision, device)
     torch.manual_seed(config.seed)
     with memory():
-        # Where a rank keeps a share, no device has to hold the whole.
-        place = device if here.count == 1 else "cpu"
+        # Where a rank keeps a share, no device has to hold the whole, and one rank reads it.
+        place = device if here.count == 1 else "meta" if here.rank else "cpu"
         model = load_trainable(config, precision, place)
         here.shard(model, precision)
     optimizer = make_optimizer(model, config)
@@ -98,7 +98,7 @@ def _run(config: JobConfig, here: Ranks, say: Callable[[str], None]) -> Path:
         checkpoints.wait()  # whatever stopped the job, the last one is whole
 
     if config.lora or here.count > 1:
-        weights = here.whole_weights(model)
+        weights = here.trained_weights(model)
         model = finished(config, weights) if here.rank == 0 else model
     if here.rank == 0:
         _save(model, config, state, {"precision": precision, "device": device})

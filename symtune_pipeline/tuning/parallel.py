@@ -18,8 +18,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils import swap_tensors
 
-from symtune_pipeline.tuning.trainable import decoder_layers
+from symtune_pipeline.tuning.trainable import decoder_layers, trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +43,8 @@ class Ranks:
     def shard(self, model: PreTrainedModel, precision: str) -> None:
         """Leave on this rank its share of every parameter; gradients will be summed over ranks.
 
-        Shares are float32. In bf16 a layer is gathered and computed in it: autocast would keep
+        Weights are those of rank 0, the models of other ranks may be on the device `meta`. Trained
+        shares are float32. In bf16 a layer is gathered and computed in it: autocast would keep
         copies of all layers, which no number of ranks makes smaller.
         """
         if self.count == 1:
@@ -51,9 +53,25 @@ class Ranks:
         gathered_in = torch.bfloat16 if precision == "bf16" else None
         policy = MixedPrecisionPolicy(param_dtype=gathered_in, reduce_dtype=torch.float32)
         for module in (*decoder_layers(model), model):
+            self._receive(module)
             sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+
+    def _receive(self, module: torch.nn.Module) -> None:
+        """Bring rank 0's tensors of a module to the device of every rank."""
+        for mine in (*module.parameters(), *module.buffers()):
+            if isinstance(mine, DTensor):  # of a layer that was sharded before
+                continue
+            if self.rank:
+                values = torch.empty_like(mine, device=self.device, requires_grad=False)
+            else:
+                values = mine.detach().to(self.device)
+            dist.broadcast(values, 0)
+            given = values.detach()  # the broadcast may still hold on to `values`
+            if isinstance(mine, torch.nn.Parameter):
+                given = torch.nn.Parameter(given, requires_grad=mine.requires_grad)
+            swap_tensors(mine, given)  # wherever it is tied to
 
     def share_of(self, blocks: int) -> range:
         """This rank's block numbers; each rank has equally many, so some are beyond the last."""
@@ -79,11 +97,13 @@ class Ranks:
             dist.all_gather_object(said, value, group=group or self.talk)
         return said
 
-    def whole_weights(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """All weights of the model by name; where there are several ranks, on rank 0 only."""
+    def trained_weights(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """What was trained, by name; where there are several ranks, on rank 0 only."""
         if self.count == 1:
-            return dict(model.state_dict())
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            return dict(trained(model))
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=True
+        )
         return get_model_state_dict(model, options=options)  # type: ignore[return-value]
 
 

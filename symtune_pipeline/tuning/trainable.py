@@ -62,8 +62,9 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
         lora_dropout=lora.dropout,
         target_modules="all-linear",
     )
-    adapted = LoraModel(model, settings, "default")
-    cast_adapter_dtype(model, "default")
+    with torch.device(model.device):  # which may be meta
+        adapted = LoraModel(model, settings, "default")
+        cast_adapter_dtype(model, "default")
     return adapted
 
 
