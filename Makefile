@@ -34,9 +34,8 @@ sql: setup  ## run and test the SQL of the data side, or a model and all it need
 mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or s3://bucket/prefix>
 	$(BIN)/symtune --experiment $(or $(SYMTUNE_EXPERIMENT),paper) mirror $(or $(TO),$(error say where: make mirror TO=<folder>))
 
-# A process more than there are cores: long tests wait for daemons, clusters and browsers.
 test: setup  ## all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'

@@ -37,11 +37,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files come first, so that no worker is left with one of them at the end."""
-    longest = [
-        f"test_{name}.py"
-        for name in ("pipeline", "tuning", "launcher_ranks", "automation", "benchmarks", "browser")
-    ]
+    """The longest files come first, so that no worker is left with one of them at the end.
+
+    Each of two workers starts with every second of the first four, then takes what is next.
+    """
+    files = ("launcher_ranks", "pipeline", "tuning", "automation", "cli", "tuning_ranks")
+    longest = [f"test_{name}.py" for name in (*files, "launcher", "browser", "benchmarks")]
     order = {name: place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(longest)))
 

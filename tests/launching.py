@@ -49,7 +49,7 @@ def launch(launcher: Launcher, config: JobConfig) -> Launched:
     return Launched(ended.get("result"), ended.get("error"), lines)
 
 
-def until(true: Callable[[], bool], seconds: float = 120) -> None:
+def until(true: Callable[[], bool], seconds: float = 300) -> None:
     """Wait until something is true; fails after some seconds."""
     end = time.monotonic() + seconds
     while not true():
