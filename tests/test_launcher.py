@@ -52,7 +52,7 @@ def test_a_killed_job_is_a_user_error_that_names_the_way_out(tmp_path: Path) -> 
 
     def kill() -> None:
         until(lambda: at_work(config))
-        (job,) = descendants(os.getpid(), "symtune_pipeline.tuning")
+        (job,) = descendants(os.getpid(), "symtune_pipeline.tuning --config")
         os.kill(job, signal.SIGKILL)
 
     Thread(target=kill).start()
