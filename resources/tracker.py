@@ -32,15 +32,18 @@ class WandbTracker(dg.ConfigurableResource[None]):
         import wandb
 
         Path(self.folder).mkdir(parents=True, exist_ok=True)
-        if os.environ.get("WANDB_API_KEY"):
-            try:
-                return self._log(name, log, settings, "online")
-            except wandb.Error as error:
-                warn(
-                    f"Weights & Biases cannot be used ({type(error).__name__}); the curves are kept in"
-                    f" {self.folder}, and `wandb sync` sends them later."
-                )
-        self._log(name, log, settings, "offline")
+        try:
+            if os.environ.get("WANDB_API_KEY"):
+                try:
+                    return self._log(name, log, settings, "online")
+                except wandb.Error as error:
+                    warn(
+                        f"Weights & Biases cannot be used ({type(error).__name__}); the curves are"
+                        f" kept in {self.folder}, and `wandb sync` sends them later."
+                    )
+            self._log(name, log, settings, "offline")
+        finally:
+            wandb.teardown()  # a finished run's file is not whole until wandb's process has ended
 
     def _log(
         self,

@@ -47,6 +47,7 @@ def cluster(
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # as other tests run beside this one
     }
     environment.pop("PYTHONPATH", None)  # the library comes with the job
     head = subprocess.Popen([*command, *local, *ports], env=environment, cwd=tmp_path)
