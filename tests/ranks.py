@@ -1,4 +1,4 @@
-"""Several ranks in one test: processes that meet over a file."""
+"""Processes of a test that start at once, and several of them as ranks that meet over a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from symtune_pipeline.errors import UserError
 WAIT = 300.0  # seconds
 
 
+def forked() -> Any:
+    """Where processes come from: forked from a server that has imported all and done nothing.
+
+    Importing takes a process seconds, and one that has used polars cannot be forked.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ranks", "symtune_pipeline.tuning.job"])
+    return context
+
+
 def on_ranks(
     count: int, meeting: Path, work: Callable[..., Any], *arguments: Any
 ) -> list[str | None]:
@@ -23,9 +33,7 @@ def on_ranks(
 
     Returns each rank's UserError, or None; any other error fails the test. `meeting` is a file.
     """
-    # Forked from a server that has imported everything and done nothing: polars cannot be forked.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ranks", "symtune_pipeline.tuning.job"])
+    context = forked()
     results = context.SimpleQueue()
     processes = [
         context.Process(target=_rank, args=(number, count, meeting, results, work, *arguments))

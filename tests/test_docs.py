@@ -1,19 +1,27 @@
-"""The documents name nothing that is not there: files, commands, options, variables, settings."""
+"""The documents name nothing that is not there, and their commands do what they are for.
+
+CI itself runs `make setup`, `lint`, `test` and `quickstart`; tests/test_pipeline.py runs the selections
+of the README, tests/test_own.py those of docs/own-data.md.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import typer.main
 import yaml
+from conftest import Ended, Home
+from dagster import AssetSelection
 from dagster._cli import create_dagster_cli
 
+import definitions
 from symtune_pipeline.catalog import Dataset, Model
-from symtune_pipeline.cli import app
+from symtune_pipeline.cli import app, main
 from symtune_pipeline.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +35,10 @@ PROGRAMS = {
     "symtune": typer.main.get_command(app),
     "dagster": create_dagster_cli(),
 }
+# What a reader adds on the pages about own datasets, models and folders; tests of those run it.
+OWN = ("emails", "reviews", "mini", "score-endpoint")
+# What stands for the reader's own, or takes a model that a smoke run has.
+STANDS_FOR = {"smollm2-135m": "micro", "OWNER/NAME": "someone/something"}
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -103,6 +115,46 @@ def test_make_knows_every_target(page: Path) -> None:
 def test_every_command_is_understood(page: Path, program: str) -> None:
     faults = [fault(words, complete) for words, complete in commands(page) if words[0] == program]
     assert [found for found in faults if found] == []
+
+
+def test_every_command_of_a_block_runs(
+    page: Path,
+    smoke_run: tuple[Home, Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in smoke_run[0].environment.items():
+        monkeypatch.setenv(name, value)
+    faults = []
+    for words, complete in commands(page):
+        if words[0] == "symtune" and complete and not set(words) & set(OWN):
+            folder = str(tmp_path / words[2]) if words[1] == "export" else ""
+            stands_for = STANDS_FOR | {"FOLDER": folder}
+            argv = [stands_for.get(word, word) for word in words if word != "--open"]
+            monkeypatch.setattr(sys, "argv", argv)
+            with pytest.raises(SystemExit) as ended:
+                main()
+            out, err = capfd.readouterr()
+            if ended.value.code or not out:
+                faults.append((argv, out, err))
+    assert faults == []
+
+
+def test_every_selection_selects_something(page: Path) -> None:
+    selections = [
+        words[place + 1]
+        for words, _ in commands(page)
+        if words[0] == "dagster" and not set(words) & {f"raw_{name}" for name in OWN}
+        for place, word in enumerate(words)
+        if word == "--select"
+    ]
+    graph = definitions.defs.resolve_asset_graph()
+    assert [
+        selection
+        for selection in selections
+        if not AssetSelection.from_string(selection).resolve(graph)
+    ] == []
 
 
 def test_every_variable_is_read(page: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -20,6 +21,7 @@ import polars as pl
 import pytest
 import torch
 from models import random_blocks, reference_logprobs, reference_model, save_tiny_model, tiny_job
+from ranks import forked
 
 from symtune_pipeline.attention import load_model
 from symtune_pipeline.bucket import Bucket
@@ -130,21 +132,26 @@ def test_tuning_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_job_killed_at_ten_random_moments_ends_in_the_same_weights(tmp_path: Path) -> None:
-    undisturbed = tiny_job(tmp_path / "undisturbed", epochs=60, checkpoint_seconds=1_000)
-    killed = tiny_job(tmp_path / "killed", epochs=60)
+    undisturbed = tiny_job(tmp_path / "undisturbed", epochs=20, checkpoint_seconds=1_000)
+    killed = tiny_job(tmp_path / "killed", epochs=20)
     run_job(undisturbed, print)
 
-    for signal in [Signals.SIGKILL] * 10 + [Signals.SIGTERM, Signals.SIGINT]:
+    for _ in range(10):
+        before = newest(killed)
+        process = forked().Process(target=run_job, args=(killed, print))
+        process.start()
+        wait_and_strike(killed, before, partial(getattr, process, "exitcode"), process.kill)
+        process.join()
+        assert process.exitcode == -Signals.SIGKILL  # not finished by itself
+        assert not (killed.output_folder / "model").exists()
+
+    for signal in (Signals.SIGTERM, Signals.SIGINT):
         before = newest(killed)
         job = start(killed)
-        while newest(killed) <= before:
-            assert job.poll() is None
-            time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.1))
-        job.send_signal(signal)
+        wait_and_strike(killed, before, job.poll, partial(job.send_signal, signal))
         output, _ = job.communicate()
         interrupted = signal == Signals.SIGINT
-        assert job.returncode == (130 if interrupted else -signal)  # not finished by itself
+        assert job.returncode == (130 if interrupted else -signal)
         assert not interrupted or output.splitlines()[-1].startswith("Tuning was interrupted; ")
         assert not (killed.output_folder / "model").exists()
 
@@ -153,6 +160,17 @@ def test_a_job_killed_at_ten_random_moments_ends_in_the_same_weights(tmp_path: P
     assert lines[0].startswith("tuning: going on from step ")
     assert weights(killed) == weights(undisturbed)
     assert [path.name for path in killed.output_folder.iterdir() if path.is_dir()] == ["model"]
+
+
+def wait_and_strike(
+    config: JobConfig, before: int, status: Callable[[], int | None], strike: Callable[[], None]
+) -> None:
+    """Strike at a random moment after the job's first checkpoint that is newer than step `before`."""
+    while newest(config) <= before:
+        assert status() is None  # the job has not ended
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.1))
+    strike()
 
 
 def newest(config: JobConfig) -> int:
