@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +44,10 @@ class WandbTracker(dg.ConfigurableResource[None]):
                     )
             self._log(name, log, settings, "offline")
         finally:
-            wandb.teardown()  # a finished run's file is not whole until wandb's process has ended
+            # A finished run's file is not whole until wandb's process has ended. Where that process
+            # ended badly, wandb would end ours.
+            with suppress(SystemExit):
+                wandb.teardown()
 
     def _log(
         self,
