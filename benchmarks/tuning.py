@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.common import ROOT, Record, base_model, report
 from benchmarks.data import examples_in_normal_form
+from resources.pipes import ENVIRONMENT as LAUNCHED
 from symtune_pipeline import catalog
 from symtune_pipeline.experiment import LossName, load_experiment
 from symtune_pipeline.mixture import mixture_chunks
@@ -44,10 +45,7 @@ LABEL_STEPS = 6
 LONG_STEPS = 2
 GPU_STEPS = 10
 LEARNING_RATE = 1e-3
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "2",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # as resources/launcher.py starts the job
-}
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", **LAUNCHED}  # as launchers start the job
 SIZES = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
 
 

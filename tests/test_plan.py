@@ -14,6 +14,7 @@ import torch
 from models import random_blocks, save_tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from resources.pipes import ENVIRONMENT
 from symtune_pipeline import catalog
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
@@ -87,7 +88,7 @@ def measured_bytes(folder: Path, job: JobConfig) -> int:
     path.write_text(job.model_dump_json())
     ended = subprocess.run(
         [sys.executable, "-c", MEASURE, str(path)],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
         check=True,
