@@ -3,7 +3,8 @@
 Ours is the job that the pipeline launches, `python -m symtune_pipeline.tuning`; the peer is
 `benchmarks/tuning_peer.py`. Both are started in turn with the same job file: the same model, blocks
 of the quickstart's mixture in the same order, torch's Adafactor, gradient clipping and precision;
-also with the same threads and settings of the allocator. Neither recomputes activations. The first
+also with the same threads. Each runs as its users start it: ours with the launchers' settings of the
+allocator, the peer with none. Neither recomputes activations. The first
 step, which allocates and chooses kernels, does not count for the speed. Memory is the largest of the
 whole process.
 
@@ -45,7 +46,7 @@ LABEL_STEPS = 6
 LONG_STEPS = 2
 GPU_STEPS = 10
 LEARNING_RATE = 1e-3
-ENVIRONMENT = {"OMP_NUM_THREADS": "2", **LAUNCHED}  # as launchers start the job
+THREADS = {"OMP_NUM_THREADS": "2"}
 SIZES = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
 
 
@@ -108,7 +109,8 @@ def run(program: str, config: JobConfig) -> Run:
         config = config.model_copy(update={"output_folder": Path(made)})
         file.write_text(config.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", program, "--config", str(file)]
-        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | os.environ)
+        launched = LAUNCHED if program == OURS else {}
+        process = subprocess.Popen(command, cwd=ROOT, env=THREADS | launched | os.environ)
         _, status, usage = os.wait4(process.pid, 0)  # what the process itself used
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
