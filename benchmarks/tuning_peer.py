@@ -25,7 +25,6 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import make_optimizer
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.step import Block
 
@@ -77,7 +76,10 @@ def train(config: JobConfig) -> pl.DataFrame:
         ),
         train_dataset=Dataset.from_list(_examples(config)),
         processing_class=AutoTokenizer.from_pretrained(config.model_folder),
-        optimizers=(make_optimizer(model, config), None),
+        optimizers=(
+            torch.optim.Adafactor(model.parameters(), lr=config.learning_rate, weight_decay=0.0),
+            None,
+        ),
         callbacks=[log],
     )
     trainer.train()

@@ -15,12 +15,12 @@ from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.storage import write_text
 from symtune_pipeline.tuning.config import JobConfig
 
-# Tensors of 1 MiB and more go back to the system when freed: between the shapes of a packed
-# block, glibc's heap would otherwise keep growing (measured over 46 steps: 5.9 GB, now 4). They
-# come in huge pages where the system has them, as it takes long to hand out small ones: a fifth
-# faster at blocks of 1,024 tokens and 45% at 4,096, with the same memory.
+# Tensors of 32 MiB and more go back to the system when freed; smaller ones stay in glibc's heap,
+# as it takes long to hand out memory anew: at blocks of 1,024 tokens a step is a fifth faster than
+# where tensors of 1 MiB go back, for a tenth more memory. Huge pages, where the system has them,
+# are another fifth.
 ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -122,18 +122,20 @@ def _attend(
         )
     if not dropout and _one_kernel_does(parts, query_BHTD):
         return _attend_roots(parts, query_BHTD, key_BKTD, value_BKTD, scaling), None
-    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
-    key_BHTD = key_BKTD.repeat_interleave(groups, dim=1)
-    value_BHTD = value_BKTD.repeat_interleave(groups, dim=1)
+    grouped = query_BHTD.is_cpu  # CUDA's kernels for float32 and for masks know no groups of heads
+    if not grouped:
+        groups = query_BHTD.shape[1] // key_BKTD.shape[1]
+        key_BKTD = key_BKTD.repeat_interleave(groups, dim=1)
+        value_BKTD = value_BKTD.repeat_interleave(groups, dim=1)
     lengths = [sum(part.lengths) for part in parts]
     attended = [
         piece
         for part, *qkv in zip(
             parts,
-            *(t.split(lengths, dim=2) for t in (query_BHTD, key_BHTD, value_BHTD)),
+            *(t.split(lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD)),
             strict=True,
         )
-        for piece in _attend_part(part, *qkv, dropout_p=dropout, scale=scaling)
+        for piece in _attend_part(part, *qkv, dropout_p=dropout, scale=scaling, enable_gqa=grouped)
     ]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
 
@@ -195,13 +197,13 @@ def _bounds(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
 def _attend_part(
     part: Part,
     query_BHTD: torch.Tensor,
-    key_BHTD: torch.Tensor,
-    value_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
     **options: Any,
 ) -> Iterator[torch.Tensor]:
     """The root's output and each branch's: branches do not see each other, so they run apart."""
     root, *branches = zip(
-        *(t.split(part.lengths, dim=2) for t in (query_BHTD, key_BHTD, value_BHTD)), strict=True
+        *(t.split(part.lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD)), strict=True
     )
     _, root_key, root_value = root
     # What a causal root is filled up with at its end is seen by none of its tokens.

@@ -15,6 +15,7 @@ from symtune_pipeline import catalog
 from symtune_pipeline.attention import Part, attending, load_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, load_experiment
+from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig, job_config
 from symtune_pipeline.tuning.job import make_optimizer, run_job
 from symtune_pipeline.tuning.order import step_plan
@@ -155,8 +156,30 @@ def test_an_optimizer_of_the_experiment_goes_before_the_catalogues(tmp_path: Pat
     asked = chosen("{optimizer: adafactor, lora: {rank: 8}}")
     assert asked.lora == Lora(rank=8)
     model = load_model(save_tiny_model(tmp_path / "tiny"), torch.float32, "cpu")
-    assert isinstance(make_optimizer(model, asked), torch.optim.Adafactor)
+    assert isinstance(make_optimizer(model, asked), Adafactor)
     assert chosen("{}").fingerprint() != asked.fingerprint()
+
+
+def test_adafactor_steps_as_that_of_torch() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(size) for size in ((6, 4), (4,), (2, 5, 3))]
+    start[2] *= 0  # new adapters are
+    both = [[torch.nn.Parameter(values.clone()) for values in start] for _ in range(2)]
+    optimizers = [
+        kind(parameters, lr=0.01, weight_decay=0.0)
+        for kind, parameters in zip((torch.optim.Adafactor, Adafactor), both, strict=True)
+    ]
+    for step in range(5):
+        for pair in zip(*both, strict=True):
+            gradient = torch.randn(pair[0].shape) * 10.0 ** (step - 2)
+            gradient[0] = 0.0  # as for a token that the step's blocks do not have
+            for parameter in pair:
+                parameter.grad = gradient
+        for optimizer in optimizers:
+            optimizer.step()
+        for expected, found in zip(*both, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert all((p - values).abs().max() > 1e-5 for p, values in zip(both[1], start, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adafactor for parameters of which each rank holds a part."""
+"""Adafactor, for parameters that are whole and for those of which each rank holds a part."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from symtune_pipeline.tuning.parallel import whole
 
 
-class ShardedAdafactor(torch.optim.Adafactor):
-    """torch's Adafactor, its formulas written without what DTensor cannot do.
+class Adafactor(torch.optim.Adafactor):
+    """torch's Adafactor (Shazeer and Stern 2018) without weight decay, by means of squares.
 
-    torch 2.13 squares a norm over the sharded dimension in place, which DTensor refuses. Sums take
-    the place of means and norms because shards may differ in size. No weight decay.
+    torch 2.13 takes a norm over each dimension and squares it in place: DTensor refuses that, and
+    on a CPU a norm over columns takes longer than squaring the whole matrix.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; gradients are DTensors like their parameters."""
+        """Take one step; gradients are tensors or DTensors, like their parameters."""
         for group in self.param_groups:
             lists: list[list[torch.Tensor]] = [[] for _ in range(6)]
             self._init_group(group, *lists)
@@ -33,17 +33,18 @@ class ShardedAdafactor(torch.optim.Adafactor):
                 if grad.dim() > 1:
                     row.lerp_(_mean(squares, -1), newest)
                     column.lerp_(_mean(squares, -2), newest)
-                    estimate = row @ column / _mean(row, -2).clamp(min=eps1)
+                    squares.copy_(row / _mean(row, -2).clamp(min=eps1)).mul_(column)
                 else:
-                    variance.lerp_(squares, newest)
-                    estimate = variance
-                update = estimate.clamp(min=eps1 * eps1).rsqrt() * grad
+                    squares.copy_(variance.lerp_(squares, newest))
+                # Now what a square is expected to be; a second matrix would be slow to get.
+                update = squares.clamp_(min=eps1 * eps1).rsqrt_().mul_(grad)
                 param.add_(update, alpha=-rate / max(1.0, _root_mean_square(update) / group["d"]))
 
 
 def _mean(values: torch.Tensor, dim: int) -> torch.Tensor:
+    # Shards may differ in size, so that a mean of their means would be wrong.
     return values.sum(dim, keepdim=True) / values.size(dim)
 
 
 def _root_mean_square(values: torch.Tensor) -> float:
-    return math.sqrt(whole((values * values).sum()).item() / values.numel())
+    return whole(torch.linalg.vector_norm(values)).item() / math.sqrt(values.numel())

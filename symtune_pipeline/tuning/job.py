@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.progress import Progress
-from symtune_pipeline.tuning.adafactor import ShardedAdafactor
+from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.held_out import measure
@@ -236,6 +235,9 @@ def gradients(
         (loss * own / targets).backward()
         if own:
             found[index, 0], found[index, 1] = loss.detach(), right.sum()
+        # Its graph's many small objects would lie between what the next block frees and asks for:
+        # measured at blocks of 1,024 tokens, 4.0 GB instead of 3.3.
+        del loss
     losses, rights = here.sum(found).T.tolist()
     return losses, int(sum(rights))
 
@@ -265,9 +267,7 @@ def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Opt
     """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
     parameters = list(trained(model).values())
     if config.optimizer == "adafactor":
-        sharded = isinstance(parameters[0], DTensor)
-        kind = ShardedAdafactor if sharded else torch.optim.Adafactor
-        return kind(parameters, lr=config.learning_rate, weight_decay=0.0)
+        return Adafactor(parameters, lr=config.learning_rate, weight_decay=0.0)
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, fused=True)
 
 
