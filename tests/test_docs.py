@@ -1,7 +1,7 @@
 """The documents name nothing that is not there, and their commands do what they are for.
 
-CI itself runs `make setup`, `lint`, `test` and `quickstart`; tests/test_pipeline.py runs those of the README,
-tests/test_own.py that of docs/own-data.md. Other selections are resolved, not run.
+CI itself runs `make setup`, `lint`, `test` and `quickstart`; tests/test_pipeline.py runs the README's
+selections, tests/test_own.py that of docs/own-data.md. Other selections are resolved, not run.
 """
 
 from __future__ import annotations
