@@ -92,6 +92,8 @@ class Plan:
         }
         if self.activation_checkpointing:
             needed["activations"] += block * sizes.residual_bytes * sizes.layers
+        if self.gpu.fragmentation:
+            needed["fragmentation"] = self.gpu.fragmentation * needed["activations"]
         if self.bf16 and self.gpus == 1 and not self.lora_rank:
             # autocast makes them of all matrices and keeps them to the end of the forward pass or
             # longer.

@@ -36,7 +36,7 @@ class Adafactor(torch.optim.Adafactor):
                     squares.copy_(row / _mean(row, -2).clamp(min=eps1)).mul_(column)
                 else:
                     squares.copy_(variance.lerp_(squares, newest))
-                # Now what a square is expected to be; a second matrix would be slow to get.
+                # The estimate took the place of the squares: more memory takes long to get.
                 update = squares.clamp_(min=eps1 * eps1).rsqrt_().mul_(grad)
                 param.add_(update, alpha=-rate / max(1.0, _root_mean_square(update) / group["d"]))
 
