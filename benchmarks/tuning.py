@@ -3,10 +3,10 @@
 Ours is the job that the pipeline launches, `python -m symtune_pipeline.tuning`; the peer is
 `benchmarks/tuning_peer.py`. Both are started in turn with the same job file: the same model, blocks
 of the quickstart's mixture in the same order, Adafactor (ours; the peer's is torch's), gradient
-clipping, precision and threads. Each runs as its users start it: ours with the launchers' settings of the
-allocator, the peer with none; what the environment sets, both get. Neither recomputes activations.
-The first step, which allocates and chooses kernels, does not count for the speed. Memory is the
-largest of the whole process.
+clipping, precision and threads. Each runs as its users start it: ours with the launchers' settings
+of the allocator, the peer with none; what the environment sets, both get. Neither recomputes
+activations. The first step, which allocates and chooses kernels, does not count for the speed.
+Memory is the largest of the whole process.
 
 On a CPU both run in float32 with two threads. On a CUDA device they run in bfloat16 with float32
 master weights; random models of up to 1.7B are measured as well, and memory is not.

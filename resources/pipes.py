@@ -17,8 +17,8 @@ from symtune_pipeline.tuning.config import JobConfig
 
 # Tensors of 32 MiB and more go back to the system when freed; smaller ones stay in glibc's heap,
 # as it takes long to hand out memory anew: at blocks of 1,024 tokens a step is a fifth faster than
-# where tensors of 1 MiB go back, for a tenth more memory (docs/results.md). Huge pages, where the
-# system has them, are another fifth.
+# where tensors of 1 MiB go back, for a tenth more memory. Huge pages, where the system has them,
+# are another fifth.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

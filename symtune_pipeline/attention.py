@@ -123,7 +123,7 @@ def _attend(
     if not dropout and _one_kernel_does(parts, query_BHTD):
         return _attend_roots(parts, query_BHTD, key_BKTD, value_BKTD, scaling), None
     grouped = query_BHTD.is_cpu  # CUDA's kernels for float32 and for masks know no groups of heads
-    if not grouped:
+    if not grouped:  # then K is H from here on
         groups = query_BHTD.shape[1] // key_BKTD.shape[1]
         key_BKTD = key_BKTD.repeat_interleave(groups, dim=1)
         value_BKTD = value_BKTD.repeat_interleave(groups, dim=1)

@@ -141,9 +141,8 @@ def test_every_command_of_a_block_runs(
             if ended.value.code or not out:
                 faults.append((argv, out, err))
     assert faults == []
-    assert (
-        ran or page.name != "README.md"
-    )  # a page may have none; where the README has none, none is found
+    # A page may have none; where the README has none, none is found.
+    assert ran or page.name != "README.md"
 
 
 def test_every_selection_selects_something(page: Path) -> None:
