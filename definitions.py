@@ -21,7 +21,8 @@ from assets.report import report_assets
 from assets.sql import sql_assets
 from assets.symbols import symbol_assets
 from resources import console, resources_of
-from symtune_pipeline.experiment import current_experiment, git_tree
+from symtune_pipeline.commands.common import current_experiment
+from symtune_pipeline.environment import git_tree
 
 warnings.simplefilter("ignore", dg.BetaWarning)  # of code references; Dagster's version is pinned
 experiment = current_experiment()

@@ -15,8 +15,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from symtune_pipeline.environment import choose_experiment
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import choose_experiment
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -49,9 +49,9 @@ def run(partition: str | None, select: str | None) -> int:
     import dagster as dg
 
     from definitions import defs, experiment
-    from symtune_pipeline import catalog
+    from symtune_pipeline.catalog.models import find_model
 
-    key = catalog.model(partition or experiment.models[0]).key
+    key = find_model(partition or experiment.models[0]).key
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
     job = defs.resolve_job_def("symbol_tuning")
     selected = selection(select) if select else None
@@ -99,7 +99,7 @@ def selection(text: str) -> list[dg.AssetKey]:
 def show() -> None:
     """The table that a run ends with."""
     from definitions import defs
-    from symtune_pipeline.look import print_report
+    from symtune_pipeline.commands.report import print_report
 
     print_report(defs.resources["store"].store)  # type: ignore[index]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import dagster as dg
 
 from resources.store import StoreResource
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.schemas import misfit
-from symtune_pipeline.storage import TABLE
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.tables import misfit
 
-MODELS = dg.StaticPartitionsDefinition(list(catalog.models()))
-LIBRARY = Path(catalog.__file__).parent.parent
+MODELS = dg.StaticPartitionsDefinition(list(all_models()))
+LIBRARY = Path(__file__).resolve().parent.parent / "symtune_pipeline"
 # Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
 GPU = "gpu"
 

@@ -8,9 +8,9 @@ import polars as pl
 
 from assets.common import GPU, MODELS, code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.evaluation.benchmarks.published import published_files, read_published
 from symtune_pipeline.evaluation.checks import below_chance, not_answered_once
-from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
     ALGORITHMIC,
     CLASSIFICATION,
@@ -20,9 +20,9 @@ from symtune_pipeline.evaluation.suites import (
     short_of_queries,
 )
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import TABLE, content_hash, sha256
 from symtune_pipeline.progress import Progress
-from symtune_pipeline.schemas import checked
-from symtune_pipeline.storage import TABLE, content_hash, sha256
+from symtune_pipeline.tables import checked
 
 GROUP = "evaluation"
 NOT_BELOW_CHANCE = dg.AssetCheckSpec(
@@ -83,7 +83,7 @@ def evaluation_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
     def variants(partition: str) -> list[str]:
         """The variants of a model that are asked."""
-        no_parent = catalog.model(partition).pretrained is None
+        no_parent = find_model(partition).pretrained is None
         return [name for name in model_assets if not (name == "pretrained" and no_parent)]
 
     def predictions(

@@ -8,15 +8,15 @@ import polars as pl
 
 from assets.common import MODELS, code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.mixture import mixture_chunks, short_prompts
-from symtune_pipeline.packing import packed_blocks
+from symtune_pipeline.files import TABLE, read_frames, write_frames, write_text
 from symtune_pipeline.progress import Progress
-from symtune_pipeline.prompts import render, tuning_prompt
-from symtune_pipeline.schemas import checked
-from symtune_pipeline.storage import TABLE, read_frames, write_frames, write_text
-from symtune_pipeline.symbols import first_tokens, shared_token_sequences
+from symtune_pipeline.prompts.blocks import packed_blocks
+from symtune_pipeline.prompts.mixture import mixture_chunks, short_prompts
+from symtune_pipeline.prompts.symbols import first_tokens, shared_token_sequences
+from symtune_pipeline.prompts.text import render, tuning_prompt
+from symtune_pipeline.tables import checked
 
 GROUP = "mixture"
 SHARED_SYMBOLS = "shared_symbols.json"  # beside the table: what the check found when it was made
@@ -115,7 +115,7 @@ def mixture_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             )
             prompts = store.store.manifest("tuning_mixture").rows[TABLE]
             progress = Progress("packing", prompts, "prompts", context.log.info)
-            size = experiment.tuning.block_tokens_for(catalog.model(context.partition_key))
+            size = experiment.tuning.block_tokens_for(find_model(context.partition_key))
             blocks = packed_blocks(
                 read_frames(mixture), examples["input"], instructions, tokenizer, size, progress
             )

@@ -12,14 +12,14 @@ from assets.common import GPU, MODELS, code_version, user_errors
 from resources.launcher import Launcher
 from resources.store import Metadata, StoreResource
 from resources.tracker import WandbTracker
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import TABLE, write_text
+from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrained_model
 from symtune_pipeline.report.curves import curves
-from symtune_pipeline.storage import TABLE, write_text
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import job_config
 from symtune_pipeline.tuning.metrics import LOG
-from symtune_pipeline.weights import prepare_base_model, prepare_pretrained_model
 
 GROUP = "model"
 
@@ -36,7 +36,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     )
     def base_model(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         def build(folder: Path) -> Metadata:
-            model = catalog.model(context.partition_key)
+            model = find_model(context.partition_key)
             provenance = prepare_base_model(model, folder, context.log.info)
             return {"provenance": dg.MetadataValue.json(provenance)}
 
@@ -54,7 +54,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, store: StoreResource
     ) -> dg.MaterializeResult:
         def build(folder: Path) -> Metadata:
-            model = catalog.model(context.partition_key)
+            model = find_model(context.partition_key)
             if model.pretrained is None:
                 context.log.warning(f"The catalogue names no pretrained parent of '{model.key}'.")
                 return {}
@@ -101,7 +101,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         partition = context.partition_key
 
         def build(folder: Path) -> Metadata:
-            model = catalog.model(partition)
+            model = find_model(partition)
             versions = store.inputs(context, context.asset_key)
             base = store.store.folder("base_model", partition)
             job = job_config(

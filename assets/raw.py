@@ -8,14 +8,14 @@ import polars as pl
 
 from assets.common import code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
-from symtune_pipeline import catalog
-from symtune_pipeline.catalog import Dataset
+from symtune_pipeline.catalog.datasets import Dataset, find_dataset
+from symtune_pipeline.environment import mirror_folder
 from symtune_pipeline.errors import MissingData, UserError, all_missing
-from symtune_pipeline.experiment import Experiment, mirror_folder
-from symtune_pipeline.schemas import checked
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import TABLE
 from symtune_pipeline.sources.load import files_version, load_examples, public_source
 from symtune_pipeline.sources.normal import empty_inputs, no_examples
-from symtune_pipeline.storage import TABLE
+from symtune_pipeline.tables import checked
 
 
 def raw_key(dataset: Dataset) -> str:
@@ -84,7 +84,7 @@ def raw_assets(experiment: Experiment) -> dg.AssetsDefinition:
                 context.log.warning(_left_out(missing, len(chosen), experiment))
         for name in missing:
             # Its sources differ from those of a set that was had, so that the next run tries again.
-            key = raw_key(catalog.dataset(name))
+            key = raw_key(find_dataset(name))
             result = store.make(context, _leave_out, key=dg.AssetKey(key), sources="left out")
             yield _with_check(result, store, key)
 

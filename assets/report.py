@@ -9,8 +9,8 @@ import dagster as dg
 
 from assets.common import code_version, user_errors
 from resources.store import Metadata, StoreResource
-from symtune_pipeline import catalog
-from symtune_pipeline.catalog import Dataset
+from symtune_pipeline.catalog.datasets import Dataset
+from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.report.page import write_report
 
@@ -84,7 +84,7 @@ def _provenance(
             "tuning": _read(store, "tuning_log", partition, "settings.json"),
             "tuned model version": store.store.manifest("symbol_tuned_model", partition).version,
         }
-        if experiment.evaluation.pretrained and catalog.model(partition).pretrained:
+        if experiment.evaluation.pretrained and find_model(partition).pretrained:
             parent = _read(store, "pretrained_model", partition, "provenance.json")
             models[partition]["pretrained model"] = parent
     return {

@@ -9,16 +9,11 @@ import polars as pl
 from assets.common import code_version, user_errors
 from assets.raw import raw_key
 from resources.store import Metadata, StoreResource
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.storage import TABLE
-from symtune_pipeline.warehouse import (
-    Model,
-    column_lineage,
-    load_models,
-    run_model,
-    run_tests,
-)
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.sql.engine import run_model, run_tests
+from symtune_pipeline.sql.model import Model, column_lineage, load_models
 
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "marts"}
@@ -177,6 +172,6 @@ def model_table() -> pl.DataFrame:
     return pl.DataFrame(
         [
             {"partition": model.key, "parameters": model.parameters}
-            for model in catalog.models().values()
+            for model in all_models().values()
         ]
     )

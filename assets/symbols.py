@@ -7,10 +7,10 @@ import dagster as dg
 from assets.common import code_version, schema_check, schema_result, user_errors
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.schemas import checked
-from symtune_pipeline.storage import TABLE
-from symtune_pipeline.symbols import in_both_splits
-from symtune_pipeline.symbols import symbol_pool as make_pool
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.prompts.symbols import in_both_splits
+from symtune_pipeline.prompts.symbols import symbol_pool as make_pool
+from symtune_pipeline.tables import checked
 
 
 def symbol_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:

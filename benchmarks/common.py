@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from symtune_pipeline import catalog
-from symtune_pipeline.experiment import home_folder
-from symtune_pipeline.weights import prepare_base_model
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.environment import home_folder
+from symtune_pipeline.models.weights import prepare_base_model
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,7 +65,7 @@ def base_model(key: str = "smollm2-135m") -> Path:
     folder = home_folder() / "benchmarks" / key
     if not (folder / "provenance.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        prepare_base_model(catalog.model(key), folder, print)
+        prepare_base_model(find_model(key), folder, print)
     return folder
 
 

@@ -16,7 +16,8 @@ import polars as pl
 import yaml
 
 from benchmarks.common import ROOT, Record, report
-from symtune_pipeline.experiment import EXPERIMENTS, Experiment, home_folder, load_experiment
+from symtune_pipeline.environment import home_folder
+from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Comparison,
@@ -27,8 +28,9 @@ from symtune_pipeline.report.tables import (
     p_text,
     setting_label,
 )
-from symtune_pipeline.storage import Store
-from symtune_pipeline.warehouse import load_models, run_model
+from symtune_pipeline.sql.engine import run_model
+from symtune_pipeline.sql.model import load_models
+from symtune_pipeline.store.folder import Store
 
 BUDGET = "quickstart"
 SEEDS = (0, 1)

@@ -19,13 +19,13 @@ import polars as pl
 
 from benchmarks.common import Measured, Record, base_model, measured, report
 from benchmarks.scoring_equality import check_equality
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.datasets import find_dataset
 from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.experiment import EvaluationConfig, SymbolsConfig
-from symtune_pipeline.prompts import classification_prompt, label_text, render
+from symtune_pipeline.prompts.symbols import symbol_pool
+from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
-from symtune_pipeline.symbols import symbol_pool
 
 THREADS = 2
 BATCH_SIZES = (1, 4, 8, 16)
@@ -68,7 +68,7 @@ def examples_of(sets: tuple[str, ...], queries: int) -> pl.DataFrame:
     frames = []
     for key in sets:
         for split, purpose, rows in (("train", "exemplar", 200), ("test", "query", queries)):
-            drawn = normal_form(generate(key, split, rows, 0), catalog.dataset(key), split, key)
+            drawn = normal_form(generate(key, split, rows, 0), find_dataset(key), split, key)
             frames.append(drawn.with_columns(purpose=pl.lit(purpose), halved=False))
     examples = pl.concat(frames)
     if sets == SIX_CLASSES:
@@ -103,8 +103,8 @@ def ours(folder: Path, model_folder: Path) -> Scored:
     import torch
     from transformers import AutoTokenizer
 
-    from symtune_pipeline.attention import load_model
     from symtune_pipeline.evaluation.classification import predict
+    from symtune_pipeline.models.loading import load_model
 
     torch.set_num_threads(THREADS)
     suite, inputs = _read(folder)

@@ -28,11 +28,11 @@ import torch
 from benchmarks.common import ROOT, Record, base_model, report
 from benchmarks.data import examples_in_normal_form
 from resources.pipes import ENVIRONMENT as LAUNCHED
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import LossName, load_experiment
-from symtune_pipeline.mixture import mixture_chunks
-from symtune_pipeline.packing import packed_blocks
-from symtune_pipeline.symbols import symbol_pool
+from symtune_pipeline.prompts.blocks import packed_blocks
+from symtune_pipeline.prompts.mixture import mixture_chunks
+from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.tuning.config import JobConfig, job_config
 from symtune_pipeline.tuning.metrics import peak_flops
 from symtune_pipeline.tuning.order import step_plan
@@ -92,7 +92,7 @@ def job(blocks: Path, model_folder: Path, block_tokens: int, loss: LossName) -> 
         }
     )
     config = job_config(
-        catalog.model(MODEL),
+        find_model(MODEL),
         experiment.model_copy(update={"tuning": tuning}),
         model_folder=model_folder,
         blocks=blocks,
@@ -185,9 +185,7 @@ def _random_model(folder: Path, key: str) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(**catalog.model(key).architecture)
-    )
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**find_model(key).architecture))
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(base_model(MODEL)).save_pretrained(folder)
     return int(model.num_parameters(exclude_embeddings=True))

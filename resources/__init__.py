@@ -7,7 +7,8 @@ from resources.launcher import load_launcher
 from resources.no_pickle import NoPickle
 from resources.store import StoreResource
 from resources.tracker import WandbTracker
-from symtune_pipeline.experiment import Experiment, home_folder, home_url, launcher_name
+from symtune_pipeline.environment import home_folder, home_url, launcher_name
+from symtune_pipeline.experiment import Experiment
 
 
 def resources_of(experiment: Experiment) -> dict[str, object]:

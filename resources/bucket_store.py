@@ -8,9 +8,8 @@ from pathlib import Path
 from dagster_aws.s3 import S3Resource
 
 from resources.store import WORK, StoreResource
-from symtune_pipeline.bucket import Bucket
-from symtune_pipeline.bucket_store import BucketStore
-from symtune_pipeline.storage import Store
+from symtune_pipeline.store.bucket import Bucket, BucketStore
+from symtune_pipeline.store.folder import Store
 
 
 class BucketStoreResource(StoreResource):

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from resources.pipes import ENVIRONMENT, heard
-from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job_file import put_job
 

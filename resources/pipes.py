@@ -12,7 +12,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
 from symtune_pipeline.errors import JobLost, UserError
-from symtune_pipeline.storage import write_text
+from symtune_pipeline.files import write_text
 from symtune_pipeline.tuning.config import JobConfig
 
 # Tensors of 32 MiB and more go back to the system when freed; smaller ones stay in glibc's heap,

@@ -12,8 +12,9 @@ import dagster as dg
 import polars as pl
 from filelock import FileLock, Timeout
 
+from symtune_pipeline.files import TABLE, content_hash
 from symtune_pipeline.progress import duration
-from symtune_pipeline.storage import TABLE, Manifest, Store, content_hash
+from symtune_pipeline.store.folder import Manifest, Store
 
 MADE_IN = "made in seconds"  # metadata of what was not up to date
 WORK = "work"  # the folder of what is not finished

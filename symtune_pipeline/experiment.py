@@ -1,29 +1,14 @@
-"""One experiment: everything that a run depends on, read from one file.
-
-This is the only module that reads the environment:
-
-    SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
-    SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
-    SYMTUNE_LAUNCHER    what starts the fine-tune job: a name in launchers/, or the path of a file
-    SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune) or
-                        s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
-    SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
-                        (default: symtune in the user's folder for caches)
-    SYMTUNE_GIT_TREE    the address of this code's branch, where assets link to it
-    OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
-"""
+"""One experiment: everything that a run depends on, read from one file."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from platformdirs import user_cache_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -34,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from symtune_pipeline import catalog
-from symtune_pipeline.bucket import Bucket
+from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_dataset
+from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
@@ -113,10 +98,10 @@ class OwnDataset(Section):
         """How the columns become one text."""
         return self.input or " | ".join(f"{{{column}}}" for column in self.columns)
 
-    def entry(self, key: str) -> catalog.Dataset:
+    def entry(self, key: str) -> Dataset:
         """The set as the catalogue would describe it."""
         facts = self.model_dump(exclude={"input"})
-        return catalog.Dataset(key=key, input=self.template, hidden_label=None, **facts)
+        return Dataset(key=key, input=self.template, hidden_label=None, **facts)
 
 
 class DataConfig(Section):
@@ -133,7 +118,7 @@ class DataConfig(Section):
     @field_validator("own")
     @classmethod
     def _not_in_catalogue(cls, own: dict[str, OwnDataset]) -> dict[str, OwnDataset]:
-        taken = [key for key in own if key in catalog.datasets()]
+        taken = [key for key in own if key in all_datasets()]
         if taken:
             raise ValueError(f"the catalogue has a set called '{taken[0]}'; choose another name")
         return own
@@ -141,7 +126,7 @@ class DataConfig(Section):
     @field_validator("datasets")
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        public = [key for key in _known(keys, catalog.dataset) if catalog.dataset(key).hub]
+        public = [key for key in _known(keys, find_dataset) if find_dataset(key).hub]
         if public and info.data.get("source") == "generated":
             raise ValueError(f"'{public[0]}' is a public set; set data.source to hub")
         return keys
@@ -228,7 +213,7 @@ class TuningConfig(Section):
     checkpoint_seconds: Annotated[float, Gt(0)] = 60
     keep_checkpoints: Positive = 2
 
-    def block_tokens_for(self, model: catalog.Model) -> int:
+    def block_tokens_for(self, model: Model) -> int:
         """The tokens of a block; raises UserError where they exceed the model's context."""
         if self.block_tokens > model.context_tokens:
             raise UserError(
@@ -286,27 +271,27 @@ class Experiment(Section):
     @field_validator("models")
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        return _known(keys, catalog.model)
+        return _known(keys, find_model)
 
     @field_validator("tuning")
     @classmethod
     def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
-        _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(catalog.model(key)))
+        _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(find_model(key)))
         return tuning
 
-    def datasets(self) -> list[catalog.Dataset]:
+    def datasets(self) -> list[Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""
         data = self.data
         generated = data.source == "generated"
         chosen = [
             entry
-            for key, entry in catalog.datasets().items()
+            for key, entry in all_datasets().items()
             if (key in data.datasets if data.datasets else (entry.hub is None) == generated)
         ]
         own = [described.entry(key) for key, described in data.own.items()]
         return (chosen if data.source else []) + own
 
-    def dataset(self, key: str) -> catalog.Dataset:
+    def dataset(self, key: str) -> Dataset:
         """The dataset called `key`; raises UserError where this experiment has none."""
         datasets = {entry.key: entry for entry in self.datasets()}
         if key not in datasets:
@@ -367,61 +352,3 @@ def load_experiment(name: str) -> Experiment:
             f"Experiment file {path}, setting '{where}': {reason}; see experiments/quickstart.yaml"
             " for every setting."
         ) from error
-
-
-def choose_experiment(name: str) -> None:
-    """Make an experiment the current one, for this process and those it starts."""
-    os.environ["SYMTUNE_EXPERIMENT"] = name
-
-
-def current_experiment() -> Experiment:
-    """The experiment that SYMTUNE_EXPERIMENT names; quickstart where it names none."""
-    return load_experiment(os.environ.get("SYMTUNE_EXPERIMENT") or "quickstart")
-
-
-def mirror_folder() -> str | None:
-    """The mirror that SYMTUNE_MIRROR names: a folder or an s3:// prefix."""
-    return os.environ.get("SYMTUNE_MIRROR") or None
-
-
-def launcher_name() -> str:
-    """The launcher that SYMTUNE_LAUNCHER names: a matter of the machine, not of the experiment."""
-    return os.environ.get("SYMTUNE_LAUNCHER") or "local"
-
-
-def endpoint_key() -> str | None:
-    """The key that OPENAI_API_KEY holds; raises UserError where no HTTP header can carry it."""
-    key = os.environ.get("OPENAI_API_KEY") or None
-    if key and not (key.isascii() and key.isprintable()):
-        raise UserError(
-            "OPENAI_API_KEY holds a line break or another character that no key has; set it again."
-        )
-    return key
-
-
-def git_tree() -> str | None:
-    """The address of the code's branch that SYMTUNE_GIT_TREE names, for links in the UI."""
-    return os.environ.get("SYMTUNE_GIT_TREE") or None
-
-
-def incoming_folder() -> Path:
-    """Where others drop model folders that are to be evaluated."""
-    return home_folder() / "incoming"
-
-
-def home_folder() -> Path:
-    """Where everything that the pipeline makes is kept; the cache of it, where it is kept on s3."""
-    url = home_url()
-    if url is None:
-        return Path(os.environ.get("SYMTUNE_HOME") or EXPERIMENTS.parent / ".symtune").resolve()
-    cache = Path(os.environ.get("SYMTUNE_CACHE") or user_cache_path("symtune")).resolve()
-    return cache / url.removeprefix("s3://")
-
-
-def home_url() -> str | None:
-    """The s3:// prefix that SYMTUNE_HOME names, None where it names a folder.
-
-    Raises UserError where it names another kind of place.
-    """
-    home = os.environ.get("SYMTUNE_HOME") or ""
-    return Bucket(home).url() if "://" in home else None

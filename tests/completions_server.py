@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import reference_logprobs, reference_model
+from tiny_models import reference_logprobs, reference_model
 from transformers import AutoTokenizer
 
 NAME = "tiny"

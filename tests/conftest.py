@@ -16,12 +16,13 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.datasets import find_dataset
 from symtune_pipeline.experiment import SymbolsConfig
+from symtune_pipeline.files import sha256
+from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
-from symtune_pipeline.storage import Store, sha256
-from symtune_pipeline.symbols import symbol_pool
+from symtune_pipeline.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_SIDE = "+(kind:sql and not key:eval+)"  # as in the Makefile
@@ -235,9 +236,7 @@ def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str
 
 
 def _normal(key: str, split: str) -> pl.DataFrame:
-    return normal_form(
-        generate(key, split, ROWS, seed=0), catalog.dataset(key), split, f"Set {key}"
-    )
+    return normal_form(generate(key, split, ROWS, seed=0), find_dataset(key), split, f"Set {key}")
 
 
 def _numbered(examples: pl.DataFrame) -> pl.DataFrame:

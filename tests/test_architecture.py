@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "symtune_pipeline").rglob("*.py"))
 EVERYTHING = [
     *LIBRARY,

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
-from conftest import Ended, Home
+from conftest import ROOT, Ended, Home
 from dagster import AssetSelection
 from dagster._cli import create_dagster_cli
 
 import definitions
-from symtune_pipeline.catalog import Dataset, Model
-from symtune_pipeline.cli import app, main
+from symtune_pipeline.catalog.datasets import Dataset
+from symtune_pipeline.catalog.models import Model
+from symtune_pipeline.commands.app import app, main
 from symtune_pipeline.experiment import Experiment
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
 )
@@ -162,7 +162,7 @@ def test_every_selection_selects_something(page: Path) -> None:
 
 
 def test_every_variable_is_read(page: Path) -> None:
-    source = (ROOT / "symtune_pipeline" / "experiment.py").read_text(encoding="utf-8")
+    source = (ROOT / "symtune_pipeline" / "environment.py").read_text(encoding="utf-8")
     read = set(re.findall(r'environ\.get\("(SYMTUNE_\w+)"', source))
     assert set(re.findall(r"\bSYMTUNE_[A-Z_]+", page.read_text(encoding="utf-8"))) <= read
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from symtune_pipeline import catalog, experiment
+from symtune_pipeline import experiment
+from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
 
@@ -43,9 +45,9 @@ def test_every_shipped_experiment_loads(path: Path) -> None:
 
 def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SYMTUNE_EXPERIMENT", raising=False)
-    assert experiment.current_experiment().name == "quickstart"
+    assert current_experiment().name == "quickstart"
     monkeypatch.setenv("SYMTUNE_EXPERIMENT", "smoke")
-    assert experiment.current_experiment().name == "smoke"
+    assert current_experiment().name == "smoke"
 
 
 @pytest.mark.parametrize(
@@ -116,11 +118,11 @@ def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> Non
 def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path) -> None:
     generated = _load(tmp_path, MODELS + DATA + MIXTURE)
     assert [entry.key for entry in generated.datasets()] == [
-        key for key, entry in catalog.datasets().items() if entry.hub is None
+        key for key, entry in all_datasets().items() if entry.hub is None
     ]
     mirror = _load(tmp_path, MODELS + "data: {source: hub}\n" + MIXTURE)
     assert [entry.key for entry in mirror.datasets()] == [
-        key for key, entry in catalog.datasets().items() if entry.hub
+        key for key, entry in all_datasets().items() if entry.hub
     ]
     chosen = _load(tmp_path, MODELS + MIXTURE + "data: {source: hub, datasets: [subj, rte]}")
     assert [entry.key for entry in chosen.datasets()] == ["rte", "subj"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from symtune_pipeline.warehouse import engine
+from symtune_pipeline.sql.engine import engine
 
 BY_SETTING = """
     SELECT

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from symtune_pipeline.statistics import wilson_high
+from symtune_pipeline.sql.statistics import wilson_high
 
 # What tells the queries of a suite apart, where it has them.
 KEYS = ("benchmark", "setting", "flipped_percent", "dataset", "concept", "context", "query")

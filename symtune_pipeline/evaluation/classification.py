@@ -11,8 +11,8 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.scorer import Query, Tokens, Tree, score
 from symtune_pipeline.evaluation.suites import ranked
-from symtune_pipeline.pieces import CHECKED_PROMPTS, PieceTokenizer, Tokenizer
-from symtune_pipeline.prompts import classification_prompt, exemplar_to_drop, label_text
+from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop, label_text
+from symtune_pipeline.prompts.tokens import CHECKED_PROMPTS, PieceTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

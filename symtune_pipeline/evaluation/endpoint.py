@@ -19,9 +19,8 @@ from annotated_types import MinLen
 from pydantic import BaseModel, ValidationError
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.suites import ranked
-from symtune_pipeline.prompts import classification_prompt, label_text, render
+from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 
 if TYPE_CHECKING:
     from httpx2 import Client, Response
@@ -192,13 +191,3 @@ def _post(client: Client, endpoint: Endpoint, asked: dict[str, object]) -> Respo
 def _may_pass(answer: Response) -> bool:
     """Whether asking again may help: too busy, or out of order."""
     return answer.status_code == 429 or answer.status_code >= 500
-
-
-def accuracies(predictions: pl.DataFrame) -> list[str]:
-    """A line per setting: 'symbols, instruction: 0.61 [0.57, 0.66] of 440, chance 0.42'."""
-    from symtune_pipeline.report.tables import accuracy_text, fraction_text
-
-    return [
-        f"{row['setting']}: {accuracy_text(row)} of {row['n']:,}, chance {fraction_text(row['chance'])}"
-        for row in by_setting(predictions).iter_rows(named=True)
-    ]

@@ -15,9 +15,10 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
+from symtune_pipeline.files import content_hash, sha256
 from symtune_pipeline.progress import Progress
-from symtune_pipeline.schemas import checked
-from symtune_pipeline.storage import Store, content_hash, sha256
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import checked
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

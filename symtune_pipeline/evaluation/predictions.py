@@ -10,8 +10,8 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from symtune_pipeline.attention import load_model
-from symtune_pipeline.evaluation import algorithmic, classification
+from symtune_pipeline.evaluation import classification, generation
+from symtune_pipeline.models.loading import load_model
 
 
 def classify(
@@ -29,7 +29,7 @@ def generate(folder: Path, suite: pl.DataFrame, progress: Callable[[int], None])
     """Answers to the algorithmic suite; see `algorithmic.answer`."""
     device, dtype = _device()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return algorithmic.answer(
+    return generation.answer(
         model.to(device).eval(),
         AutoTokenizer.from_pretrained(folder),
         suite,

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from symtune_pipeline.attention import Part, attending
 from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.models.attention import Part, attending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -24,13 +24,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from symtune_pipeline.catalog import prompt_formats
+from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation import list_functions, turing
-from symtune_pipeline.evaluation.published import Prompt, Published
+from symtune_pipeline.evaluation.benchmarks import list_functions
+from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
+from symtune_pipeline.evaluation.benchmarks.published import Prompt, Published
 from symtune_pipeline.experiment import EvaluationConfig
-from symtune_pipeline.mixture import ClassPool, class_pools, distinct
-from symtune_pipeline.symbols import SymbolSampler
+from symtune_pipeline.prompts.mixture import ClassPool, class_pools, distinct
+from symtune_pipeline.prompts.symbols import SymbolSampler
 
 CLASSIFICATION, ALGORITHMIC = "classification.parquet", "algorithmic.parquet"  # the suites' files
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.models import all_models
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -270,7 +270,7 @@ def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
     """The mart sorted as a reader wants it, small models first, whatever order its rows came in."""
 
     return mart.sort(
-        rank("partition", tuple(catalog.models())),
+        rank("partition", tuple(all_models())),
         "partition",
         rank("benchmark", tuple(BENCHMARKS)),
         rank("setting", SETTINGS),

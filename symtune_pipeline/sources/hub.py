@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 from pyarrow import fs
 
-from symtune_pipeline.catalog import HubLocation
+from symtune_pipeline.catalog.datasets import HubLocation
 from symtune_pipeline.errors import MissingData
 
 TRIES = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from pyarrow import fs
 
-from symtune_pipeline.catalog import Dataset
+from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.hub import Hub

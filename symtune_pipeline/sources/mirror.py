@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 from pyarrow import fs
 
-from symtune_pipeline.catalog import Dataset, HubLocation
+from symtune_pipeline.catalog.datasets import Dataset, HubLocation
 from symtune_pipeline.errors import MissingData, UserError, all_missing
 from symtune_pipeline.sources.hub import Hub
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from symtune_pipeline.catalog import Dataset
+from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
 
 MAX_CHARACTERS = 100_000  # of one text: far beyond any context, so rather a damaged file

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from symtune_pipeline.catalog import Dataset
+from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
 
 Line = tuple[int, dict[str, Any]]

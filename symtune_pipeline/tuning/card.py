@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from symtune_pipeline.catalog import Model
+from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.experiment import Experiment
 
 CARD = Path(__file__).with_name("model_card.md")

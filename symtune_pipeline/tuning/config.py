@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from symtune_pipeline.catalog import Model
+from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.experiment import Experiment, Lora, LossName, OptimizerName
-from symtune_pipeline.storage import content_hash
+from symtune_pipeline.files import content_hash
 
 
 class JobConfig(BaseModel):

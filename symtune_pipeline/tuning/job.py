@@ -21,9 +21,9 @@ import polars as pl
 import torch
 from transformers import AutoTokenizer
 
-from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.progress import Progress
+from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
-from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.config import JobConfig
 
 NAME = "job.json"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from symtune_pipeline import catalog
+from symtune_pipeline.catalog.gpus import all_gpus
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ def memory_bytes() -> int:
 
 def peak_flops(name: str) -> float | None:
     """A GPU's peak in dense bf16 by its name, in FLOP/s, or None where the catalogue lacks it."""
-    for gpu in catalog.gpus().values():
+    for gpu in all_gpus().values():
         if gpu.tflops and re.search(rf"\b{gpu.key}\b", name.lower()):
             return gpu.tflops * 1e12
     return None

@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy
 
-from symtune_pipeline.attention import Part, attending
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import LossName
-from symtune_pipeline.packing import QUERY, SEEN
+from symtune_pipeline.models.attention import Part, attending
+from symtune_pipeline.prompts.targets import LEAST_KIND
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# The least kind of target that each loss trains on. A class's first label in a prompt is known
-# from nothing before it, so no loss asks for it.
-LEAST_KIND: dict[LossName, int] = {"all_labels": SEEN, "final_label": QUERY}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from symtune_pipeline.attention import attending_again, load_model
 from symtune_pipeline.experiment import Lora
+from symtune_pipeline.models.attention import attending_again
+from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.tuning.config import JobConfig
 
 if TYPE_CHECKING:

@@ -1,0 +1,35 @@
+"""What every kind of fact has: a strict model, its YAML file, and a lookup that names the known keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from symtune_pipeline.errors import UserError
+
+
+class Fact(BaseModel):
+    """An entry of the catalogue; an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+F = TypeVar("F", bound=Fact)
+
+
+def named(facts: Mapping[str, F], key: str, kind: str) -> F:
+    """The fact called `key`; raises UserError with the known keys for any other."""
+    if key not in facts:
+        raise UserError(
+            f"There is no {kind} '{key}' in the catalogue; choose one of {', '.join(facts)}."
+        )
+    return facts[key]
+
+
+def read_beside(module: str) -> Any:
+    """The YAML file that lies beside a module of the catalogue and has its name."""
+    return yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))

@@ -1,0 +1,68 @@
+"""The command `symtune`: looking at what the pipeline has made, and carrying it elsewhere.
+
+Materialising stays with Dagster. A user error ends in one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from symtune_pipeline.commands import (
+    doctor,
+    export_dataset,
+    export_lm_eval,
+    mirror,
+    plan,
+    push,
+    query,
+    report,
+    score_endpoint,
+    show_dataset,
+    show_model,
+    show_prompt,
+    show_table,
+)
+from symtune_pipeline.environment import choose_experiment
+from symtune_pipeline.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+show = typer.Typer(no_args_is_help=True, help="Look at a dataset, a prompt or a table.")
+show.command()(show_table.table)
+show.command()(show_dataset.dataset)
+show.command()(show_model.model)
+show.command()(show_prompt.prompt)
+export = typer.Typer(no_args_is_help=True, help="Carry what the pipeline has made elsewhere.")
+export.command("dataset")(export_dataset.dataset)
+export.command("lm-eval")(export_lm_eval.lm_eval)
+app.command()(query.query)
+app.add_typer(show, name="show")
+app.command()(report.report)
+app.command()(doctor.doctor)
+app.add_typer(export, name="export")
+app.command()(plan.plan)
+app.command()(mirror.mirror)
+app.command("score-endpoint")(score_endpoint.score_endpoint)
+app.command()(push.push)
+
+
+@app.callback()
+def _experiment(
+    experiment: Annotated[
+        str | None,
+        typer.Option(help="A name in experiments/ or a file; SYMTUNE_EXPERIMENT by default."),
+    ] = None,
+) -> None:
+    if experiment:
+        choose_experiment(experiment)
+
+
+def main() -> None:
+    """Run the command."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

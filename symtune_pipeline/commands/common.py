@@ -1,0 +1,20 @@
+"""What every command asks for: the current experiment and its store."""
+
+from __future__ import annotations
+
+from symtune_pipeline.environment import experiment_name, home_folder, home_url
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.store.bucket import Bucket, BucketStore
+from symtune_pipeline.store.folder import Store
+
+
+def current_experiment() -> Experiment:
+    """The experiment that SYMTUNE_EXPERIMENT names; raises UserError where it cannot be read."""
+    return load_experiment(experiment_name())
+
+
+def current_store() -> Store:
+    """Where the current experiment keeps its artifacts: a folder, or a prefix on s3."""
+    name, url = current_experiment().name, home_url()
+    root = home_folder() / name
+    return BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)

@@ -1,0 +1,237 @@
+"""`symtune doctor`: what is installed, reachable, writable and large enough, before a run needs it.
+
+It changes nothing. Needs of memory and disk are rough, and those of tuning all weights in fp32;
+`symtune plan` counts them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+
+import typer
+
+from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.commands.common import current_experiment
+from symtune_pipeline.environment import home_folder, home_url, mirror_folder
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.store.bucket import Bucket
+
+PROJECT = "symtune-pipeline"
+NAMED = ("dagster", "torch", "transformers", "polars", "duckdb")  # of many packages
+GB = 1e9
+# Bytes a weight, of four each: weight, gradient and two moments; and on disk the model before and
+# after tuning, and two checkpoints of weight and moments.
+MEMORY, DISK = 16, 32
+OTHER_GB = 1.5  # programs in memory, tables on disk
+
+
+def doctor() -> None:
+    """What is installed, reachable, writable and large enough, and what to do where it is not.
+
+    Ends with exit code 1 where there is a problem.
+
+    Example: symtune doctor
+    """
+    problems = 0
+    for finding in findings():
+        typer.echo(finding)
+        problems += finding.remedy is not None
+    if problems:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and what to do about it; nothing where all is well."""
+
+    name: str
+    found: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        """A line to print."""
+        state = "problem" if self.remedy else "ok"
+        return f"{state:<8} {self.name}: {self.found}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def findings() -> Iterator[Finding]:
+    """Look at everything for the current experiment, one thing after another."""
+    yield from (python(), packages(), gpu())
+    try:
+        experiment = current_experiment()
+    except UserError as error:
+        yield Finding(
+            "experiment", str(error).rstrip("."), "until then nothing else can be looked at"
+        )
+        return
+    models = [find_model(key) for key in experiment.models]
+    yield Finding("experiment", f"{experiment.name}, with {', '.join(experiment.models)}")
+    yield home()
+    yield disk(models)
+    yield memory(models)
+    reached = _hub_reached(experiment, models)
+    for model in models:
+        yield weights(model, reached)
+    yield data(experiment, reached)
+
+
+def python() -> Finding:
+    """The interpreter, whose version pip has checked."""
+    return Finding("python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def packages() -> Finding:
+    """Every package that the project declares, in a version that it takes."""
+    from packaging.requirements import Requirement
+
+    try:
+        declared = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("packages", f"{PROJECT} is not installed", "run `make setup`")
+    wrong, needed = [], [Requirement(text) for text in declared]
+    needed = [each for each in needed if not each.marker or each.marker.evaluate({"extra": ""})]
+    for each in needed:
+        version = _installed(each.name)
+        if version is None or not each.specifier.contains(version, prereleases=True):
+            wrong.append(f"{each} ({version or 'missing'})")
+    if wrong:
+        return Finding("packages", f"not as declared: {', '.join(wrong)}", "run `make setup`")
+    named = ", ".join(f"{name} {_installed(name)}" for name in NAMED)
+    return Finding("packages", f"{len(needed)} as declared, among them {named}")
+
+
+def gpu() -> Finding:
+    """The GPUs that torch can use; none is no problem, only slow."""
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Finding("gpu", ", ".join(names) or "none that torch can use, so the CPU is used")
+
+
+def home() -> Finding:
+    """Whether the place where everything is kept can be written; a bucket is only asked."""
+    url = home_url()
+    if url:
+        try:
+            made = len(Bucket(url).keys())
+        except UserError as error:
+            return Finding("home", str(error).rstrip("."), "see docs/deployment.md")
+        return Finding("home", f"{url} can be read and holds {made:,} files")
+    folder = home_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"symtune")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Finding(
+            "home",
+            f"{folder} cannot be written ({reason})",
+            "set SYMTUNE_HOME to a folder that can",
+        )
+    return Finding("home", f"{folder} can be written")
+
+
+def disk(models: list[Model]) -> Finding:
+    """The space under the home, against what the largest model will leave there."""
+    place = next(path for path in (home_folder(), *home_folder().parents) if path.exists())
+    remedy = "make room, or set SYMTUNE_HOME to a larger disk"
+    return _enough("disk", shutil.disk_usage(place).free, "free", models, DISK, remedy)
+
+
+def memory(models: list[Model]) -> Finding:
+    """The memory that tuning uses, a GPU's or the machine's, against what the largest model needs."""
+    import torch
+
+    if torch.cuda.is_available():
+        size, where = torch.cuda.get_device_properties(0).total_memory, "on the GPU"
+    else:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        where = "in this machine"
+    remedy = "choose a smaller model, or see `symtune plan` for what it needs"
+    return _enough("memory", size, where, models, MEMORY, remedy)
+
+
+def weights(model: Model, hub: bool) -> Finding:
+    """Where the weights of a model will come from."""
+    from symtune_pipeline.models.weights import packaged_file
+
+    name = f"weights of {model.key}"
+    if model.instruct is None:
+        return Finding(name, "made here")
+    if hub:
+        return Finding(name, f"{model.instruct}, from the hub")
+    if model.package is None:
+        return Finding(
+            name,
+            "the hub is not reached, and no package carries them",
+            f"connect, or put {model.instruct} into the hub's cache",
+        )
+    try:
+        packaged_file(model.package)
+    except UserError as error:
+        found, _, remedy = str(error).rstrip(".").partition("; ")
+        return Finding(name, found, remedy)
+    return Finding(
+        name, f"package {model.package.name} {model.package.version}; the hub is not reached"
+    )
+
+
+def data(experiment: Experiment, hub: bool) -> Finding:
+    """Whether the files behind the datasets are there."""
+    from symtune_pipeline.sources.load import files_version, public_source
+
+    sets, mirror = experiment.datasets(), mirror_folder()
+    public = [entry for entry in sets if entry.hub]
+    if public and not mirror and not hub:
+        return Finding(
+            "data",
+            f"the hub is not reached, for {len(public)} public sets",
+            "connect, set SYMTUNE_MIRROR, or set HF_HUB_OFFLINE=1 where its cache holds them",
+        )
+    try:
+        source = public_source(mirror)
+        missing = [entry.key for entry in sets if None in files_version(entry, source)]
+    except UserError as error:
+        found, _, remedy = str(error).rstrip(".").partition("; ")
+        return Finding("data", found, remedy)
+    if missing and experiment.data.missing == "error":
+        return Finding(
+            "data",
+            f"of {len(sets)} sets, files are missing of {', '.join(missing)}",
+            "bring them, or set data.missing to leave_out",
+        )
+    where = f"{len(public)} from {mirror or 'the hub'}" if public else "none from elsewhere"
+    without = f", without {len(missing)} that are missing" if missing else ""
+    return Finding("data", f"{len(sets)} sets, {where}{without}")
+
+
+def _hub_reached(experiment: Experiment, models: list[Model]) -> bool:
+    """Not even asked where nothing would come from it."""
+    from symtune_pipeline.models.weights import hub_answers
+
+    public = any(entry.hub for entry in experiment.datasets()) and not mirror_folder()
+    return (public or any(model.instruct for model in models)) and hub_answers()
+
+
+def _enough(
+    name: str, size: float, where: str, models: list[Model], bytes_each: int, remedy: str
+) -> Finding:
+    largest = max(models, key=lambda model: model.parameters)
+    needed = bytes_each * largest.parameters / GB + OTHER_GB
+    found = f"{size / GB:,.0f} GB {where}; tuning {largest.key} takes about {needed:,.0f} GB"
+    return Finding(name, found, remedy if size < needed * GB else None)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,187 @@
+"""The suites as tasks of EleutherAI's lm-evaluation-harness: YAML and JSON lines, no Python code.
+
+    <folder>/README.md
+    <folder>/symtune.yaml                              the group of all tasks
+    <folder>/symtune_icl_symbols_no_instruction.yaml   and .jsonl, so for each setting
+
+The harness sees the prompts that our models see, and ranks the same texts: for each label one space
+and the label.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+import yaml
+
+from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.export_folder import README, TAG, replacing
+from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
+from symtune_pipeline.prompts.text import (
+    algorithmic_prompt,
+    classification_prompt,
+    label_text,
+    render,
+)
+from symtune_pipeline.store.folder import Store
+
+GROUP = "symtune"
+TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
+
+    lm_eval --model hf --model_args pretrained=<model>,dtype=float32,add_bos_token=False \\
+      --include_path {{folder}} --tasks {GROUP}
+
+The prompts are for base models: do not apply a chat template. `add_bos_token=False` and float32 are
+what {TAG} scores with on a CPU. The tasks name their data by its place: export again instead of
+moving this folder. Version of the suites: {{version}}.
+"""
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A task: its settings for the harness, and a document per query."""
+
+    name: str
+    settings: Settings
+    documents: list[dict[str, Any]]
+
+
+def lm_eval(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or one with an earlier export.")],
+) -> None:
+    """The evaluation suites as tasks of lm-evaluation-harness, which finds them by --include_path.
+
+    Example: symtune export lm-eval /tmp/tasks
+    """
+    for name, queries in export_tasks(current_store(), folder).items():
+        typer.echo(f"{name}: {queries:,} queries")
+
+
+def export_tasks(store: Store, folder: Path) -> dict[str, int]:
+    """Write the tasks into `folder`, in place of an earlier export; returns queries by task.
+
+    Raises UserError where the suites were not made, and where `folder` cannot be written or holds
+    anything else.
+    """
+    examples = store.read_table("int_evaluation_examples").sort("example")
+    tasks = [
+        *_classification(store.read_table("eval", name=CLASSIFICATION), examples["input"]),
+        *_algorithmic(store.read_table("eval", name=ALGORITHMIC)),
+    ]
+    version = store.manifest("eval").version
+    final = folder.resolve()
+    with replacing(folder, (README, "*.yaml", "*.jsonl")) as beside:
+        for task in tasks:
+            lines = (json.dumps(document) + "\n" for document in task.documents)
+            (beside / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            data = {"dataset_kwargs": {"data_files": {"test": str(final / f"{task.name}.jsonl")}}}
+            settings = {"task": task.name} | _COMMON | data | task.settings | _versioned(version)
+            _write_yaml(beside, task.name, settings)
+        group = {"group": GROUP, "task": [task.name for task in tasks]}
+        _write_yaml(beside, GROUP, group | _versioned(version))
+        text = TEXT.format(folder=final, version=version)
+        (beside / README).write_text(text, encoding="utf-8")
+    return {task.name: len(task.documents) for task in tasks}
+
+
+# The harness takes a setting that is the name of a field as that field's value, not as a template.
+_COMMON: Settings = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "num_fewshot": 0,
+    "doc_to_text": "prompt",
+}
+_RANKED: Settings = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": "labels",
+    "doc_to_target": "answer",
+    "target_delimiter": label_text(""),
+    # The argmax of the summed log-probabilities.
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+
+
+def _classification(suite: pl.DataFrame, inputs: pl.Series) -> Iterator[_Task]:
+    """A task per benchmark, setting and flipped percent."""
+    keys = ("benchmark", "setting", "flipped_percent")
+    texts = inputs.to_list()
+    for (benchmark, setting, percent), rows in _groups(suite, keys):
+        shown = (benchmark, setting, percent) if benchmark == "flipped" else (benchmark, setting)
+        documents = [
+            {
+                "prompt": render(classification_prompt(row, texts)),
+                "labels": row["labels"],
+                "answer": row["answer"],
+                "dataset": row["dataset"],
+                "context": row["context"],
+            }
+            for row in rows.iter_rows(named=True)
+        ]
+        yield _Task(_name(shown), _RANKED, documents)
+
+
+def _algorithmic(suite: pl.DataFrame) -> Iterator[_Task]:
+    """A task per benchmark and setting, whose answer is generated to the end of the line."""
+    for key, rows in _groups(suite, ("benchmark", "setting")):
+        documents = [
+            {
+                "prompt": render(algorithmic_prompt(row)),
+                "target": row["expected"],
+                "concept": row["concept"],
+            }
+            for row in rows.iter_rows(named=True)
+        ]
+        # A token is at least a byte, and these answers are ASCII.
+        longest = max(len(label_text(document["target"])) for document in documents) + 1
+        settings = {
+            "output_type": "generate_until",
+            "doc_to_target": "target",
+            "generation_kwargs": {
+                "until": ["\n"],
+                "do_sample": False,
+                "max_gen_toks": longest,
+            },
+            "filter_list": [
+                {
+                    "name": "stripped",
+                    # Of the answer without the white space around it, which this filter removes.
+                    "filter": [
+                        {"function": "regex", "regex_pattern": ".*"},
+                        {"function": "take_first"},
+                    ],
+                }
+            ],
+            "metric_list": [
+                {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+            ],
+        }
+        yield _Task(_name(key), settings, documents)
+
+
+def _groups(
+    suite: pl.DataFrame, keys: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
+    yield from suite.group_by(*keys, maintain_order=True)
+
+
+def _name(parts: Sequence[object]) -> str:
+    """'symtune_flipped_natural_labels_no_instruction_100'"""
+    return "_".join([GROUP, *re.findall(r"\w+", " ".join(map(str, parts)))])
+
+
+def _versioned(version: str) -> Settings:
+    return {"metadata": {"version": version}}
+
+
+def _write_yaml(folder: Path, name: str, settings: Settings) -> None:
+    text = yaml.safe_dump(settings, sort_keys=False)
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")

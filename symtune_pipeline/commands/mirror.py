@@ -1,0 +1,30 @@
+"""`symtune mirror`: copies the experiment's public sets into a folder or an s3:// prefix."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from symtune_pipeline.commands.common import current_experiment
+from symtune_pipeline.environment import mirror_folder
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.sources.load import public_source
+from symtune_pipeline.sources.mirror import Mirror, fill_mirror
+
+
+def mirror(
+    to: Annotated[str, typer.Argument(help="A folder, or an s3://<bucket>/<prefix>.")],
+) -> None:
+    """Fill a mirror with the experiment's public sets, from the hub or from SYMTUNE_MIRROR.
+
+    What is there is left as it is, so that an interrupted copy goes on where it was.
+    """
+    experiment = current_experiment()
+    public = [entry for entry in experiment.datasets() if entry.hub]
+    if not public:
+        raise UserError(
+            f"Experiment '{experiment.name}' has no public sets to mirror; choose one with `source: hub`,"
+            " such as paper."
+        )
+    fill_mirror(public, public_source(mirror_folder()), Mirror(to), print)

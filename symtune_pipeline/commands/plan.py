@@ -1,0 +1,75 @@
+"""`symtune plan`: what fine-tuning a model needs before it costs money."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from symtune_pipeline.catalog.models import Model, all_models, find_model
+from symtune_pipeline.commands.common import current_experiment, current_store
+from symtune_pipeline.commands.plan_tables import markdown, shown
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
+
+
+def plan(
+    model: Annotated[str | None, typer.Option(help="A model of the catalogue.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Its kind: l4, a100, h100, h200, b200, cpu.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
+    lora: Annotated[
+        bool | None, typer.Option("--lora/--full", help="Adapters, or all weights.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--activation-checkpointing/--no-activation-checkpointing",
+            help="Compute activations twice instead of keeping them.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every model as the catalogue plans it, in Markdown.")
+    ] = False,
+) -> None:
+    """What fine-tuning a model on this experiment's mixture needs: memory, time and price.
+
+    What is not given is as the catalogue plans it.
+
+    Example: symtune plan --model olmo2-7b --gpus 8 --gpu h100
+    """
+    store, experiment = current_store(), current_experiment()
+    if every:
+        plans = [
+            make_plan(experiment, one, workload(store, experiment, one))
+            for one in all_models().values()
+        ]
+        typer.echo(markdown(plans))
+        return
+    if model is None:
+        raise UserError("Name a model with --model, or plan every one with --all.")
+    chosen = find_model(model)
+    made = make_plan(
+        experiment,
+        chosen,
+        workload(store, experiment, chosen),
+        gpu=gpu,
+        gpus=gpus,
+        lora=lora,
+        activation_checkpointing=checkpointing,
+    )
+    Console(highlight=False).print(shown(made, experiment.name), soft_wrap=True)
+
+
+def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
+    """The mixture as packed for this model, or else for another one, or else estimated."""
+    made = store.partitions("packed_mixture")
+    if not made:
+        return estimated_workload(experiment, "estimated: materialise packed_mixture to know")
+    key = model.key if model.key in made else made[0]
+    return packed_workload(store.folder("packed_mixture", key) / TABLE, key, experiment.tuning.loss)

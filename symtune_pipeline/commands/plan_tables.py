@@ -1,0 +1,107 @@
+"""Plans as a person reads them: one in the terminal, those of all models as a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.table import Table
+
+from symtune_pipeline.progress import duration
+from symtune_pipeline.tuning.plan import GB, USABLE, Plan
+
+COLUMNS = ["model", "parameters", "tuned", "on", "memory of a GPU", "tokens", "time", "price"]
+
+
+def shown(plan: Plan, experiment: str) -> Group:
+    """A plan with everything that it was computed from."""
+    facts = Table.grid(padding=(0, 2))
+    for name, text in {
+        "on": f"{_machine(plan)}, {plan.gpu.memory_gb:,.0f} GB each",
+        "tuned": _tuned(plan),
+        "parameters": f"{_short(plan.sizes.parameters)}, of which"
+        f" {_short(plan.trained_parameters)} are trained",
+        "tokens": f"{_short(plan.tokens)} in {plan.steps:,} steps of {plan.job.tokens_per_step:,}"
+        f" ({plan.load.source})",
+        "computation": f"{plan.flops:.2g} FLOP",
+        "time": f"{_time(plan)}, {_utilisation(plan)}",
+        "price": _price(plan),
+    }.items():
+        facts.add_row(name, text)
+    memory = Table("memory of a rank", "GB", box=None, padding=(0, 2), pad_edge=False)
+    memory.columns[1].justify = "right"
+    for name, needed in plan.memory.items():
+        memory.add_row(name, f"{needed / GB:.2f}")
+    memory.add_row("together", f"{plan.needed / GB:.2f}")
+    title = f"{plan.model.key}, experiment {experiment}"
+    return Group(title, "", facts, "", memory, "", _verdict(plan))
+
+
+def markdown(plans: Sequence[Plan]) -> str:
+    """One row per plan."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS)]
+    rows += [
+        [
+            f"`{plan.model.key}`",
+            _short(plan.sizes.parameters),
+            _tuned(plan),
+            _machine(plan),
+            f"{plan.needed / GB:,.1f} of {plan.gpu.memory_gb:,.0f} GB"
+            + ("" if plan.fits else ": does not fit"),
+            _short(plan.tokens),
+            _time(plan),
+            _price(plan).partition(":")[0],
+        ]
+        for plan in plans
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _machine(plan: Plan) -> str:
+    return f"{plan.gpus} x {plan.gpu.key}"
+
+
+def _tuned(plan: Plan) -> str:
+    way = f"LoRA of rank {plan.lora_rank}" if plan.lora_rank else "all weights"
+    checkpointed = ", activation checkpointing" if plan.activation_checkpointing else ""
+    return f"{way}, {plan.job.optimizer}, {'bf16' if plan.bf16 else 'fp32'}{checkpointed}"
+
+
+def _time(plan: Plan) -> str:
+    low, high = map(duration, plan.seconds)
+    return low if low == high else f"{low} to {high}"
+
+
+def _utilisation(plan: Plan) -> str:
+    low, high = plan.gpu.utilisation
+    return f"assuming {low:.0%} to {high:.0%} of the {plan.gpu.tflops:,.3g} TFLOP/s at its best"
+
+
+def _price(plan: Plan) -> str:
+    if plan.dollars is None:
+        return "none"
+    low, high = (
+        f"${dollars:,.0f}" if dollars >= 10 else f"${dollars:.2f}" for dollars in plan.dollars
+    )
+    return f"{low} to {high}: check your provider"
+
+
+def _verdict(plan: Plan) -> str:
+    room = f"{USABLE:.0%} of {plan.gpu.memory_gb:,.0f} GB"
+    if plan.fits:
+        return f"It fits: {plan.needed / GB:,.1f} GB in {room}."
+    ways = plan.ways_out()
+    way = (
+        f"what would: {'; '.join(ways)}"
+        if ways
+        else "take a larger GPU or lower tuning.block_tokens"
+    )
+    return f"It does not fit: {plan.needed / GB:,.1f} GB in {room}; {way}."
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

@@ -1,0 +1,83 @@
+"""`symtune push`: a tuned model on a hub, as its owner asks for: nothing of the pipeline uploads by itself.
+
+The hub's own library finds the address and the token: `hf auth login`, or HF_TOKEN.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.store.folder import Store
+
+
+def push(
+    partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
+    to: Annotated[str, typer.Option(help="The repository: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="A new one is not public.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload; otherwise only list.")] = False,
+) -> None:
+    """Upload a tuned model to a hub; without --yes, list what would be uploaded.
+
+    Example: symtune push smollm2-135m --to owner/name --private --yes
+    """
+    folder = tuned_model(current_store(), partition)
+    for line in listing(folder):
+        typer.echo(line)
+    if yes:
+        typer.echo(upload(folder, to, private))
+    else:
+        typer.echo(f"Nothing was uploaded; add --yes to upload this to {to}.")
+
+
+def tuned_model(store: Store, partition: str) -> Path:
+    """The folder of the partition's tuned model; raises UserError where it was not made."""
+    return store.folder("symbol_tuned_model", partition)
+
+
+def listing(folder: Path) -> list[str]:
+    """A line for each file that would be uploaded, with its size, and one for all."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    lines = [f"{size / 1e6:10,.2f} MB  {name}" for name, size in sizes.items()]
+    return [*lines, f"{sum(sizes.values()) / 1e6:10,.2f} MB  in {len(sizes)} files"]
+
+
+def upload(folder: Path, repository: str, private: bool) -> str:
+    """Upload into a model repository, made where it does not exist; returns the commit's address.
+
+    Raises UserError where the name is none, and where the hub cannot be reached or refuses.
+    """
+    from httpx2 import TransportError
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if repository.count("/") != 1:
+        raise UserError(f"'{repository}' names no repository; write --to owner/name.")
+    if get_token() is None:
+        raise UserError("The hub asks for a token; run `hf auth login` or set HF_TOKEN.")
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Symbol-tuned model"
+        )
+    except HFValidationError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"'{repository}' names no repository ({reason}); choose another."
+        ) from error
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"The hub refused {repository} with status {error.response.status_code}; see that your"
+            " token may write there, and try again."
+        ) from error
+    except (TransportError, OSError) as error:  # OSError: HF_HUB_OFFLINE is set
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"The hub cannot be reached ({type(error).__name__}: {reason}); connect and push again."
+        ) from error
+    return str(commit.commit_url)

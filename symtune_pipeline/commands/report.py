@@ -1,0 +1,40 @@
+"""`symtune report`: the table that a run ends with, and where its page lies."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.report.tables import terminal_table
+from symtune_pipeline.store.folder import Store
+
+
+def report(
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """The table of the latest report, and where its page lies.
+
+    Example: symtune report --open
+    """
+    page = print_report(current_store())
+    if open_page and not webbrowser.open(page.as_uri()):
+        raise UserError(f"No browser can be started here; open {page} in one of yours.")
+
+
+def print_report(store: Store) -> Path:
+    """Print the table that a run ends with and where its page lies; returns the page's path.
+
+    Raises UserError where no report was made.
+    """
+    page = store.folder("eval_report") / "index.html"
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(terminal_table(store.read_table("mart_summary")))
+    console.print(f"Report: {page}", soft_wrap=True)
+    return page

@@ -1,0 +1,82 @@
+"""`symtune show dataset`: what the catalogue says about a dataset, and what was loaded of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from symtune_pipeline.catalog.datasets import Dataset, find_dataset
+from symtune_pipeline.commands.common import current_experiment, current_store
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.store.folder import Store
+
+FATES = ("duplicate", "conflict", "contaminated", "capped", "other_split", "empty")
+
+
+def dataset(
+    key: Annotated[str, typer.Argument(help="A dataset of the experiment or the catalogue.")],
+) -> None:
+    """What the catalogue says about a dataset, and what was loaded of it.
+
+    Example: symtune show dataset rte
+    """
+    Console().print(dataset_table(current_store(), current_experiment(), key))
+
+
+def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
+    """What the catalogue says about a dataset, and what was loaded of it.
+
+    Raises UserError for a dataset that neither the experiment nor the catalogue has.
+    """
+    own = {dataset.key: dataset for dataset in experiment.datasets()}
+    dataset = own.get(key) or find_dataset(key)
+    shown = Table.grid(padding=(0, 2))
+    for name, text in (
+        *_facts(dataset),
+        *(_loaded(store, dataset) if key in own else [("rows", f"not in {experiment.name}")]),
+    ):
+        shown.add_row(Text(name, style="bold"), Text(text))
+    return shown
+
+
+def _facts(dataset: Dataset) -> list[tuple[str, str]]:
+    facts = [("dataset", f"{dataset.key}: {dataset.task_type}, for {dataset.role}")]
+    if dataset.hub:
+        place = f"{dataset.hub.repository}, configuration {dataset.hub.config}"
+        facts += [("repository", place), ("revision", dataset.hub.revision or "the newest")]
+    return [
+        *facts,
+        ("licence", dataset.licence),
+        ("citation", dataset.citation),
+        ("labels", ", ".join(f"{code}: {label}" for code, label in dataset.labels.items())),
+        ("instruction", dataset.instruction),
+        ("input", dataset.input),
+    ]
+
+
+def _loaded(store: Store, dataset: Dataset) -> list[tuple[str, str]]:
+    asset = f"raw_{dataset.key}"
+    if store.find(asset) is None:
+        return [("rows", f"none yet; `dagster asset materialize --select {asset}` loads them")]
+    raw = store.read_table(asset)
+    classes = raw.group_by("label").len().sort(-pl.col("len").cast(pl.Int64), "label").rows()
+    found = [
+        ("rows", f"{len(raw):,}"),
+        ("by class", ", ".join(f"{label}: {count:,}" for label, count in classes)),
+    ]
+    if store.find("int_set_statistics"):
+        for row in (
+            store.read_table("int_set_statistics").filter(dataset=dataset.key).iter_rows(named=True)
+        ):
+            fates = ", ".join(f"{fate}: {row[fate]:,}" for fate in ("kept", *FATES) if row[fate])
+            found.append(("by fate", fates))
+    # The first of every class, then the second.
+    turn = pl.int_range(pl.len()).over("label")
+    for row in raw.sort(turn, maintain_order=True).head(3).iter_rows(named=True):
+        found.append((row["label"], row["input"]))
+    return found

@@ -1,0 +1,78 @@
+"""`symtune show model`: what the catalogue says about a model, what was made of it, where that lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.store.folder import Store
+
+MADE_OF_A_MODEL = ("base_model", "packed_mixture", "symbol_tuned_model")
+
+
+def model(
+    key: Annotated[str, typer.Argument(help="A model of the catalogue.")],
+) -> None:
+    """What the catalogue says about a model, what was made of it and where that lies.
+
+    Example: symtune show model smollm2-135m
+    """
+    Console().print(model_table(current_store(), key))
+
+
+def model_table(store: Store, key: str) -> Table:
+    """What the catalogue says about a model, what was made of it, and where that lies.
+
+    Raises UserError for a model that the catalogue does not have.
+    """
+    model = find_model(key)
+    shown = Table.grid(padding=(0, 2))
+    for name, text in (*_model_facts(model), *_made(store, model)):
+        shown.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
+    return shown
+
+
+def _model_facts(model: Model) -> list[tuple[str, str]]:
+    tuning = ", ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in model.tuning.model_dump(exclude_none=True).items()
+    )
+    package = model.package and f"{model.package.name} {model.package.version}"
+    return [
+        ("model", f"{model.key}: {model.parameters:,} parameters"),
+        ("context", f"{model.context_tokens:,} tokens"),
+        ("licence", model.licence),
+        ("instruction-tuned", _at(model.instruct, model.revision) or "made here"),
+        ("pretrained parent", _at(model.pretrained, model.pretrained_revision) or "none"),
+        *([("weights also in", f"package {package}")] if package else []),
+        ("tuned with", tuning),
+    ]
+
+
+def _at(repository: str | None, revision: str | None) -> str | None:
+    return repository and f"{repository} at {revision or 'no pinned revision'}"
+
+
+def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
+    for asset in MADE_OF_A_MODEL:
+        manifest = store.find(asset, model.key)
+        command = f"dagster asset materialize --select {asset} --partition {model.key}"
+        yield (
+            asset,
+            str(store.location(asset, model.key, manifest))
+            if manifest
+            else f"not made yet; `{command}` makes it",
+        )
+    if store.find("mart_summary"):
+        from symtune_pipeline.report.tables import accuracy_text, comparisons, setting_label
+
+        for pair in comparisons(store.read_table("mart_summary").filter(partition=model.key)):
+            answers = " → ".join(accuracy_text(row) for row in pair.rows.values())
+            yield setting_label(pair.benchmark, pair.setting), answers

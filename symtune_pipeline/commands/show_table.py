@@ -1,0 +1,32 @@
+"""`symtune show table`: the first rows of a table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.query import choice, database_of, print_rows, tables
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.store.folder import Store
+
+
+def table(
+    name: Annotated[str, typer.Argument(help="An asset, or one of its tables: eval.algorithmic.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows to print at most.")] = 10,
+) -> None:
+    """The first rows of a table.
+
+    Example: symtune show table int_examples --rows 3
+    """
+    print_table(current_store(), name, rows)
+
+
+def print_table(store: Store, name: str, rows: int) -> None:
+    """Print the first rows of a table; raises UserError where it was not made."""
+    files = tables(store)
+    if name not in files:
+        raise UserError(f"There is no table '{name}' in {store.address}; {choice(files)}.")
+    with database_of(store, name) as database:
+        print_rows(database.table(name).limit(rows), rows)

@@ -1,0 +1,141 @@
+"""How large a model is while it is tuned, counted on its real class without holding a weight.
+
+Parameters are counted on the meta device. What the forward pass keeps for the backward pass is
+counted on fake tensors, which have shapes but no data, for one and for two decoder layers. This
+module knows nothing about machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Counts of a model; bytes are per token of a block."""
+
+    shapes: Sequence[tuple[int, ...]]  # of all parameters
+    linear: Sequence[tuple[int, int]]  # of the decoder layers' matrices, [out, in]
+    layers: int
+    layer_parameters: int
+    vocabulary: int
+    width: int  # of the residual stream
+    attention_width: int  # of all heads together
+    layer_bytes: float  # kept by a decoder layer for its backward pass
+    other_bytes: float  # kept outside the layers, but for logits
+    residual_bytes: float  # the input of a layer
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(map(prod, self.shapes))
+
+    @property
+    def layer_matrices(self) -> int:
+        """Numbers in the decoder layers' matrices: each is multiplied with once per token."""
+        return sum(map(prod, self.linear))
+
+    @property
+    def lm_head(self) -> int:
+        """Numbers in the LM head, tied or not: multiplied with once per target."""
+        return self.vocabulary * self.width
+
+    def adapters(self, rank: int) -> list[tuple[int, int]]:
+        """Shapes of LoRA adapters beside the decoder layers' matrices (Hu et al. 2021)."""
+        return [shape for out, into in self.linear for shape in ((rank, into), (out, rank))]
+
+
+def sizes_of(architecture: dict[str, Any], *, bf16: bool, halved: bool) -> Sizes:
+    """Count a model of the catalogue.
+
+    `bf16` is the precision of its multiplications; `halved` weights are in that precision too when
+    they are multiplied with, and so is the residual stream; others are fp32, which autocast copies.
+    """
+    import torch
+    from torch.nn import Linear
+
+    model = _skeleton(architecture, torch.float32, "meta")
+    head = model.get_output_embeddings()
+    one, two = (_kept_per_token(architecture, n, bf16, halved) for n in (1, 2))
+    one_layer = _skeleton(architecture | {"num_hidden_layers": 1}, torch.float32, "meta")
+    parameters = sum(p.numel() for p in model.parameters())
+    layers = model.config.num_hidden_layers
+    others = sum(p.numel() for p in one_layer.parameters())
+    return Sizes(
+        shapes=[tuple(p.shape) for p in model.parameters()],
+        linear=[
+            (m.out_features, m.in_features)
+            for m in model.modules()
+            if isinstance(m, Linear) and m is not head
+        ],
+        layers=layers,
+        layer_parameters=(parameters - others) // (layers - 1),
+        vocabulary=head.weight.shape[0],
+        width=head.weight.shape[1],
+        attention_width=model.config.num_attention_heads * model.config.head_dim
+        if getattr(model.config, "head_dim", None)
+        else model.config.hidden_size,
+        layer_bytes=two - one,
+        other_bytes=one - (two - one),
+        residual_bytes=head.weight.shape[1] * (2 if bf16 and halved else 4),
+    )
+
+
+def _kept_per_token(architecture: dict[str, Any], layers: int, bf16: bool, halved: bool) -> float:
+    """Bytes that a token more in the block makes the forward pass keep."""
+    few, many = (
+        _kept(architecture | {"num_hidden_layers": layers}, tokens, bf16, halved)
+        for tokens in (PROBE_TOKENS, 2 * PROBE_TOKENS)
+    )
+    # The difference leaves out what does not grow with the block: bf16 copies of weights, logits.
+    return (many - few) / PROBE_TOKENS
+
+
+def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -> int:
+    """Bytes that the forward pass of a block keeps for the backward pass, without the weights."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.autograd.graph import saved_tensors_hooks
+
+    from symtune_pipeline.models.attention import Part, attending
+
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with FakeTensorMode():
+        model = _skeleton(architecture, torch.bfloat16 if bf16 and halved else torch.float32, "cpu")
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+        with saved_tensors_hooks(keep, lambda tensor: tensor), attending([Part(tokens)]), autocast:
+            model(
+                input_ids=torch.zeros(1, tokens, dtype=torch.long),
+                position_ids=torch.arange(tokens)[None],
+                logits_to_keep=torch.arange(1),
+                use_cache=False,
+            )
+        for parameter in model.parameters():
+            kept.pop(parameter.untyped_storage()._cdata, None)
+        return sum(storage.nbytes() for storage in kept.values())
+
+
+def _skeleton(architecture: dict[str, Any], dtype: torch.dtype, device: str) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from symtune_pipeline.models.attention import NAME
+
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**architecture), attn_implementation=NAME, dtype=dtype
+        ).train()

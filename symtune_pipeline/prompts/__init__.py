@@ -1,0 +1,1 @@
+"""The method, in reading order: symbols, mixture, text, tokens, blocks."""

@@ -1,0 +1,214 @@
+"""Which exemplars, which symbols, which format, which query: prompts as rows of references.
+
+A row of a mixture holds no text of an example, only its number:
+
+    prompt      number of the prompt
+    dataset     where all its examples come from
+    format      which of the ten formats
+    examples    example numbers, the query last
+    answers     for each example, the index of its label in `labels`
+    labels      the text that stands for each class in this prompt
+    instructed  whether the prompt opens with the dataset's instruction and has its own labels
+
+Sampling is vectorised over prompts. References, symbols and each control have a stream of random
+numbers of their own, so that a setting changes what it names and nothing else.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from symtune_pipeline.catalog.formats import prompt_formats
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import MixtureConfig
+from symtune_pipeline.prompts.symbols import SymbolSampler
+
+COLUMNS = ("prompt", "dataset", "format", "examples", "answers", "labels", "instructed")
+CHUNK = 20_000  # prompts drawn at a time: bounds memory, and seeds each chunk on its own
+
+
+@dataclass(frozen=True)
+class ClassPool:
+    """The examples of one dataset by class: `by_class[c]` holds the example numbers of class c."""
+
+    dataset: str
+    labels: tuple[str, ...]
+    by_class: tuple[NDArray[np.int64], ...]
+
+
+def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
+    """Pools from a table of examples (example, dataset, label, label_id), datasets in order.
+
+    Raises UserError for a dataset with one class, or with fewer than two examples of a class.
+    """
+    pools = []
+    for (dataset,), group in examples.group_by("dataset", maintain_order=True):
+        classes = (
+            group.group_by("label_id").agg("example", pl.col("label").first()).sort("label_id")
+        )
+        counts = classes["example"].list.len().to_list()
+        if len(classes) < 2 or min(counts) < 2:
+            found = dict(zip(classes["label"], counts, strict=True))
+            raise UserError(
+                f"Dataset '{dataset}' cannot make a prompt: it needs two classes with two examples"
+                f" each and has {found}; add examples or take it out of the experiment."
+            )
+        by_class = tuple(np.sort(rows.to_numpy()) for rows in classes["example"])
+        pools.append(ClassPool(str(dataset), tuple(classes["label"]), by_class))
+    return pools
+
+
+def mixture_chunks(
+    examples: pl.DataFrame,
+    pool: pl.DataFrame,
+    config: MixtureConfig,
+    seed: int,
+    first_tokens: NDArray[np.int64] | None = None,
+) -> Iterator[pl.DataFrame]:
+    """The symbol-tuning mixture, in frames of at most `CHUNK` prompts.
+
+    `examples` has the columns example (dense from 0), dataset, input, label, label_id. Each prompt
+    draws a dataset, k exemplars of every class with k uniform in `config.exemplars_per_class`, a
+    query of any class, fresh symbols and one of the formats (Wei et al. 2023). k is lowered where
+    the prompt would exceed `config.max_characters` or a class has too few examples. With
+    `first_tokens` [tokenizers, tuning symbols], a prompt's symbols differ in their first token.
+    """
+    pools = class_pools(examples)
+    characters = examples.sort("example")["input"].str.len_chars().to_numpy()
+    sampler = SymbolSampler(pool, "tuning", first_tokens)
+    shares = _shares(pools, config.temperature)
+    for start in range(0, config.prompts, CHUNK):
+        size = min(CHUNK, config.prompts - start)
+        references, symbols, instructions, deal = (
+            np.random.default_rng([seed, zlib.crc32(stream), start])
+            for stream in (b"mixture", b"symbols", b"instructions", b"deal")
+        )
+        dataset_of = references.choice(len(pools), size=size, p=shares)
+        instructed = instructions.random(size) < config.instructed_share
+        frames = []
+        for i, chosen in enumerate(pools):
+            (places,) = np.nonzero(dataset_of == i)
+            if len(places):
+                drawn = _references(chosen, len(places), characters, config, references)
+                labels = sampler.draw(len(places), len(chosen.labels), symbols)
+                natural = instructed[places] | (config.labels == "natural")
+                labels[natural] = chosen.labels
+                frames.append(
+                    drawn.with_columns(
+                        prompt=pl.Series(start + places, dtype=pl.UInt32),
+                        labels=pl.Series(labels.tolist(), dtype=pl.List(pl.String)),
+                        instructed=pl.Series(instructed[places]),
+                    )
+                )
+        chunk = pl.concat(frames).sort("prompt").select(COLUMNS)
+        yield _dealt_out(chunk, deal) if config.labels == "shuffled" else chunk
+
+
+def short_prompts(mixture: pl.LazyFrame, config: MixtureConfig) -> dict[str, int]:
+    """By dataset, how many prompts have fewer exemplars of a class than the setting's least."""
+    k = (pl.col("examples").list.len() - 1) // pl.col("labels").list.len()
+    short = mixture.filter(k < config.exemplars_per_class[0]).group_by("dataset").len()
+    return dict(short.sort("dataset").collect(engine="streaming").iter_rows())
+
+
+def _shares(pools: list[ClassPool], temperature: float | None) -> NDArray[np.float64]:
+    """How often each dataset is drawn; the shares sum to 1."""
+    sizes = np.array([sum(map(len, chosen.by_class)) for chosen in pools])
+    weights = np.zeros(len(pools)) if temperature is None else np.log(sizes) / temperature
+    weights = np.exp(weights - weights.max())
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
+def _references(
+    chosen: ClassPool,
+    prompts: int,
+    characters: NDArray[np.int64],
+    config: MixtureConfig,
+    rng: np.random.Generator,
+) -> pl.DataFrame:
+    """All of the prompts of one dataset but their labels."""
+    low, high = config.exemplars_per_class
+    n_classes = len(chosen.by_class)
+    # One example more than the exemplars, so that the query is never among them.
+    width = min(high, min(len(rows) for rows in chosen.by_class) - 1) + 1
+    drawn_PCK = np.stack(
+        [rows[distinct(prompts, len(rows), width, rng)] for rows in chosen.by_class], axis=1
+    )
+    query_class = rng.integers(n_classes, size=prompts)
+    query = drawn_PCK[np.arange(prompts), query_class, -1]
+    exemplars_PCK = drawn_PCK[:, :, :-1]
+
+    k = rng.integers(low, high + 1, size=prompts)
+    per_round = characters[exemplars_PCK].sum(axis=1).cumsum(axis=1) + characters[query][:, None]
+    fitting = (per_round <= config.max_characters).sum(axis=1)
+    k = np.clip(np.minimum(k, fitting), 1, width - 1)
+
+    used_PCK = np.broadcast_to(np.arange(width - 1) < k[:, None, None], exemplars_PCK.shape)
+    shuffled = rng.random(exemplars_PCK.shape)
+    shuffled[~used_PCK] = 2.0  # past every used one
+    order = shuffled.reshape(prompts, -1).argsort(axis=1)
+    classes = np.broadcast_to(np.arange(n_classes)[None, :, None], exemplars_PCK.shape)
+    counts = k * n_classes
+    examples = _ragged(exemplars_PCK.reshape(prompts, -1), order, counts, query, pa.uint32())
+    answers = _ragged(classes.reshape(prompts, -1), order, counts, query_class, pa.uint8())
+    return pl.DataFrame(
+        {
+            "dataset": pl.Series([chosen.dataset]).extend_constant(chosen.dataset, prompts - 1),
+            "format": pl.Series(rng.integers(len(prompt_formats()), size=prompts), dtype=pl.UInt8),
+            "examples": pl.Series(examples),
+            "answers": pl.Series(answers),
+        }
+    )
+
+
+def _dealt_out(mixture: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
+    """The answers of each prompt, the query's too, in any order; instructed prompts stay."""
+    counts = mixture["answers"].list.len().to_numpy()
+    answers = mixture["answers"].explode().to_numpy()
+    order = np.where(
+        np.repeat(mixture["instructed"].to_numpy(), counts),
+        np.arange(len(answers)) / len(answers),
+        rng.random(len(answers)),
+    )
+    dealt = answers[np.lexsort((order, np.repeat(np.arange(len(mixture)), counts)))]
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    return mixture.with_columns(
+        answers=pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(dealt)))
+    )
+
+
+def distinct(rows: int, size: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Per row, `count` different numbers below `size`, every subset equally likely: [rows, count].
+
+    Floyd's algorithm (Bentley and Floyd 1987), one column at a time; columns are then shuffled
+    because Floyd's order is not uniform.
+    """
+    chosen = np.empty((rows, count), dtype=np.int64)
+    for i, top in enumerate(range(size - count, size)):
+        candidate = rng.integers(top + 1, size=rows)
+        taken = (chosen[:, :i] == candidate[:, None]).any(axis=1)
+        chosen[:, i] = np.where(taken, top, candidate)
+    return rng.permuted(chosen, axis=1)
+
+
+def _ragged(
+    values: NDArray[np.int64],
+    order: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    last: NDArray[np.int64],
+    dtype: pa.DataType,
+) -> pa.Array:
+    """Per row, the first `counts` of `values` in `order`, then `last`, as an Arrow list array."""
+    ordered = np.concatenate([np.take_along_axis(values, order, axis=1), last[:, None]], axis=1)
+    keep = np.arange(ordered.shape[1]) < counts[:, None]
+    keep[:, -1] = True
+    offsets = np.concatenate([[0], np.cumsum(counts + 1)]).astype(np.int64)
+    return pa.LargeListArray.from_arrays(offsets, pa.array(ordered[keep], type=dtype))

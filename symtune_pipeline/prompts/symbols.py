@@ -1,0 +1,186 @@
+"""The pool of arbitrary symbols that stand in for labels, and how they are drawn.
+
+The categories, ranges and the tuning/evaluation split are those of the paper's public symbol
+generator (Wei et al. 2023). This module knows nothing about prompts but how a label stands in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import TUNING_PER_CATEGORY, Category, SymbolsConfig
+from symtune_pipeline.prompts.text import label_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+ALL_PER_CATEGORY = 100_000
+TRIES = 1_000  # rounds of drawing prompts again whose symbols clash
+
+
+def symbol_pool(config: SymbolsConfig, natural_labels: Collection[str]) -> pl.DataFrame:
+    """Every symbol once: columns symbol, category, split ('tuning' or 'evaluation').
+
+    Tuning: integers 0-9,999, letter combinations A-NTP, the 10,000 most frequent English words, or
+    the part of them that `config` asks for. Evaluation, whatever is asked for tuning: integers
+    10,000-99,999, combinations NTQ-EQXD, and the other words among the 100,000 most frequent. An
+    evaluation symbol that differs from one of the 30,000 in case only is left out ('CATS' and
+    'cats' are one to a case-insensitive reader), so that the splits are disjoint under case folding
+    too. No symbol equals one of `natural_labels` in whatever case: 'positive' must never stand for
+    the class negative.
+    """
+    candidates = _candidates()
+    folded = pl.col("symbol").str.to_lowercase()
+    first = candidates.filter(pl.col("place") < TUNING_PER_CATEGORY)
+    rest = candidates.filter(
+        pl.col("place") >= TUNING_PER_CATEGORY,
+        ~folded.is_in(first.select(folded).to_series().implode()),
+    )
+    left_out = {label.lower() for label in natural_labels}
+    if config.leave_out_offensive:
+        left_out |= _offensive_words()
+    allowed = ~folded.is_in(sorted(left_out))
+    size = config.tuning_size or TUNING_PER_CATEGORY * len(config.categories)
+    each, more = divmod(size, len(config.categories))
+    tuning = [
+        first.filter(allowed, category=category).head(each + (i < more))
+        for i, category in enumerate(config.categories)
+    ]
+    return pl.concat(
+        [
+            pl.concat(tuning).with_columns(split=pl.lit("tuning")),
+            rest.filter(allowed).with_columns(split=pl.lit("evaluation")),
+        ]
+    ).drop("place")
+
+
+def letters(number: int) -> str:
+    """Bijective base 26 with the digits A-Z: 1 is 'A', 26 'Z', 27 'AA', 10,000 'NTP'."""
+    text = ""
+    while number:
+        number, digit = divmod(number - 1, 26)
+        text = chr(ord("A") + digit) + text
+    return text
+
+
+def shared_token_sequences(pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Evaluation symbols that are, as token ids in a prompt, the same as a tuning symbol.
+
+    A tokenizer that changes case or does not know a letter could bring that about; to such a model
+    the symbol would not be new.
+    """
+    tuning, evaluation = (
+        pool.filter(split=split)["symbol"].to_list() for split in ("tuning", "evaluation")
+    )
+    known = set(map(tuple, _token_ids(tuning, tokenizer)))
+    asked = zip(evaluation, _token_ids(evaluation, tokenizer), strict=True)
+    return [symbol for symbol, ids in asked if tuple(ids) in known]
+
+
+def first_tokens(
+    pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase]
+) -> NDArray[np.int64]:
+    """The first token id of each tuning symbol in a prompt: shape [tokenizers, symbols]."""
+    tuning = pool.filter(split="tuning")["symbol"].to_list()
+    return np.array([[ids[0] for ids in _token_ids(tuning, each)] for each in tokenizers])
+
+
+def in_both_splits(pool: pl.DataFrame) -> list[str]:
+    """The symbols, in lower case, that are for tuning and for evaluation; there should be none."""
+    splits = pool.group_by(pl.col("symbol").str.to_lowercase()).agg(pl.col("split").n_unique())
+    return splits.filter(pl.col("split") > 1)["symbol"].sort().to_list()
+
+
+class SymbolSampler:
+    """Draws symbols of one split: the category first, each equally often, then uniformly inside it."""
+
+    def __init__(
+        self, pool: pl.DataFrame, split: str, first_tokens: NDArray[np.int64] | None = None
+    ) -> None:
+        """`pool` as `symbol_pool` returns it; `split` is 'tuning' or 'evaluation'.
+
+        With `first_tokens` [tokenizers, symbols of the split], symbols that are drawn together
+        differ in their first token too.
+        """
+        chosen = pool.filter(split=split)
+        self.symbols = chosen["symbol"].to_numpy()
+        rows = np.arange(len(chosen))
+        categories = chosen["category"].to_numpy()
+        by_category = [rows[categories == category] for category in CATEGORIES]
+        self._rows = [rows for rows in by_category if len(rows)]
+        self._distinct = [rows, *([] if first_tokens is None else first_tokens)]
+
+    def draw(self, prompts: int, classes: int, rng: np.random.Generator) -> NDArray[np.object_]:
+        """Symbols of shape [prompts, classes]; a row never holds the same symbol twice.
+
+        Raises UserError where the pool does not have enough symbols that differ.
+        """
+        drawn = self._draw_rows((prompts, classes), rng)
+        clash = np.arange(prompts)
+        for _ in range(TRIES):
+            clash = clash[self._clashes(drawn[clash])]
+            if not len(clash):
+                return self.symbols[drawn]
+            drawn[clash] = self._draw_rows((len(clash), classes), rng)
+        differing = "" if len(self._distinct) == 1 else " that differ in their first token"
+        way_out = " or switch mixture.distinct_first_token off" if differing else ""
+        raise UserError(
+            f"No {classes} symbols{differing} were found for a prompt in {TRIES:,} tries; name more"
+            f" symbols.categories, raise symbols.tuning_size{way_out}."
+        )
+
+    def _draw_rows(self, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
+        category = rng.integers(len(self._rows), size=shape)
+        place = rng.random(shape)
+        drawn = np.empty(shape, dtype=np.int64)
+        for i, rows in enumerate(self._rows):
+            mine = category == i
+            drawn[mine] = rows[(place[mine] * len(rows)).astype(np.int64)]
+        return drawn
+
+    def _clashes(self, drawn: NDArray[np.int64]) -> NDArray[np.bool_]:
+        ordered = [np.sort(values[drawn], axis=1) for values in self._distinct]
+        repeats = [(values[:, 1:] == values[:, :-1]).any(axis=1) for values in ordered]
+        clashes: NDArray[np.bool_] = np.any(repeats, axis=0)
+        return clashes
+
+
+def _candidates() -> pl.DataFrame:
+    """The 100,000 symbols of each category in order: columns symbol, category, place from 0."""
+    from wordfreq import top_n_list
+
+    # The list also holds numbers, abbreviations with points and words with accents.
+    words = [
+        w for w in top_n_list("en", 2 * ALL_PER_CATEGORY, "large") if w.isascii() and w.isalpha()
+    ]
+    by_category: dict[Category, list[str]] = {
+        "integer": [str(i) for i in range(ALL_PER_CATEGORY)],
+        "combination": [letters(i) for i in range(1, ALL_PER_CATEGORY + 1)],
+        "word": words[:ALL_PER_CATEGORY],
+    }
+    return pl.concat(
+        pl.DataFrame({"symbol": symbols, "category": category}).with_row_index("place")
+        for category, symbols in by_category.items()
+    )
+
+
+def _offensive_words() -> set[str]:
+    from glin_profanity.data.dictionary import dictionary
+
+    return {word.lower() for word in dictionary.get_words("english")}
+
+
+def _token_ids(symbols: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    texts = [label_text(symbol) for symbol in symbols]
+    # Small batches: what a tokenizer returns beside the ids takes more time than the ids otherwise.
+    batches = (texts[start : start + 200] for start in range(0, len(texts), 200))
+    return [
+        ids for batch in batches for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]
+    ]

@@ -1,0 +1,145 @@
+"""Reads SQL models from a folder; knows nothing about Dagster or where tables live.
+
+A model is a file with one SELECT. The tables it names are its dependencies: other models, or the
+sources that `schema.yml` declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from sqlglot import exp, parse
+from sqlglot.errors import ParseError
+from sqlglot.lineage import lineage
+from sqlglot.optimizer.scope import traverse_scope
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.sql.schema import Claim, TableEntry, read_schema
+
+
+@dataclass(frozen=True)
+class Model:
+    """One SQL file and what `schema.yml` says about the table that it makes."""
+
+    name: str
+    layer: str
+    sql: str
+    path: Path
+    inputs: Mapping[str, tuple[str, ...]]
+    """The tables it reads, each with its declared columns."""
+    variables: tuple[str, ...]
+    """The parameters that it asks for with `getvariable('…')`."""
+    description: str
+    columns: Mapping[str, str]
+    tests: tuple[Claim, ...]
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The names of the tables it reads, sorted."""
+        return tuple(self.inputs)
+
+
+def load_models(folder: Path) -> dict[str, Model]:
+    """All models under `folder`, each after the models it reads.
+
+    Raises UserError, naming the file, for SQL that is not one SELECT, a table that nobody declares,
+    a cycle, and a `schema.yml` that does not fit the files.
+    """
+    schema = read_schema(folder / "schema.yml")
+    paths = {path.stem: path for path in sorted(folder.glob("*/*.sql"))}
+    for name in sorted(schema.models.keys() ^ paths.keys()):
+        raise UserError(
+            f"{folder / 'schema.yml'}: {name} has an entry but no SQL file; add one or remove it."
+            if name in schema.models
+            else f"{paths[name]}: no entry in schema.yml; describe the model there."
+        )
+    declared = {name: tuple(table.columns) for name, table in schema.tables.items()}
+    models = {name: _model(path, schema.models[name], declared) for name, path in paths.items()}
+    try:
+        order = TopologicalSorter({m.name: m.depends_on for m in models.values()}).static_order()
+        return {name: models[name] for name in order if name in models}
+    except CycleError as error:
+        circle = error.args[1]
+        raise UserError(
+            f"{paths[circle[0]]}: the models read each other in a circle "
+            f"({' → '.join(reversed(circle))}); break it."
+        ) from None
+
+
+def column_lineage(model: Model) -> dict[str, list[tuple[str, str]]]:
+    """For each column of the model, the `(table, column)` pairs of its inputs that it shows.
+
+    What only filters, joins, groups or orders is not lineage.
+    """
+    schema = {table: dict.fromkeys(columns, "VARCHAR") for table, columns in model.inputs.items()}
+    nodes = lineage(None, model.sql, schema, dialect="duckdb", trim_selects=False)
+    return {
+        column: sorted(
+            {
+                (node.source.name, exp.to_column(node.name).name)
+                for node in nodes[column].walk()
+                if isinstance(node.source, exp.Table)
+            }
+        )
+        for column in model.columns
+    }
+
+
+def _model(path: Path, table: TableEntry, declared: Mapping[str, tuple[str, ...]]) -> Model:
+    sql = path.read_text(encoding="utf-8")
+    query = _parse(path, sql)
+    sources = {
+        source.name
+        for scope in traverse_scope(query)
+        for source in scope.sources.values()
+        if isinstance(source, exp.Table) and source.name
+    }
+    for name in sorted(sources - declared.keys()):
+        raise UserError(
+            f"{path}: table {name} is neither a model nor a source; "
+            "correct the name or declare it under sources in schema.yml."
+        )
+    claims = tuple(table.claims())
+    for claim in claims:
+        if missing := set(claim.columns) - table.columns.keys():
+            raise UserError(f"{path}: {claim} names {missing.pop()}, which is not among columns.")
+        if claim.kind == "relationships" and (
+            claim.to[0] not in sources or claim.to[1] not in declared[claim.to[0]]
+        ):
+            raise UserError(
+                f"{path}: {claim} refers to {'.'.join(claim.to)}, "
+                "which is no column of a table that the model reads."
+            )
+    return Model(
+        name=path.stem,
+        layer=path.parent.name,
+        sql=sql,
+        path=path,
+        inputs={name: declared[name] for name in sorted(sources)},
+        variables=_variables(query),
+        description=table.description,
+        columns={name: column.description for name, column in table.columns.items()},
+        tests=claims,
+    )
+
+
+def _parse(path: Path, sql: str) -> exp.Query:
+    try:
+        statements = parse(sql, read="duckdb")
+    except ParseError as error:
+        where = error.errors[0]
+        raise UserError(
+            f"{path}: line {where['line']}: {where['description']}; correct the SQL."
+        ) from None
+    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+        raise UserError(f"{path}: holds {len(statements)} statements; write exactly one SELECT.")
+    return statements[0]
+
+
+def _variables(query: exp.Query) -> tuple[str, ...]:
+    # DuckDB reads a variable that was never set as NULL, which a filter silently takes for false.
+    calls = (call for call in query.find_all(exp.Anonymous) if call.name.lower() == "getvariable")
+    return tuple(sorted({call.expressions[0].name for call in calls}))

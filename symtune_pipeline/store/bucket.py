@@ -1,0 +1,161 @@
+"""A prefix of an s3 bucket: files up and down, and the store that keeps its artifacts there.
+
+Credentials, region and endpoint are boto3's: the usual AWS variables and files, or those of the
+client that is handed in. They appear in no message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.store.folder import MANIFEST, Manifest, Store, artifact, remove_others
+
+PLACE = re.compile(r"s3://([A-Za-z0-9._-]{3,255})(?:/(.*))?")
+MISSING = ("NoSuchKey", "404")  # the second answers a HEAD, which has no body for a name
+
+
+def default_client() -> Any:
+    """An s3 client with boto3's own settings."""
+    from boto3.session import Session
+
+    return Session().client("s3")  # of its own: the shared session is not safe in threads
+
+
+class Bucket:
+    """Files under `url`, an s3://<bucket>/<prefix>; `connect` makes the client when it is needed.
+
+    Every method raises UserError where the bucket cannot be used. Keys are relative to the prefix.
+    """
+
+    def __init__(self, url: str, connect: Callable[[], Any] = default_client) -> None:
+        found = PLACE.fullmatch(url)
+        if not found:  # not shown, since it may hold a key
+            raise UserError(
+                "A place that is no folder is written s3://<bucket>/<prefix>, without credentials;"
+                " correct SYMTUNE_HOME, or `staging` in the launcher's file."
+            )
+        self._name = found[1]
+        self._prefix = (found[2] or "").strip("/")
+        self._connect = connect
+
+    def url(self, key: str = "") -> str:
+        """The s3:// address of a key, or of the whole."""
+        return "/".join(filter(None, [f"s3://{self._name}", self._prefix, key]))
+
+    def keys(self, folder: str = "") -> list[str]:
+        """All keys below `folder`, in order of name."""
+        below = f"{self._key(folder)}/".lstrip("/")
+        with self._reached(folder):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._name, Prefix=below
+            )
+            found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return sorted(key[len(self._prefix) :].lstrip("/") for key in found)
+
+    def read_text(self, key: str) -> str | None:
+        """A small file, or None where there is none."""
+        with self._reached(key, missing_is_fine=True):
+            answer = self._client.get_object(Bucket=self._name, Key=self._key(key))
+            return str(answer["Body"].read(), encoding="utf-8", errors="replace")
+        return None
+
+    def write_text(self, key: str, text: str) -> None:
+        """Write a small file; a reader sees the old one or the new one."""
+        with self._reached(key):
+            self._client.put_object(Bucket=self._name, Key=self._key(key), Body=text.encode())
+
+    def download_file(self, key: str, path: Path) -> bool:
+        """Fetch a file, which appears at `path` when it is whole; False where there is none."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._reached(key, missing_is_fine=True):
+            self._client.download_file(self._name, self._key(key), str(path))
+            return True
+        return False
+
+    def upload_folder(self, local: Path, folder: str) -> None:
+        """Copy all files of a local folder, each of which appears when it is whole."""
+        for path in sorted(path for path in local.rglob("*") if path.is_file()):
+            key = f"{folder}/{path.relative_to(local).as_posix()}"
+            with self._reached(key):
+                self._client.upload_file(str(path), self._name, self._key(key))
+
+    def download_folder(self, folder: str, local: Path) -> None:
+        """Copy all files below a folder into a local one."""
+        for key in self.keys(folder):
+            self.download_file(key, local / key.removeprefix(f"{folder}/"))
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all files below a folder."""
+        for key in self.keys(folder):
+            with self._reached(key):
+                self._client.delete_object(Bucket=self._name, Key=self._key(key))
+
+    def _key(self, key: str) -> str:
+        return "/".join(filter(None, [self._prefix, key]))
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._connect()
+
+    @contextmanager
+    def _reached(self, key: str, missing_is_fine: bool = False) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        # A ValueError is an endpoint that is no address.
+        except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
+            # An upload wraps what went wrong.
+            cause = error.__context__ if isinstance(error, Boto3Error) else error
+            # Their texts may hold hosts and the names of keys.
+            reason = type(cause or error).__name__
+            if isinstance(cause, ClientError):
+                reason = cause.response["Error"]["Code"]
+            if missing_is_fine and reason in MISSING:
+                return
+            raise UserError(
+                f"{self.url(key)} cannot be used ({reason}); correct the bucket's name in"
+                " SYMTUNE_HOME, or the AWS settings: credentials, region, endpoint."
+            ) from error
+
+
+class BucketStore(Store):
+    """Artifacts by key and partition in a bucket, with a local folder as their cache.
+
+    A version never changes, so a copy in the cache is right as long as it matches the manifest, which
+    is always read from the bucket. Nothing finished is lost when the cache is deleted while nothing
+    runs.
+    """
+
+    def __init__(self, cache: Path, bucket: Bucket) -> None:
+        super().__init__(cache)
+        self.address = bucket.url()
+        self._bucket = bucket
+
+    def _manifests(self, key: str | None) -> list[PurePath]:
+        paths = [PurePosixPath(name) for name in self._bucket.keys(key or "")]
+        return [path for path in paths if path.name == MANIFEST and len(path.parts) in (2, 3)]
+
+    def _manifest_text(self, name: str) -> str | None:
+        return self._bucket.read_text(f"{name}/{MANIFEST}")
+
+    def _fetch(self, path: Path) -> bool:
+        return self._bucket.download_file(path.relative_to(self.root).as_posix(), path)
+
+    def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
+        before = self.find(key, partition)
+        name = artifact(key, partition)
+        folder = self.location(key, partition, manifest)
+        self._bucket.upload_folder(folder, f"{name}/{manifest.version}")
+        self._bucket.write_text(f"{name}/{MANIFEST}", manifest.as_json())
+        # Only the version that was replaced: another host may be uploading one of its own.
+        if before and before.version != manifest.version:
+            self._bucket.remove_folder(f"{name}/{before.version}")
+        remove_others(folder.parent, manifest.version)

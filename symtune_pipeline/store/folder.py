@@ -1,0 +1,233 @@
+"""Where tables, models and reports are kept: folders with a manifest, never half-written.
+
+    <root>/<key>[/<partition>]/manifest.json
+    <root>/<key>[/<partition>]/<version>/...
+
+An artifact is written into a folder beside, renamed to its version (a hash of its files), and takes
+effect when its manifest is replaced. Readers check every file against the manifest. This module
+knows nothing about what an artifact holds; `bucket` keeps the same on s3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from uuid import uuid4
+
+import polars as pl
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import TABLE, content_hash, sha256, write_text
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact holds: SHA-256 by file name, and the rows of its tables."""
+
+    version: str
+    files: dict[str, str]
+    rows: dict[str, int]
+    made_from: str  # hash of everything it was made from: an equal one need not be made again
+
+    def as_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(asdict(self), indent=1)
+
+
+class Damaged(UserError):
+    """A file of an artifact is missing or was changed."""
+
+
+class Store:
+    """Artifacts by key and partition under one local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.address = str(root)  # where people find it
+
+    @contextmanager
+    def writing(
+        self, key: str, partition: str | None = None, made_from: str = ""
+    ) -> Iterator[Path]:
+        """An empty folder to write an artifact into; it takes effect when the block ends well."""
+        home = self.root / artifact(key, partition)
+        home.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(home)
+        beside = home / f"{_writing_here()}-{os.getpid()}-{uuid4().hex[:8]}"
+        beside.mkdir()
+        try:
+            yield beside
+            self._publish(key, partition, _keep(home, beside, made_from))
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def read_table(self, key: str, partition: str | None = None, name: str = TABLE) -> pl.DataFrame:
+        """A table of an artifact."""
+        return pl.read_parquet(self.folder(key, partition) / name)
+
+    def table_once(
+        self, key: str, partition: str, made_from: str, build: Callable[[], pl.DataFrame]
+    ) -> pl.DataFrame:
+        """The kept table where it was made from the same; otherwise the one that `build` makes."""
+        if self.up_to_date(key, partition, made_from) is None:
+            with self.writing(key, partition, made_from) as folder:
+                build().write_parquet(folder / TABLE)
+        return self.read_table(key, partition)
+
+    def up_to_date(self, key: str, partition: str | None, made_from: str) -> Manifest | None:
+        """The manifest where the artifact was made from the same and is undamaged, else None."""
+        known = self.find(key, partition)
+        if known is None or known.made_from != made_from:
+            return None
+        try:
+            self.folder(key, partition)
+        except Damaged:
+            return None
+        return known
+
+    def folder(self, key: str, partition: str | None = None) -> Path:
+        """The folder of an artifact, after checking every file against its manifest.
+
+        Raises UserError where it was never made, and Damaged where a file is missing or was changed.
+        """
+        manifest = self.manifest(key, partition)
+        folder = self.location(key, partition, manifest)
+        for name, digest in manifest.files.items():
+            path = folder / name
+            if not _holds(path, digest) and not (self._fetch(path) and _holds(path, digest)):
+                state = "does not match its manifest" if path.is_file() else "is missing"
+                where = self.place(key, partition)
+                raise Damaged(
+                    f"File {where}/{manifest.version}/{name} {state}; delete {where} and materialise"
+                    f" '{key}' again."
+                )
+        return folder
+
+    def location(self, key: str, partition: str | None, manifest: Manifest) -> Path:
+        """Where the files of a manifest lie on this machine, unchecked."""
+        return self.root / artifact(key, partition) / manifest.version
+
+    def place(self, key: str, partition: str | None = None) -> str:
+        """Where people find an artifact: its manifest, and a folder with its version."""
+        return f"{self.address}/{artifact(key, partition)}"
+
+    def manifest(self, key: str, partition: str | None = None) -> Manifest:
+        """The manifest of an artifact; raises UserError where it was never made."""
+        found = self.find(key, partition)
+        if found is None:
+            which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
+            raise UserError(
+                f"{self.place(key, partition)} holds nothing yet; materialise {which} first."
+            )
+        return found
+
+    def find(self, key: str, partition: str | None = None) -> Manifest | None:
+        """The manifest of an artifact, or None where it was never made."""
+        text = self._manifest_text(artifact(key, partition))
+        if text is None:
+            return None
+        try:
+            return Manifest(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            where = self.place(key, partition)
+            raise UserError(
+                f"File {where}/{MANIFEST} is no manifest; delete {where} and materialise '{key}' again."
+            ) from error
+
+    def made(self, key: str | None = None) -> list[tuple[str, str | None]]:
+        """Key and partition of all artifacts that have been made, or of those of one key, in order."""
+        homes = [path.parent.parts for path in self._manifests(key)]
+        return [(home[0], home[1] if len(home) == 2 else None) for home in sorted(homes)]
+
+    def all_keys(self) -> list[str]:
+        """The keys of all artifacts that have been made, in order of name."""
+        return sorted({key for key, _ in self.made()})
+
+    def partitions(self, key: str) -> list[str]:
+        """The partitions of an artifact that have been made, in order of name."""
+        return [partition for _, partition in self.made(key) if partition]
+
+    # What a store that is not a local folder does in its own way.
+
+    def _manifests(self, key: str | None) -> list[PurePath]:
+        """The paths of all manifests, or of those of one key, below the root."""
+        patterns = [f"{key or '*'}/{MANIFEST}", f"{key or '*'}/*/{MANIFEST}"]
+        return [
+            path.relative_to(self.root) for pattern in patterns for path in self.root.glob(pattern)
+        ]
+
+    def _manifest_text(self, name: str) -> str | None:
+        try:
+            return (self.root / name / MANIFEST).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _fetch(self, path: Path) -> bool:
+        """Whether another copy of a file that is missing or damaged was put in its place."""
+        return False
+
+    def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
+        """Let a version that lies in its place take effect, and remove the others."""
+        home = self.root / artifact(key, partition)
+        write_text(home / MANIFEST, manifest.as_json())
+        remove_others(home, manifest.version)
+
+
+def artifact(key: str, partition: str | None) -> str:
+    """The path of an artifact below the root."""
+    return f"{key}/{partition}" if partition else key
+
+
+def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
+    """Rename a folder to its version, and describe it."""
+    paths = sorted(path for path in beside.rglob("*") if path.is_file())
+    files = {path.relative_to(beside).as_posix(): sha256(path) for path in paths}
+    rows = {
+        name: pl.scan_parquet(beside / name).select(pl.len()).collect().item()
+        for name in files
+        if name.endswith(".parquet")
+    }
+    version = content_hash(files)[:16]
+    final = home / version
+    if not (final.is_dir() and all(_holds(final / name, files[name]) for name in files)):
+        shutil.rmtree(final, ignore_errors=True)  # the same content, damaged since
+        os.rename(beside, final)
+    return Manifest(version, files, rows, made_from)
+
+
+def remove_others(home: Path, version: str) -> None:
+    """Remove all versions of an artifact but one."""
+    for old in home.iterdir():
+        if old.is_dir() and old.name != version and not old.name.startswith("."):
+            shutil.rmtree(old)
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _writing_here() -> str:
+    """How the folders begin that processes of this host write into; a pid means nothing elsewhere."""
+    return f".writing-{socket.gethostname()}"
+
+
+def _remove_leftovers(home: Path) -> None:
+    """What processes of this host that were killed while writing have left."""
+    for path in home.glob(".writing-*"):
+        host, pid, _ = path.name.rsplit("-", 2)
+        if host != _writing_here():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except PermissionError:  # alive, and another user's
+            continue

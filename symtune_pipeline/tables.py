@@ -1,0 +1,373 @@
+"""The contract between steps: every table once, and the words that may stand in its columns.
+
+Parquet is written and read through it, and `schema.yml`'s sources, the asset checks, the exports and
+the frames of the tests come from it. It knows nothing about how a table is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import polars as pl
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import TABLE
+
+if TYPE_CHECKING:
+    from pandera.polars import DataFrameSchema
+
+# --- vocabularies ---------------------------------------------------------------------------------
+
+Role = Literal["tuning", "evaluation"]  # what a dataset is for
+Category = Literal["integer", "combination", "word"]  # of symbols
+Variant = Literal["pretrained", "untuned", "tuned"]  # which weights answered, small gains first
+Suite = Literal["classification", "algorithmic"]
+
+ROLES: Final = get_args(Role)
+CATEGORIES: Final = get_args(Category)
+VARIANTS: Final = get_args(Variant)
+OUTSIDE: Final = ("endpoint", "incoming")  # variants of models that are not of the graph
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to ask an in-context question."""
+
+    name: str
+    relevant: bool  # the labels are the dataset's own, not symbols
+    instructed: bool
+
+
+SETTINGS: Final = (
+    Setting("relevant labels, instruction", True, True),
+    Setting("relevant labels, no instruction", True, False),
+    Setting("symbols, instruction", False, True),
+    Setting("symbols, no instruction", False, False),
+)
+
+
+def flipped_setting(percent: int) -> str:
+    """The setting in which so many percent of the exemplars have another class's label."""
+    return f"{percent}% flipped"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured: its name for people, and the suite that it is part of.
+
+    The suite decides how it is scored: the classes of `classification` are ranked by log-probability,
+    the targets of `algorithmic` are generated and matched exactly. An algorithmic benchmark is made by
+    the module `evaluation.benchmarks.<key>`.
+    """
+
+    title: str
+    suite: Suite
+
+
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {
+    "icl": Benchmark("In-context learning", "classification"),
+    "flipped": Benchmark("Flipped labels", "classification"),
+    "list_functions": Benchmark("List functions", "algorithmic"),
+    "turing_concepts": Benchmark("Turing concepts", "algorithmic"),
+}
+
+VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "roles": ROLES,
+    "variants": VARIANTS,
+    "benchmarks": tuple(BENCHMARKS),
+}
+"""What `accepted_values` in schema.yml may name instead of listing."""
+
+
+def benchmarks_of(suite: Suite) -> tuple[str, ...]:
+    """The benchmarks of a suite, in order."""
+    return tuple(key for key, benchmark in BENCHMARKS.items() if benchmark.suite == suite)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its type, what it holds in words, and what its values must satisfy."""
+
+    dtype: pl.DataType
+    description: str
+    allowed: tuple[str, ...] = ()  # none: anything
+    least: float | None = None
+    most: float | None = None
+    unique: bool = False
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of an asset; `name` is `<asset>`, or `<asset>.<table>` where an asset has several."""
+
+    name: str
+    description: str
+    columns: Mapping[str, Column]
+
+    @property
+    def asset(self) -> str:
+        """The asset that holds it."""
+        return self.name.partition(".")[0]
+
+    @property
+    def file(self) -> str:
+        """The Parquet file in the asset's folder."""
+        _, _, own = self.name.partition(".")
+        return f"{own}.parquet" if own else TABLE
+
+    @property
+    def dtypes(self) -> dict[str, pl.DataType]:
+        """The types by column, as polars takes a schema."""
+        return {name: column.dtype for name, column in self.columns.items()}
+
+    def frame(self, rows: Any = None, orient: Literal["row", "col"] | None = None) -> pl.DataFrame:
+        """Rows, dictionaries or columns as a frame with the table's types; none: an empty one."""
+        return pl.DataFrame(rows, schema=self.dtypes, orient=orient)
+
+    def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame itself where it fits; raises UserError naming the first breach otherwise."""
+        from pandera.errors import SchemaError
+
+        try:
+            self._schema.validate(frame)
+        except SchemaError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"A table breaks the contract of '{self.name}': {reason}.") from error
+        return frame
+
+    def write(self, frame: pl.DataFrame, folder: Path) -> None:
+        """Write the checked frame into an asset's folder."""
+        self.checked(frame).write_parquet(folder / self.file)
+
+    def misfit(self, folder: Path) -> str | None:
+        """How the columns of the written file differ from the contract; None where they do not.
+
+        It reads the file's footer only: the values were checked before they were written.
+        """
+        from pandera.errors import SchemaError
+
+        try:
+            self._schema.validate(pl.scan_parquet(folder / self.file))
+        except SchemaError as error:
+            return str(error).splitlines()[0]
+        return None
+
+    @cached_property
+    def _schema(self) -> DataFrameSchema:
+        from pandera.polars import DataFrameSchema
+
+        columns = {name: _rules(column) for name, column in self.columns.items()}
+        return DataFrameSchema(columns, strict=True, name=self.name)
+
+
+def _rules(column: Column) -> Any:
+    from pandera.polars import Check
+    from pandera.polars import Column as Rules
+
+    checks = [Check.isin(column.allowed)] if column.allowed else []
+    checks += [Check.ge(column.least)] if column.least is not None else []
+    checks += [Check.le(column.most)] if column.most is not None else []
+    return Rules(column.dtype, checks, unique=column.unique, nullable=column.nullable)
+
+
+def _text(description: str, *allowed: str, unique: bool = False, nullable: bool = False) -> Column:
+    return Column(pl.String(), description, allowed, unique=unique, nullable=nullable)
+
+
+def _number(dtype: type[pl.DataType], description: str, *, unique: bool = False) -> Column:
+    return Column(dtype(), description, least=0, unique=unique)
+
+
+def _list(dtype: type[pl.DataType], description: str) -> Column:
+    return Column(pl.List(dtype), description)
+
+
+def _flag(description: str) -> Column:
+    return Column(pl.Boolean(), description)
+
+
+def _measure(description: str) -> Column:
+    return Column(pl.Float64(), description, nullable=True)
+
+
+_DATASET = _text("Key of the dataset.")
+_TASK_TYPE = _text("Kind of task, such as sentiment or topic.")
+_CONTEXT = _number(pl.UInt32, "Number of the draw of exemplars.")
+_FORMAT = _number(pl.UInt8, "Number of the input-label format.")
+_FLIPPED = _number(pl.Int32, "Share of exemplars whose label is flipped, in percent.")
+
+RAW_EXAMPLES: Final = Table(
+    "raw_examples",
+    "All raw datasets in normal form, before any cleaning.",
+    {
+        "example_id": _text("Unique name, <dataset>/<split>/<row>.", unique=True),
+        "dataset": _DATASET,
+        "task_type": _TASK_TYPE,
+        "split": _text("The split of the published set that the row comes from.", "train", "test"),
+        "input": _text("The text to classify."),
+        "label": _text("The class in natural words."),
+        "label_id": _number(pl.Int64, "The class as an index into the dataset's labels."),
+    },
+)
+CATALOG_DATASETS: Final = Table(
+    "catalog_datasets",
+    "What the catalogue says about each dataset of the experiment.",
+    {
+        "dataset": _text("Key of the dataset.", unique=True),
+        "role": _text("Whether the set is for tuning or for evaluation.", *ROLES),
+        "task_type": _TASK_TYPE,
+        "labels": _list(pl.String, "The classes in natural words, in the order of their indices."),
+        "instruction": _text("The task in one sentence."),
+    },
+)
+CATALOG_MODELS: Final = Table(
+    "catalog_models",
+    "What the catalogue says about each model.",
+    {
+        "model": _text("Key of the model.", unique=True),
+        "parameters": _number(pl.Int64, "Number of its weights."),
+    },
+)
+SYMBOL_POOL: Final = Table(
+    "symbol_pool",
+    "The arbitrary symbols that may stand for labels.",
+    {
+        "symbol": _text("The symbol as it is written in a prompt.", unique=True),
+        "category": _text("The kind of symbol.", *CATEGORIES),
+        "split": _text("Whether the symbol is for tuning or for evaluation.", *ROLES),
+    },
+)
+TUNING_MIXTURE: Final = Table(
+    "tuning_mixture",
+    "The tuning prompts as references to examples and symbols.",
+    {
+        "prompt": _number(pl.UInt32, "Number of the prompt.", unique=True),
+        "dataset": _DATASET,
+        "format": _FORMAT,
+        "examples": _list(pl.UInt32, "Example numbers in their order, the query last."),
+        "targets": _list(pl.UInt8, "For each example, the index of its class in labels."),
+        "labels": _list(pl.String, "The text that stands for each class in this prompt."),
+        "instructed": _flag("Whether the prompt has the instruction and natural labels."),
+    },
+)
+PACKED_MIXTURE: Final = Table(
+    "packed_mixture",
+    "The tuning prompts as token blocks of a model.",
+    {
+        "block": _number(pl.UInt32, "Number of the block.", unique=True),
+        "tokens": _list(pl.Int32, "Token ids, one sequence after another."),
+        "sequence_lengths": _list(pl.UInt32, "Tokens of each prompt in the block."),
+        "target_positions": _list(pl.UInt32, "Where the tokens of labels are."),
+        "target_kinds": _list(pl.UInt8, "For each of them: first of its class, seen, or query."),
+    },
+)
+CLASSIFICATION_SUITE: Final = Table(
+    "eval.classification",
+    "One query after one context of exemplars; rows of a context are neighbours.",
+    {
+        "benchmark": _text("What is measured.", *benchmarks_of("classification")),
+        "setting": _text("How the prompt is shown."),
+        "flipped_percent": _FLIPPED,
+        "dataset": _DATASET,
+        "context": _CONTEXT,
+        "format": _FORMAT,
+        "instruction": _text("The task in one sentence; null: none is shown.", nullable=True),
+        "exemplars": _list(pl.UInt32, "Example numbers of the exemplars."),
+        "exemplar_targets": _list(pl.UInt8, "The class that each exemplar is labelled with."),
+        "labels": _list(pl.String, "The text that stands for each class."),
+        "query": _number(pl.UInt32, "Example number of the query."),
+        "target": _number(pl.UInt8, "Index of the expected label."),
+    },
+)
+ALGORITHMIC_SUITE: Final = Table(
+    "eval.algorithmic",
+    "One query after solved examples of a concept.",
+    {
+        "benchmark": _text("What is measured.", *benchmarks_of("algorithmic")),
+        "setting": _text("Where the inputs come from.", "fresh", "published"),
+        "concept": _text("The function or program to infer."),
+        "category": _text("The kind of concept."),
+        "context": _CONTEXT,
+        "inputs": _list(pl.String, "The solved inputs."),
+        "outputs": _list(pl.String, "Their outputs."),
+        "query": _number(pl.UInt32, "Number of the query."),
+        "query_input": _text("The input to solve."),
+        "target": _text("The right output."),
+    },
+)
+_PREDICTION = {
+    "model": _text("Key of the model that was evaluated."),
+    "variant": _text("Which weights answered.", *VARIANTS, *OUTSIDE),
+    "setting": _text("How the prompt was shown."),
+    "context": _CONTEXT,
+    "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),
+    "correct": _flag("Whether the prediction or completion is the target."),
+}
+CLASSIFICATION_PREDICTIONS: Final = Table(
+    "classification_predictions",
+    "One prediction for each query of the classification suite and each variant.",
+    _PREDICTION
+    | {
+        "dataset": _DATASET,
+        "flipped_percent": _FLIPPED,
+        "labels": _list(pl.String, "The candidate labels."),
+        "target": _number(pl.UInt8, "Index of the expected label."),
+        "prediction": _number(pl.UInt8, "Index of the label that the model ranks highest."),
+        "logprobs": _list(pl.Float64, "Log-probability of each label after the prompt, in nats."),
+        "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
+        "dropped": _number(pl.UInt32, "Exemplars left out, so that the prompt fits the model."),
+    },
+)
+ALGORITHMIC_PREDICTIONS: Final = Table(
+    "algorithmic_predictions",
+    "One completion for each query of the algorithmic suite and each variant.",
+    _PREDICTION
+    | {
+        "benchmark": _text("What is measured.", *benchmarks_of("algorithmic")),
+        "concept": _text("The function or program to infer."),
+        "category": _text("The kind of concept."),
+        "target": _text("The right output."),
+        "completion": _text("The first line that the model generated."),
+    },
+)
+# Row 0 stands for the state before the first step and holds only what is measured on the held-out
+# blocks; the row of a step holds that where it was measured after it.
+TUNING_LOG: Final = Table(
+    "tuning_log",
+    "What each step of a fine-tune measured.",
+    {
+        "step": Column(pl.Int64(), "Number of the step, from 1."),
+        "loss": _measure("Nats per target, before the step."),
+        "accuracy": _measure("Share of targets, which are tokens, predicted right."),
+        "tokens": Column(pl.Int64(), "Tokens so far."),
+        "seconds": _measure("Seconds so far."),
+        "learning_rate": _measure("The rate of the step."),
+        "gradient_norm": _measure("Norm of the gradient before clipping."),
+        "tokens_per_second": _measure("Speed of the step."),
+        "targets_per_second": _measure("Speed of the step in targets."),
+        "memory_gib": _measure("The most memory so far, of the first rank."),
+        "flop_utilisation": _measure("Share of the GPUs' peak in bf16; null where not known."),
+        "held_out_loss": _measure("Nats per target on the held-out blocks."),
+        "held_out_accuracy": _measure("Share of symbols of which every token was predicted."),
+    },
+)
+
+SOURCES: Final[Mapping[str, Table]] = {
+    "raw_examples": RAW_EXAMPLES,
+    "catalog_datasets": CATALOG_DATASETS,
+    "catalog_models": CATALOG_MODELS,
+    "symbol_pool": SYMBOL_POOL,
+    "tuning_mixture": TUNING_MIXTURE,
+    "eval_icl": CLASSIFICATION_PREDICTIONS,
+    "eval_flipped": CLASSIFICATION_PREDICTIONS,
+    "eval_algorithmic": ALGORITHMIC_PREDICTIONS,
+}
+"""The tables that SQL reads and does not make, by the name that it uses."""

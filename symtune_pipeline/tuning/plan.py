@@ -1,0 +1,328 @@
+"""What a fine-tune will need before it costs money: memory, time and price on given GPUs.
+
+Sizes are counted (`sizing`), not measured. What is assumed rather than counted: the share of its
+peak that a GPU reaches and its price (catalog/gpus.yaml), and the constants below.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from math import ceil, prod
+from pathlib import Path
+
+import polars as pl
+
+from symtune_pipeline.catalog.gpus import Gpu, find_gpu
+from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment, Lora, LossName
+from symtune_pipeline.models.sizing import Sizes, sizes_of
+from symtune_pipeline.prompts.targets import LEAST_KIND
+from symtune_pipeline.tuning.config import JobConfig, job_config
+
+GB = 1e9
+USABLE = 0.9  # of the memory: the rest is lost between tensors
+# The least that a decoder layer costs for a block, forward and backward: launching its kernels one
+# by one. It is what limits models too small for their GPU.
+LAUNCH_SECONDS = 1e-3
+# Tokens of an example with its label, of which one in TOKENS_PER_TARGET is a target; for estimates.
+GENERATED_TOKENS, PUBLIC_TOKENS, TOKENS_PER_TARGET = 22, 45, 8
+POWERS = [2**power for power in range(11)]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The mixture as blocks."""
+
+    source: str
+    tokens: int
+    blocks: int
+    targets: int
+    most_targets: int  # of a block
+    prompt_tokens: float  # length of the prompt that a token is in, on average
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model, how it is tuned, and on what; the properties are what it will need."""
+
+    model: Model
+    job: JobConfig
+    load: Workload
+    bf16: bool  # matrices are multiplied in it
+    gpu: Gpu
+    gpus: int
+    lora_rank: int | None
+    activation_checkpointing: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        """The model's counts."""
+        return _counted(self.model.key, self.bf16, self.gpus > 1 or self.lora_rank is not None)
+
+    @property
+    def trained(self) -> Sequence[tuple[int, ...]]:
+        """Shapes of what is trained."""
+        return self.sizes.adapters(self.lora_rank) if self.lora_rank else self.sizes.shapes
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(map(prod, self.trained))
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """Bytes of a rank, by what they are for. Weights and their kin are sharded over the ranks."""
+        sizes, block = self.sizes, self.job.block_tokens
+        trained = self.trained_parameters
+        number = 2 if self.bf16 else 4  # bytes of one that is multiplied with
+        frozen = sizes.parameters * number if self.lora_rank else 0
+        layers = 1 if self.activation_checkpointing else sizes.layers
+        needed = {
+            "weights": (4 * trained + frozen) / self.gpus,
+            "gradients": 4 * trained / self.gpus,
+            "optimiser": 4 * self._optimiser_numbers() / self.gpus,
+            "activations": block * (sizes.layer_bytes * layers + sizes.other_bytes),
+            "logits": self._logits(),
+            "runtime": self.gpu.runtime_gb * GB,
+        }
+        if self.activation_checkpointing:
+            needed["activations"] += block * sizes.residual_bytes * sizes.layers
+        if self.gpu.fragmentation:
+            needed["fragmentation"] = self.gpu.fragmentation * needed["activations"]
+        if self.bf16 and self.gpus == 1 and not self.lora_rank:
+            # autocast makes them of all matrices and keeps them to the end of the forward pass or
+            # longer.
+            needed["bf16 copies"] = 2 * (sizes.layer_matrices + sizes.lm_head)
+        if self.gpus > 1:
+            # FSDP2 holds the layer at work and the next one whole, and what lies outside layers;
+            # gradients are made in the same precision and summed in fp32.
+            outside = sizes.parameters - sizes.layers * sizes.layer_parameters
+            whole = (2 * sizes.layer_parameters + outside) * number
+            of_gradients = 6 if self.bf16 else 4
+            gradients = of_gradients * (sizes.layer_parameters + outside)
+            needed["gathered"] = whole + (0 if self.lora_rank else gradients)
+        return needed
+
+    def _optimiser_numbers(self) -> int:
+        if self.job.optimizer == "adamw":
+            return 2 * self.trained_parameters
+        # Adafactor keeps a row and a column of each matrix (Shazeer and Stern 2018).
+        return sum(
+            prod(s[:-1]) + prod(s[:-2]) * s[-1] if len(s) > 1 else prod(s) for s in self.trained
+        )
+
+    def _logits(self) -> float:
+        """Logits of a block's targets, in fp32 and as multiplied, their softmax and gradient."""
+        rows = ceil(self.load.most_targets / 64) * 64
+        return rows * self.sizes.vocabulary * (16 if self.bf16 else 12)
+
+    @property
+    def needed(self) -> float:
+        """Bytes of a rank."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough."""
+        assert self.gpu.memory_gb is not None
+        return self.needed <= USABLE * self.gpu.memory_gb * GB
+
+    @property
+    def blocks_per_step(self) -> int:
+        """How many blocks a step has, and so how many ranks can share it."""
+        return max(1, round(self.job.tokens_per_step / self.job.block_tokens))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser."""
+        steps = ceil(self.load.blocks * self.job.epochs / self.blocks_per_step)
+        return min(steps, self.job.steps or steps)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that are trained on, repeated ones counted again."""
+        return min(self.steps * self.blocks_per_step, self.load.blocks * self.job.epochs)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that are trained on."""
+        return self.load.tokens * self.blocks / self.load.blocks
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the whole fine-tune.
+
+        A number of a matrix costs two per token forward and four backward, of which frozen weights
+        save half; attention stays within a prompt; the LM head sees the targets only.
+        """
+        sizes, load = self.sizes, self.load
+        backward = 2 if self.lora_rank else 4
+        again = 2 if self.activation_checkpointing else 0
+        attention = sizes.layers * load.prompt_tokens * sizes.attention_width
+        per_token = (2 + backward + again) * sizes.layer_matrices + (6 + again) * attention
+        per_target = (2 + backward) * sizes.lm_head
+        return self.tokens * (per_token + per_target * load.targets / load.tokens)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Least and most, at the assumed utilisation."""
+        assert self.gpu.tflops is not None
+        launches = 0.0 if self.gpu.key == "cpu" else self.sizes.layers * LAUNCH_SECONDS
+        of_block = self.flops / self.blocks / (self.gpu.tflops * 1e12)
+        of_rank = self.steps * ceil(self.blocks_per_step / self.gpus)  # blocks
+        low, high = self.gpu.utilisation
+        return of_rank * max(of_block / high, launches), of_rank * max(of_block / low, launches)
+
+    @property
+    def dollars(self) -> tuple[float, float] | None:
+        """Least and most; None where nothing is rented."""
+        if self.gpu.dollars_per_hour is None:
+            return None
+        (fast, slow), (cheap, dear) = self.seconds, self.gpu.dollars_per_hour
+        return fast / 3_600 * self.gpus * cheap, slow / 3_600 * self.gpus * dear
+
+    def ways_out(self) -> list[str]:
+        """What would make it fit: each way of tuning, on the fewest GPUs of this kind."""
+        ways = {"": self}
+        if not self.activation_checkpointing:
+            ways[" with activation checkpointing"] = replace(self, activation_checkpointing=True)
+        if not self.lora_rank:
+            ways |= {
+                f"{name or ' with'}{' and' if name else ''} LoRA": replace(
+                    way, lora_rank=Lora().rank
+                )
+                for name, way in ways.items()
+            }
+        found = []
+        for name, way in ways.items():
+            most = self.gpus if self.gpu.key == "cpu" else self.blocks_per_step
+            numbers = [self.gpus, *(n for n in POWERS if self.gpus < n <= most)]
+            fitting = next((n for n in numbers if replace(way, gpus=n).fits), None)
+            if fitting:
+                found.append(f"{fitting} x {self.gpu.key}{name}")
+        return found
+
+
+def make_plan(
+    experiment: Experiment,
+    model: Model,
+    load: Workload,
+    *,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    lora: bool | None = None,
+    activation_checkpointing: bool | None = None,
+) -> Plan:
+    """Plan the experiment's fine-tune of a model; what is None is as the job would have it.
+
+    Raises UserError for a block above the model's context, an unknown GPU, and more GPUs than a step
+    has blocks.
+    """
+    from symtune_pipeline.tuning.job import resolve_precision
+
+    meant = model.plan
+    anywhere = Path()  # nothing is run
+    job = job_config(
+        model, experiment, model_folder=anywhere, blocks=anywhere, output_folder=anywhere, inputs={}
+    )
+    count = gpus or (meant.gpus if gpu in (None, meant.gpu) else 1)
+    device = "cpu" if (gpu or meant.gpu) == "cpu" else "cuda"
+    bf16 = resolve_precision(job.precision, device) == "bf16"
+    chosen = job.lora.rank if job.lora else None
+    rank = chosen if lora is None else (chosen or Lora().rank) if lora else None
+    plan = Plan(
+        model,
+        job,
+        load,
+        bf16,
+        _with_this_machine(find_gpu(gpu or meant.gpu), count, bf16),
+        count,
+        rank,
+        job.activation_checkpointing
+        if activation_checkpointing is None
+        else activation_checkpointing,
+    )
+    if count > plan.blocks_per_step:
+        raise UserError(
+            f"A step of {job.tokens_per_step:,} tokens has {plan.blocks_per_step} blocks for {count}"
+            f" GPUs; raise tuning.tokens_per_step to {count * job.block_tokens:,} or take fewer GPUs."
+        )
+    return plan
+
+
+@cache
+def _counted(key: str, bf16: bool, halved: bool) -> Sizes:
+    return sizes_of(find_model(key).architecture, bf16=bf16, halved=halved)
+
+
+def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
+    """The blocks that were packed for a model, with what the loss trains on."""
+    trained_on = pl.col("target_kinds").list.eval(pl.element() >= LEAST_KIND[loss])
+    lengths = pl.col("prompt_lengths").list.explode().cast(pl.Float64)
+    found = (
+        pl.scan_parquet(blocks)
+        .select(
+            tokens=lengths.sum(),
+            squares=(lengths**2).sum(),
+            blocks=pl.len(),
+            targets=trained_on.list.sum().sum(),
+            most=trained_on.list.sum().max(),
+        )
+        .collect()
+        .row(0, named=True)
+    )
+    return Workload(
+        f"packed for {model}",
+        int(found["tokens"]),
+        found["blocks"],
+        found["targets"],
+        found["most"],
+        found["squares"] / found["tokens"],
+    )
+
+
+def estimated_workload(experiment: Experiment, source: str) -> Workload:
+    """What the settings of the mixture let expect; `source` says that it is an estimate."""
+    mixture, tuning = experiment.mixture, experiment.tuning
+    classes = [len(entry.labels) for entry in experiment.datasets() if entry.role == "tuning"]
+    exemplars = sum(mixture.exemplars_per_class) / 2 * sum(classes) / max(len(classes), 1)
+    generated = experiment.data.source == "generated"
+    prompt_tokens = (exemplars + 1) * (GENERATED_TOKENS if generated else PUBLIC_TOKENS)
+    tokens = round(mixture.prompts * prompt_tokens)
+    share = TOKENS_PER_TARGET * (1 if tuning.loss == "all_labels" else exemplars + 1)
+    return Workload(
+        source,
+        tokens,
+        ceil(tokens / tuning.block_tokens),
+        round(tokens / share),
+        round(tuning.block_tokens / share),
+        prompt_tokens,
+    )
+
+
+def _with_this_machine(gpu: Gpu, ranks: int, bf16: bool) -> Gpu:
+    """A CPU with a rank's share of this machine's memory and of its measured speed."""
+    if gpu.key != "cpu":
+        return gpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return gpu.model_copy(
+        update={"memory_gb": memory / GB / ranks, "tflops": _measured_tflops(bf16) / ranks}
+    )
+
+
+def _measured_tflops(bf16: bool) -> float:
+    """The fastest of some products of matrices on this machine's CPU."""
+    import torch
+
+    size, fastest = 1_024, float("inf")
+    matrix = torch.randn(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
+    for _ in range(20):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest / 1e12

@@ -1,0 +1,436 @@
+"""What runs by itself: conditions, retries, dropped models; schedule, sensor and backfill in a daemon."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+from conftest import ROOT, Ended, Home
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.scheduler.instigation import ScheduleInstigatorData
+from safetensors.numpy import save_file
+
+from assets.attributes import with_attributes
+from assets.common import user_errors
+from assets.evaluation import evaluation_assets
+from assets.incoming import incoming_models
+from assets.mixtures import mixture_assets
+from assets.models import model_assets
+from assets.raw import raw_assets
+from assets.report import report_assets
+from assets.sql import sql_assets
+from assets.symbols import symbol_assets
+from resources import resources_of
+from resources.store import StoreResource
+from symtune_pipeline.errors import JobLost, UserError
+from symtune_pipeline.evaluation.accuracy import by_setting
+from symtune_pipeline.evaluation.incoming import lacking, score_folder
+from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.folder import Store
+
+PATIENCE = 600  # seconds that a daemon may take
+DAY = 24 * 60 * 60
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+@cache
+def definitions() -> dg.Definitions:
+    """The graph of the smoke experiment."""
+    e = load_experiment("smoke")
+    assets = [raw_assets(e), *sql_assets(e), *symbol_assets(e), *mixture_assets(e)]
+    assets += [*model_assets(e), *evaluation_assets(e), *report_assets(e)]
+    return dg.Definitions(assets=with_attributes(assets, None), resources=resources_of(e))
+
+
+class Graph:
+    """The graph with an instance, in which assets are made by saying so."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.nodes = {
+            node.key.to_user_string(): node
+            for node in definitions().resolve_asset_graph().asset_nodes
+        }
+        self.instance = instance
+        self.cursor: AssetDaemonCursor | None = None
+
+    def made(
+        self, name: str, version: str, partition: str | None = None, holds: bool = True
+    ) -> None:
+        """An asset was made with this content, and its checks hold or not."""
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                name, partition=partition, tags={"dagster/data_version": version}
+            )
+        )
+        for check in self.nodes[name].check_keys:
+            self.instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=check.asset_key, check_name=check.name, passed=holds
+                )
+            )
+
+    def wanted(self) -> set[str]:
+        """What the next tick asks for."""
+        result = dg.evaluate_automation_conditions(definitions(), self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        return {name for name, node in self.nodes.items() if result.get_num_requested(node.key)}
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    """Every asset without partitions made, those of `micro` too, and a first tick that has seen it."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = Graph(instance)
+        for name, node in graph.nodes.items():
+            graph.made(name, "1", "micro" if node.partitions_def else None)
+        assert graph.wanted() == set()
+        yield graph
+
+
+def test_a_changed_dataset_brings_the_data_side_up_to_date_one_model_after_the_other(
+    graph: Graph,
+) -> None:
+    graph.made("raw_hotel_reviews", "2")
+    wanted = graph.wanted()
+    assert wanted >= {"stg_examples", "int_examples", "int_tuning_examples", "tuning_mixture"}
+    assert not [name for name in wanted if name.startswith("raw_")]
+
+
+def test_a_dataset_that_is_loaded_again_unchanged_makes_nothing(graph: Graph) -> None:
+    graph.made("raw_hotel_reviews", "1")
+    assert graph.wanted() == set()
+
+
+def test_a_new_model_is_packed_tuned_and_evaluated_and_no_other(graph: Graph) -> None:
+    graph.made("base_model", "1", "smollm2-135m")
+    assert graph.wanted() >= {"packed_mixture", "symbol_tuned_model", "eval_icl"}
+
+
+def test_nothing_is_tuned_on_a_mixture_that_the_guard_refuses(graph: Graph) -> None:
+    graph.made("int_contamination", "2", holds=False)
+    assert not graph.wanted() & {"packed_mixture", "symbol_tuned_model"}
+
+
+def test_answers_of_one_model_are_summed_up_although_others_have_none(graph: Graph) -> None:
+    graph.made("eval_icl", "2", "micro")
+    assert graph.wanted() >= {"int_outcomes", "int_scores", "mart_summary"}
+
+
+# --- attributes -----------------------------------------------------------------------------------
+
+
+def test_every_asset_has_an_owner_kinds_and_links_to_code_that_exists(graph: Graph) -> None:
+    for name, node in graph.nodes.items():
+        assert node.description and node.group_name and node.code_version, name
+        assert node.owners == ["team:symbol-tuning"] and node.kinds, name
+        references = node.metadata["dagster/code_references"].code_references
+        assert references, name
+        for reference in references:
+            lines = Path(reference.file_path).read_text(encoding="utf-8").splitlines()
+            assert 1 <= reference.line_number <= len(lines), name
+        if "sql" in node.kinds:
+            assert Path(references[0].file_path).name == f"{name}.sql"
+
+
+@pytest.mark.parametrize(
+    ("tree", "link"),
+    [
+        (
+            "https://github.com/me/fork/tree/main",
+            "https://github.com/me/fork/tree/main/dbt_like_sql/staging/stg_examples.sql#L1",
+        ),
+        (
+            "https://gitlab.com/me/fork/-/tree/dev",
+            "https://gitlab.com/me/fork/-/tree/dev/dbt_like_sql/staging/stg_examples.sql#L1",
+        ),
+    ],
+)
+def test_code_is_linked_to_in_a_branch_where_one_is_named(tree: str, link: str) -> None:
+    linked = with_attributes(sql_assets(load_experiment("smoke")), tree)
+    (spec,) = [
+        spec for asset in linked for spec in asset.specs if spec.key.path == ["stg_examples"]
+    ]
+    assert spec.metadata["dagster/code_references"].code_references[0].url == link
+
+
+# --- retries and two runs at once -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "tries"), [(JobLost("lost"), 2), (UserError("wrong"), 1)])
+def test_only_a_lost_job_is_tried_again(error: UserError, tries: int) -> None:
+    tried: list[int] = []
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    def tuned() -> None:
+        tried.append(1)
+        with user_errors():
+            raise error
+
+    assert not dg.materialize([tuned], raise_on_error=False).success
+    assert len(tried) == tries
+
+
+def test_of_two_runs_at_once_one_makes_an_asset_and_both_succeed(tmp_path: Path) -> None:
+    built: list[int] = []
+    ended: list[bool] = []
+
+    @dg.asset(code_version="1")
+    def slow(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        def build(folder: Path) -> None:
+            built.append(1)
+            time.sleep(1)
+            pl.DataFrame({"a": [1]}).write_parquet(folder / TABLE)
+
+        return store.make(context, build)
+
+    def run() -> None:
+        store = StoreResource(root=str(tmp_path))
+        ended.append(dg.materialize([slow], resources={"store": store}).success)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (built, ended) == ([1], [True, True])
+
+
+# --- dropped models -------------------------------------------------------------------------------
+
+
+def drop(folder: Path, *, shards: int = 0) -> Path:
+    """A folder with the files of a model, whole but of no use."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text('{"model_type": "none of ours"}', encoding="utf-8")
+    names = [f"model-{i}.safetensors" for i in range(shards)] or ["model.safetensors"]
+    for name in names:
+        save_file({"weight": np.zeros(1_000, np.float32)}, folder / name)
+    if shards:
+        index = {"weight_map": dict(enumerate(names))}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_folder_is_complete_only_when_every_file_is_there_in_full(
+    tmp_path: Path, shards: int
+) -> None:
+    whole = drop(tmp_path / "whole", shards=shards)
+    assert lacking(whole) is None
+    for path in whole.iterdir():
+        copy = Path(shutil.copytree(whole, tmp_path / f"{path.name} cut"))
+        (copy / path.name).write_bytes(path.read_bytes()[:-2])
+        assert path.name in str(lacking(copy))
+        (copy / path.name).unlink()
+        if "index" not in path.name:
+            assert path.name in str(lacking(copy))
+
+
+def test_the_sensor_asks_once_for_each_complete_folder_and_again_for_a_new_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
+
+    def tick() -> tuple[list[str | None], str | None]:
+        found = incoming_models.evaluate_tick(dg.build_sensor_context())
+        return [request.run_key for request in found.run_requests or []], found.skip_message
+
+    assert tick() == ([], f"Folder {tmp_path / 'incoming'} holds no folder with a model.")
+    folder = drop(tmp_path / "incoming" / "theirs")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    keys, said = tick()
+    assert keys == []
+    assert said == f"Folder {folder} waits: model.safetensors is missing or incomplete."
+
+    weights.write_bytes(whole)
+    drop(tmp_path / "incoming" / "half").joinpath("config.json").unlink()
+    keys, _ = tick()
+    assert [str(key).split("-")[0] for key in keys] == ["theirs"]
+    assert tick()[0] == keys
+    os.utime(weights, (0, 0))
+    assert tick()[0] != keys
+
+
+def test_a_folder_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
+    folder = drop(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"config\.json describes no model that transformers loads"):
+        score_folder(Store(tmp_path / "store"), folder, print)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"no complete model: tokenizer\.json is missing"):
+        score_folder(Store(tmp_path / "store"), folder, print)
+
+
+def test_accuracy_is_counted_by_setting() -> None:
+    classification = pl.DataFrame(
+        {
+            "setting": ["a", "a", "b"],
+            "flipped_percent": [0, 0, 100],
+            "correct": [True, False, True],
+            "chance": [0.5, 0.25, 0.5],
+        }
+    )
+    algorithmic = pl.DataFrame({"benchmark": ["c"], "setting": ["fresh"], "correct": [False]})
+    found = by_setting(classification, algorithmic)
+    rows = found.select("setting", "n", "accuracy", "chance").rows()
+    assert rows == [
+        ("a", 2, 0.5, 0.375),
+        ("b, 100% flipped", 1, 1.0, 0.5),
+        ("c, fresh", 1, 0.0, None),
+    ]
+    assert found.filter(
+        (pl.col("low") > pl.col("accuracy")) | (pl.col("high") < pl.col("accuracy"))
+    ).is_empty()
+
+
+# --- a daemon -------------------------------------------------------------------------------------
+
+
+class Daemon:
+    """A real `dagster-daemon` beside a finished run of the smoke experiment."""
+
+    def __init__(self, home: Home) -> None:
+        self.environment = home.environment
+        self.home = home.folder / "home"
+        self.instance_folder = home.folder / "dagster"
+        self.store = home.store
+
+    def command(self, *arguments: str) -> None:
+        ended = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "definitions"]
+        log = (self.instance_folder / "daemon.log").open("wb")
+        with log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self, what: str, found: Callable[[], bool]) -> None:
+        """Until it is so; fails with the daemon's log where it takes too long."""
+        end = time.monotonic() + PATIENCE
+        while not found():
+            if time.monotonic() > end:
+                log = (self.instance_folder / "daemon.log").read_text(encoding="utf-8")
+                pytest.fail(f"no {what} within {PATIENCE} s:\n{log[-5_000:]}")
+            time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def daemon(
+    smoke_run: tuple[Home, Ended], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """The daemon, with the schedule switched on eight days ago and the sensor switched on."""
+    daemon = Daemon(smoke_run[0].copy(tmp_path_factory.mktemp("daemon")))
+    daemon.command("-m", "dagster", "schedule", "start", "weekly_evaluation", "-m", "definitions")
+    daemon.command("-m", "dagster", "sensor", "start", "incoming_models", "-m", "definitions")
+    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+        (state,) = (
+            s for s in instance.all_instigator_state() if s.instigator_name == "weekly_evaluation"
+        )
+        switched_on = ScheduleInstigatorData("0 6 * * 1", start_timestamp=time.time() - 8 * DAY)
+        instance.update_instigator_state(state.with_data(switched_on))
+    process = daemon.start()
+    try:
+        yield daemon
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # and the code server that it started
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def instance(daemon: Daemon) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+        yield instance
+
+
+def succeeded(instance: dg.DagsterInstance, job: str | None = None, **tags: str) -> bool:
+    """Whether there are runs of a job, all of which have succeeded; fails where one has failed."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags=tags))
+    assert not [run for run in runs if run.status == dg.DagsterRunStatus.FAILURE]
+    return bool(runs) and all(run.status == dg.DagsterRunStatus.SUCCESS for run in runs)
+
+
+def test_the_schedule_evaluates_every_model(daemon: Daemon, instance: dg.DagsterInstance) -> None:
+    daemon.wait("evaluation", lambda: succeeded(instance, "evaluation"))
+    tagged = {"dagster/schedule_name": "weekly_evaluation"}
+    runs = instance.get_runs(dg.RunsFilter(job_name="evaluation", tags=tagged))
+    assert {run.tags["dagster/partition"] for run in runs} == {"micro"}
+
+
+def test_the_sensor_waits_for_a_whole_model_and_evaluates_it(
+    daemon: Daemon, instance: dg.DagsterInstance
+) -> None:
+    whole = daemon.store.folder("base_model", "micro")
+    folder = daemon.home / "incoming" / "theirs"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("tokenizer.json"))
+    (state,) = (
+        s for s in instance.all_instigator_state() if s.instigator_name == "incoming_models"
+    )
+
+    def waits() -> bool:
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
+        return any("tokenizer.json is missing" in (tick.skip_reason or "") for tick in ticks)
+
+    daemon.wait("tick that skips", waits)
+    shutil.copy(whole / "tokenizer.json", folder)
+    daemon.wait("evaluation of the folder", lambda: succeeded(instance, "evaluate_folder"))
+    theirs = daemon.store.read_table("incoming_classification", "theirs")
+    ours = daemon.store.read_table("predictions_eval_icl", "micro-untuned")
+    same = ours.join(theirs, on=["setting", "flipped_percent", "dataset", "context", "query"])
+    assert len(same) == len(ours)
+    assert same.filter(pl.col("choice") != pl.col("choice_right")).is_empty()
+    record = instance.get_latest_materialization_event(dg.AssetKey("incoming_model"))
+    assert record is not None and record.asset_materialization is not None
+    assert "symbols, no instruction" in str(record.asset_materialization.metadata["accuracy"].value)
+
+
+def test_a_backfill_makes_two_partitions(daemon: Daemon, instance: dg.DagsterInstance) -> None:
+    instance.add_backfill(
+        PartitionBackfill.from_asset_partitions(
+            backfill_id="two",
+            asset_graph=definitions().resolve_asset_graph(),  # type: ignore[arg-type]
+            partition_names=["micro", "smollm2-135m"],
+            asset_selection=[dg.AssetKey("base_model")],
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+    )
+
+    def done() -> bool:
+        backfill = instance.get_backfill("two")
+        assert backfill is not None and backfill.error is None
+        return backfill.status.value == "COMPLETED_SUCCESS"
+
+    daemon.wait("end of the backfill", done)
+    assert daemon.store.partitions("base_model") == ["micro", "smollm2-135m"]

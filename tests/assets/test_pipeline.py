@@ -1,0 +1,343 @@
+"""The whole graph for real, with the tiny model: run, repeated, damaged, killed and misused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from conftest import ROOT, Ended, Home
+
+from assets.mixtures import mixture_assets
+from assets.sql import sql_assets
+from resources.store import StoreResource
+from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.bucket import Bucket, BucketStore
+
+RECORD_KEYS = {"benchmark", "setting", "model", "n", "accuracy", "low", "high", "chance"}
+EVALUATION = {
+    *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "int_outcomes", "int_scores"),
+    *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
+    "eval_report",
+}
+
+
+@pytest.fixture
+def home(smoke_run: tuple[Home, Ended], tmp_path: Path) -> Home:
+    """A copy of the first run's home, to change."""
+    return smoke_run[0].copy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def assets() -> set[str]:
+    """The names of all assets of the graph."""
+    program = (
+        "from definitions import defs\n"
+        "for key in defs.resolve_asset_graph().get_all_asset_keys(): print(*key.path)"
+    )
+    env = os.environ | {"SYMTUNE_EXPERIMENT": "smoke"}
+    command = [sys.executable, "-c", program]
+    listed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    return set(listed.stdout.split())
+
+
+def unchanged(ended: Ended) -> set[str]:
+    return set(re.findall(r"(\w+): up to date", ended.stdout + ended.stderr))
+
+
+def made(ended: Ended) -> set[str]:
+    return set(re.findall(r"(\w+): (?:[\d,]+ rows, )?made in", ended.stdout + ended.stderr))
+
+
+def altered_experiment(folder: Path, section: str = "evaluation", **altered: int) -> str:
+    """The smoke experiment with other settings in a section, under the same name."""
+    import yaml
+
+    settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings[section] |= altered
+    path = folder / "smoke.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return str(path)
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_the_table_and_the_path_of_the_report(
+    smoke_run: tuple[Home, Ended],
+) -> None:
+    home, ended = smoke_run
+    assert ended.returncode == 0, ended.stderr
+    *table, last = ended.stdout.rstrip().splitlines()
+    text = "\n".join(table)
+    for expected in ("untuned", "tuned", "chance", "symbols, no instruction", "Flipped labels"):
+        assert expected in text
+    assert last == f"Report: {home.store.folder('eval_report') / 'index.html'}"
+
+
+def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set[str]) -> None:
+    home, ended = smoke_run
+    assert made(ended) == assets
+    for name in assets:
+        (partition,) = home.store.partitions(name) or [None]
+        assert home.store.folder(name, partition).is_dir()
+    assert not list(home.store.root.rglob(".writing*"))
+
+
+def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
+    smoke_run: tuple[Home, Ended], assets: set[str], s3: str, tmp_path: Path
+) -> None:
+    whole, _ = smoke_run
+    home = Home(tmp_path)
+    ended = home.run(SYMTUNE_HOME=s3, SYMTUNE_CACHE=str(tmp_path / "cache"))
+    assert ended.returncode == 0, ended.stderr
+    shutil.rmtree(tmp_path / "cache")  # what is read now comes from the bucket
+    store = BucketStore(tmp_path / "another machine", Bucket(f"{s3}/smoke"))
+    assert set(store.all_keys()) >= assets
+    for name, partition in whole.store.made():
+        if name != "tuning_log":  # it holds times
+            assert store.manifest(name, partition) == whole.store.manifest(name, partition), name
+    report = store.folder("eval_report")
+    assert {name: (report / name).read_bytes() for name in whole.report()} == whole.report()
+
+
+def test_the_report_has_a_page_pictures_and_a_summary(smoke_run: tuple[Home, Ended]) -> None:
+    home, _ = smoke_run
+    folder = home.store.folder("eval_report")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    pictures = list(folder.glob("*.png"))
+    assert pictures
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+    records = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    benchmarks = {"icl": 4, "flipped": 1, "list_functions": 1, "turing_concepts": 1}
+    for model, more in (("untuned", set()), ("tuned", {"gain", "p"})):
+        mine = [record for record in records if record["model"] == model]
+        found = [record["benchmark"] for record in mine]
+        assert {name: found.count(name) for name in set(found)} == benchmarks
+        for record in mine:
+            assert set(record) >= RECORD_KEYS | more
+            assert 0 <= record["low"] <= record["accuracy"] <= record["high"] <= 1
+    assert len(records) == 2 * sum(benchmarks.values())
+
+
+# --- another run --------------------------------------------------------------------------------
+
+
+def test_a_second_run_recognises_everything_and_changes_nothing(
+    smoke_run: tuple[Home, Ended], home: Home, assets: set[str]
+) -> None:
+    first, ended = smoke_run
+    before = home.files()
+    again = home.run()
+    assert again.returncode == 0, again.stderr
+    assert unchanged(again) == assets
+    assert made(again) == set()
+    assert home.files() == before
+    assert again.stdout == ended.stdout.replace(str(first.folder), str(home.folder))
+
+
+def test_eval_star_runs_the_evaluation_and_nothing_else(home: Home, tmp_path: Path) -> None:
+    before = home.files()
+    fewer = altered_experiment(tmp_path, queries=3)
+    ended = home.dagster("--select", "eval*", "--partition", "micro", experiment=fewer)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert made(ended) == EVALUATION
+    assert unchanged(ended) == set()
+    after = home.files()
+    changed = {
+        path.split("/")[0]
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path)
+    }
+    assert changed - EVALUATION == {
+        f"predictions_{name}" for name in ("eval_icl", "eval_flipped", "eval_algorithmic")
+    }
+
+
+def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    ended = home.dagster("--select", "raw_hotel_reviews")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [path.name for path in home.store.root.iterdir()] == ["raw_hotel_reviews"]
+    assert home.store.read_table("raw_hotel_reviews")["dataset"].unique().to_list() == [
+        "hotel_reviews"
+    ]
+
+
+def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_report(
+    smoke_run: tuple[Home, Ended], tmp_path: Path
+) -> None:
+    whole, ended = smoke_run
+    home = Home(tmp_path)
+    # The model is taken over, since most of the time and few of the moments are spent on it.
+    shutil.copytree(whole.store.root / "base_model", home.store.root / "base_model")
+    lines = sum("micro model" not in line for line in ended.stderr.splitlines())
+    moment = random.randrange(1, lines - 5)
+
+    command = [sys.executable, "materialize.py", "--experiment", "smoke"]
+    job = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=home.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stderr is not None
+    for _ in range(moment):
+        job.stderr.readline()
+    time.sleep(random.uniform(0, 0.3))
+    job.kill()  # only it: a job that it launched goes on for a while
+    job.stderr.close()
+    assert job.wait() == -9, f"had ended before line {moment}"
+
+    again = home.run()
+    assert again.returncode == 0, f"killed at line {moment}: {again.stderr}"
+    assert home.report() == whole.report(), f"killed at line {moment}"
+    assert not list(home.store.root.rglob(".writing*"))
+
+
+# --- misuse -------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_one_sentence_and_is_made_again_when_asked_for(
+    home: Home, tmp_path: Path
+) -> None:
+    whole = {path: digest for path, (digest, _) in home.files().items()}
+    damaged = home.store.folder("int_evaluation_examples") / TABLE
+    with damaged.open("ab") as file:
+        file.write(b"!")
+    fewer = altered_experiment(tmp_path, queries=3)
+    ended = home.dagster("--select", "eval", experiment=fewer)
+    assert ended.returncode != 0
+    sentence = f"File {damaged} does not match its manifest; delete "
+    assert sentence in ended.stdout + ended.stderr
+    assert "materialise 'int_evaluation_examples' again." in ended.stdout + ended.stderr
+
+    again = home.dagster("--select", "int_evaluation_examples")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert made(again) == {"int_evaluation_examples"}
+    assert {path: digest for path, (digest, _) in home.files().items()} == whole
+
+
+def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> None:
+    before = home.files()
+    ended = home.run(experiment=altered_experiment(tmp_path, exemplars_per_class=100))
+    assert ended.returncode == 1
+    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(
+        r"error: eval: Dataset '\w+' has \d+ exemplars of its rarest class;"
+        r" lower evaluation\.exemplars_per_class from 100 or leave it out\.",
+        error,
+    )
+    assert "Traceback" not in ended.stderr
+    assert home.files() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "experiment", "sentence"),
+    [
+        (
+            ("--partition", "smol"),
+            "smoke",
+            "There is no model 'smol' in the catalogue; choose one of ",
+        ),
+        ((), "smoky", "Experiment file "),
+    ],
+)
+def test_an_unknown_partition_or_experiment_is_one_sentence(
+    arguments: tuple[str, ...], experiment: str, sentence: str, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    ended = home.run(*arguments, experiment=experiment)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: {sentence}")
+    assert not home.store.root.exists()
+
+
+def test_symbols_can_differ_in_the_first_token_of_every_model(home: Home, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    before = home.store.read_table("tuning_mixture")
+    differing = altered_experiment(tmp_path, "mixture", distinct_first_token=1)
+    ended = home.dagster("--select", "tuning_mixture", experiment=differing)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert made(ended) == {"tuning_mixture"}
+    after = home.store.read_table("tuning_mixture")
+    assert after.drop("labels").equals(before.drop("labels"))
+    tokenizer = AutoTokenizer.from_pretrained(home.store.folder("base_model", "micro"))
+    for labels in after["labels"]:
+        assert len({tokenizer.encode(f" {label}")[0] for label in labels}) == len(labels)
+
+    shutil.rmtree(home.store.root / "base_model")
+    again = home.dagster("--select", "tuning_mixture", experiment=differing)
+    assert again.returncode != 0
+    assert (
+        "base_model holds nothing yet; materialise 'base_model' first."
+        in again.stdout + again.stderr
+    )
+
+
+def test_an_evaluation_symbol_that_the_tokenizer_makes_a_tuning_symbol_blocks_tuning(
+    home: Home,
+) -> None:
+    pool = home.store.read_table("symbol_pool")
+    tuning = pool.filter(split="tuning", category="word")["symbol"][0]
+    copy = pl.DataFrame({"symbol": [tuning], "category": ["word"], "split": ["evaluation"]})
+    with home.store.writing("symbol_pool") as folder:
+        pl.concat([pool, copy]).write_parquet(folder / TABLE)
+
+    experiment = load_experiment("smoke")
+    for state in ("made", "up to date"):
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = dg.materialize(
+                mixture_assets(experiment),
+                selection=["packed_mixture"],
+                partition_key="micro",
+                resources={"store": StoreResource(root=str(home.store.root))},
+                instance=instance,
+                raise_on_error=False,
+            )
+        (check,) = [c for c in result.get_asset_check_evaluations() if not c.passed]
+        assert (check.check_name, check.blocking) == ("symbols_disjoint_in_tokens", True), state
+        assert repr(tuning) in (check.description or "")
+
+
+def test_nothing_is_packed_from_a_mixture_that_holds_an_evaluation_symbol(home: Home) -> None:
+    """The guard's check blocks: the step after it, which leads to tuning, does not run."""
+    kept = pl.col("split") == "evaluation"
+    symbol = home.store.read_table("symbol_pool").filter(kept)["symbol"][0]
+    mixture = home.store.read_table("tuning_mixture")
+    leaked = mixture.with_columns(labels=pl.col("labels").list.eval(pl.lit(symbol)))
+    with home.store.writing("tuning_mixture") as folder:
+        leaked.write_parquet(folder / TABLE)
+
+    experiment = load_experiment("smoke")
+    graph = [*sql_assets(experiment), *mixture_assets(experiment)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            graph,
+            selection=["int_contamination", "packed_mixture"],
+            partition_key="micro",
+            resources={"store": StoreResource(root=str(home.store.root))},
+            instance=instance,
+            raise_on_error=False,
+        )
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.blocking) == ("empty", False, True)
+    assert symbol in (check.description or "")
+    assert not result.asset_materializations_for_node("packed_mixture")

@@ -1,0 +1,153 @@
+"""What Dagster shows of the tables, and the command behind `make sql`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from conftest import DATA_SIDE, ROOT, DataSide, materialize
+
+from assets.evaluation import evaluation_assets
+from assets.raw import raw_assets
+from assets.sql import sql_assets
+from materialize import selection
+from resources.store import StoreResource
+from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.files import TABLE
+
+Metadata = Mapping[str, dg.MetadataValue]
+
+
+def materialised(root: Path, *assets: str) -> dict[str, Metadata]:
+    """The metadata of assets of the smoke experiment, made again over the store in `root`."""
+    experiment = load_experiment("smoke")
+    graph = [raw_assets(experiment), *sql_assets(experiment), *evaluation_assets(experiment)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            graph,
+            selection=list(assets),
+            resources={"store": StoreResource(root=str(root))},
+            instance=instance,
+        )
+    return {
+        event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata
+        for event in result.all_events
+        if event.is_step_materialization and event.asset_key
+    }
+
+
+@pytest.fixture(scope="module")
+def shown(data_side: DataSide) -> dict[str, Metadata]:
+    """What is shown of tables that are up to date."""
+    return materialised(data_side.store.root, "stg_examples", "int_examples", "eval", "raw_trades")
+
+
+def columns(value: dg.MetadataValue) -> dict[str, tuple[str, str | None]]:
+    assert isinstance(value, dg.TableSchemaMetadataValue)
+    return {column.name: (column.type, column.description) for column in value.schema.columns}
+
+
+def test_a_model_shows_its_columns_with_the_types_of_the_file_and_the_words_of_the_schema(
+    shown: dict[str, Metadata],
+) -> None:
+    found = columns(shown["int_examples"]["dagster/column_schema"])
+    assert found["label_id"] == ("Int64", "The class as an index.")
+    assert found["role"] == ("String", "What the dataset is for.")
+    assert all(description for _, description in found.values())
+
+
+def test_other_tables_show_their_columns_too(shown: dict[str, Metadata]) -> None:
+    assert columns(shown["raw_trades"]["dagster/column_schema"])["label_id"] == ("Int64", None)
+    suites = shown["eval"]
+    assert columns(suites["classification column_schema"])["exemplars"][0] == "List(UInt32)"
+    assert "expected" in columns(suites["algorithmic column_schema"])
+    assert suites["algorithmic row_count"].value == 16
+
+
+def test_lineage_leads_from_column_to_column_of_the_assets(shown: dict[str, Metadata]) -> None:
+    value = shown["stg_examples"]["dagster/column_lineage"]
+    assert isinstance(value, dg.TableColumnLineageMetadataValue)
+    sources = value.lineage.deps_by_column["normalized"]
+    assert {source.column_name for source in sources} == {"input"}
+    raw = {f"raw_{entry.key}" for entry in load_experiment("smoke").datasets()}
+    assert {source.asset_key.to_user_string() for source in sources} == raw
+
+    value = shown["int_examples"]["dagster/column_lineage"]
+    assert isinstance(value, dg.TableColumnLineageMetadataValue)
+    assert value.lineage.deps_by_column["role"] == []  # from the catalogue, which is no asset
+    assert value.lineage.deps_by_column["label"] == [
+        dg.TableColumnDep(dg.AssetKey("stg_examples"), "label")
+    ]
+
+
+def test_the_preview_is_five_rows_of_a_markdown_table(shown: dict[str, Metadata]) -> None:
+    lines = str(shown["int_examples"]["preview"].value).splitlines()
+    assert len(lines) == 2 + 5
+    cells = {len(re.split(r"(?<!\\)\|", line)) for line in lines}
+    assert cells == {2 + 9}  # also where a text holds a bar
+
+
+def test_a_preview_escapes_bars(data_side: DataSide, tmp_path: Path) -> None:
+    shutil.copytree(data_side.store.root, tmp_path / "smoke")
+    store = StoreResource(root=str(tmp_path / "smoke"))
+    for key in data_side.store.all_keys():
+        if key.startswith("raw_"):
+            raw = data_side.store.read_table(key).with_columns(input=pl.lit("left | right"))
+            with store.store.writing(key) as folder:
+                raw.write_parquet(folder / TABLE)
+    shown = materialised(tmp_path / "smoke", "stg_examples")
+    assert "left \\| right" in str(shown["stg_examples"]["preview"].value)
+
+
+def test_make_sql_says_rows_and_tests_of_every_model_of_the_data_side(data_side: DataSide) -> None:
+    log = data_side.ended.stderr
+    models = re.findall(r"(\w+): (\d+) of \2 tests hold", log)
+    assert {name for name, _ in models} == {
+        *("stg_examples", "int_examples", "int_tuning_examples", "int_evaluation_examples"),
+        *("int_set_statistics", "int_contamination"),
+    }
+    for name, _ in models:
+        assert re.search(rf"{name}: [\d,]+ rows, made in", log)
+    assert data_side.ended.stdout == ""  # the table of results belongs to a whole run
+    assert DATA_SIDE in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_a_declared_test_that_fails_ends_the_run_with_a_sentence_and_status_1(
+    data_side: DataSide, tmp_path: Path
+) -> None:
+    shutil.copytree(data_side.store.root, tmp_path / "home" / "smoke")
+    store = StoreResource(root=str(tmp_path / "home" / "smoke")).store
+    raw = store.read_table("raw_trades")
+    made_from = store.manifest("raw_trades").made_from  # so that it is taken for up to date
+    with store.writing("raw_trades", None, made_from) as folder:
+        pl.concat([raw, raw.head(1)]).write_parquet(folder / TABLE)
+    ended = materialize(tmp_path, "+stg_examples")
+    assert ended.returncode == 1
+    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    name = raw["example_id"][0]
+    assert error == (
+        f"error: stg_examples: unique_example_id fails 1 times, as in example_id='{name}', copies=2."
+    )
+
+
+@pytest.mark.parametrize("selection", ["nope", "+("])
+def test_a_selection_of_nothing_is_one_sentence(tmp_path: Path, selection: str) -> None:
+    ended = materialize(tmp_path, selection)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: The selection '{selection}' means no asset; write it in ")
+
+
+def test_make_sql_runs_a_model_with_all_that_it_needs() -> None:
+    command = ["make", "-n", "sql", "MODEL=int_examples"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (selected,) = re.findall(r"--select '(.*)'", recipe)
+    assert {dg.AssetKey("raw_hotel_reviews"), dg.AssetKey("int_examples")} <= set(
+        selection(selected)
+    )

@@ -1,0 +1,112 @@
+"""What `symtune doctor` finds on machines in good and in bad order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.commands import doctor
+from symtune_pipeline.commands.doctor import Finding, findings
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The smoke experiment in an empty home, without a mirror, and with a hub that is not there."""
+    monkeypatch.setenv("SYMTUNE_EXPERIMENT", "smoke")
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SYMTUNE_MIRROR", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    return tmp_path
+
+
+def found() -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings()}
+
+
+def public_experiment(folder: Path, monkeypatch: pytest.MonkeyPatch, **data: object) -> None:
+    """Two public sets and no generated ones."""
+    settings = {
+        "models": ["micro"],
+        "data": {"source": "hub", "datasets": ["rte", "subj"]} | data,
+        "mixture": {"prompts": 10},
+    }
+    path = folder / "public.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    monkeypatch.setenv("SYMTUNE_EXPERIMENT", str(path))
+
+
+def test_a_machine_in_order_has_no_problem(machine: Path) -> None:
+    lines = found()
+    assert not [str(line) for line in lines.values() if line.remedy]
+    assert lines["weights of micro"].found == "made here"
+    assert lines["home"].found == f"{machine / 'home'} can be written"
+    assert "torch 2." in lines["packages"].found
+    assert not list((machine / "home").iterdir())
+
+
+def test_a_home_that_is_a_file_is_a_problem(machine: Path) -> None:
+    (machine / "home").write_text("")
+    line = found()["home"]
+    assert str(line).startswith(f"problem  home: {machine / 'home'} cannot be written (")
+    assert line.remedy == "set SYMTUNE_HOME to a folder that can"
+
+
+def test_an_experiment_that_cannot_be_read_ends_the_look(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMTUNE_EXPERIMENT", "nope")
+    *_, last = findings()
+    assert last.name == "experiment" and last.remedy
+    assert "nope.yaml cannot be read" in last.found
+
+
+def test_public_sets_need_the_hub_or_a_mirror(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public_experiment(machine, monkeypatch)
+    line = found()["data"]
+    assert line.found == "the hub is not reached, for 2 public sets"
+    assert line.remedy and "SYMTUNE_MIRROR" in line.remedy
+
+
+def test_sets_that_a_mirror_lacks_are_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMTUNE_MIRROR", str(machine))
+    public_experiment(machine, monkeypatch)
+    assert found()["data"].found == "of 2 sets, files are missing of rte, subj"
+    public_experiment(machine, monkeypatch, missing="leave_out")
+    line = found()["data"]
+    assert line.remedy is None and line.found.endswith("without 2 that are missing")
+
+
+def test_weights_that_nobody_has_are_a_problem() -> None:
+    parent = find_model("smollm2-135m").model_copy(update={"package": None})
+    line = doctor.weights(parent, hub=False)
+    assert line.remedy == f"connect, or put {parent.instruct} into the hub's cache"
+    assert doctor.weights(parent, hub=True).remedy is None
+
+
+def test_a_model_too_large_for_the_machine_is_a_problem(machine: Path) -> None:
+    giant = find_model("micro").model_copy(update={"parameters": 10**15})
+    for line in (doctor.memory([giant]), doctor.disk([giant])):
+        assert line.remedy and "tuning micro takes about" in line.found
+
+
+def test_the_command_ends_with_1_where_there_is_a_problem(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine / "home").write_text("")
+    command = [
+        sys.executable,
+        "-c",
+        "from symtune_pipeline.commands.app import main; main()",
+        "doctor",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    states = {line.split()[0] for line in ended.stdout.splitlines()}
+    assert states == {"ok", "problem"}

@@ -1,0 +1,160 @@
+"""The exported tasks: lm-evaluation-harness runs them and finds what our scorer finds."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from conftest import DataSide
+from tiny_models import save_reading_model
+
+from symtune_pipeline.commands.export_lm_eval import export_tasks
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.predictions import classify, generate
+from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
+
+ICL = "symtune_icl_symbols_no_instruction"
+FLIPPED = "symtune_flipped_natural_labels_no_instruction_100"
+TASKS = {
+    "symtune_icl_relevant_labels_instruction": 44,
+    "symtune_icl_relevant_labels_no_instruction": 44,
+    "symtune_icl_symbols_instruction": 44,
+    ICL: 44,
+    FLIPPED: 44,
+    "symtune_list_functions_fresh": 8,
+    "symtune_turing_concepts_fresh": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def exported(data_side: DataSide, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "tasks"
+    assert export_tasks(data_side.store, folder) == TASKS
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reading_model(tmp_path_factory.mktemp("model"), deepcopy(tokenizer))
+
+
+@pytest.fixture(scope="module")
+def ran(exported: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the harness says of the whole group, run as its command runs it, offline."""
+    evaluator = pytest.importorskip("lm_eval.evaluator")
+    from lm_eval.tasks import TaskManager
+
+    with pytest.MonkeyPatch.context() as patch:
+        cache = str(tmp_path_factory.mktemp("cache"))
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        return evaluator.simple_evaluate(  # type: ignore[no-any-return]
+            model="hf",
+            model_args=f"pretrained={model},dtype=float32,add_bos_token=False",
+            tasks=["symtune"],
+            task_manager=TaskManager(include_path=str(exported), include_defaults=False),
+            batch_size=4,
+            device="cpu",
+            bootstrap_iters=0,
+        )
+
+
+def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.DataFrame:
+    suite = data_side.store.read_table("eval", name=CLASSIFICATION)
+    examples = data_side.store.read_table("int_evaluation_examples").sort("example")
+    chosen = suite.filter(benchmark=benchmark, setting=setting)
+    return classify(model, chosen, examples["input"].to_list(), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("task", "benchmark", "setting"),
+    [
+        (ICL, "icl", "symbols, no instruction"),
+        ("symtune_icl_relevant_labels_instruction", "icl", "relevant labels, instruction"),
+        (FLIPPED, "flipped", "natural labels, no instruction"),
+    ],
+)
+def test_the_harness_finds_the_log_probabilities_and_choices_of_our_scorer(
+    data_side: DataSide, model: Path, ran: dict[str, Any], task: str, benchmark: str, setting: str
+) -> None:
+    ours = _ours(data_side, model, benchmark, setting)
+    samples = sorted(ran["samples"][task], key=lambda sample: sample["doc_id"])
+    theirs = [[logprob for logprob, _ in sample["filtered_resps"]] for sample in samples]
+    for found, expected in zip(theirs, ours["logprobs"].to_list(), strict=True):
+        assert found == pytest.approx(expected, abs=1e-3)
+    assert [row.index(max(row)) for row in theirs] == ours["choice"].to_list()
+    assert [sample["acc"] for sample in samples] == ours["correct"].cast(pl.Float64).to_list()
+    assert ran["results"][task]["acc,none"] == pytest.approx(ours["correct"].mean())
+    assert 0 < ran["results"][task]["acc,none"] < 1
+
+
+@pytest.mark.parametrize("benchmark", ["list_functions", "turing_concepts"])
+def test_the_harness_generates_the_answers_that_we_match(
+    data_side: DataSide, model: Path, ran: dict[str, Any], benchmark: str
+) -> None:
+    suite = data_side.store.read_table("eval", name=ALGORITHMIC).filter(benchmark=benchmark)
+    ours = generate(model, suite, lambda _: None)
+    samples = sorted(
+        ran["samples"][f"symtune_{benchmark}_fresh"], key=lambda sample: sample["doc_id"]
+    )
+    answers = ours["answer"].to_list()
+    # Ours stops after as many tokens as the longest answer has, theirs after as many characters.
+    for sample, answer in zip(samples, answers, strict=True):
+        (found,) = sample["filtered_resps"]
+        assert found.startswith(answer.removesuffix("�")) and found == found.strip()
+    assert [sample["doc"]["target"] for sample in samples] == suite["expected"].to_list()
+    assert [s["exact_match"] for s in samples] == ours["correct"].cast(pl.Float64).to_list()
+
+
+def test_an_answer_counts_without_the_white_space_around_it(exported: Path) -> None:
+    """A random model never answers right, so the harness is asked about given answers."""
+    tasks = pytest.importorskip("lm_eval.tasks")
+    manager = tasks.TaskManager(include_path=str(exported), include_defaults=False)
+    name = "symtune_list_functions_fresh"
+    task = manager.load([name])["tasks"][name]
+    document = task.test_docs()[0]
+    target = document["target"]
+    for answer, right in ((f" {target} ", 1), (target, 1), (f" {target}, 1", 0), ("", 0)):
+        (ensemble,) = task._filters
+        responses = [[answer]]
+        for step in ensemble.filters:
+            responses = list(step().apply(responses, [document]))
+        assert task.process_results(document, responses)["exact_match"] == right, answer
+
+
+def test_tasks_are_data_and_name_the_version_of_the_suites(
+    exported: Path, data_side: DataSide
+) -> None:
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md",
+        "symtune.yaml",
+        *(f"{task}.{suffix}" for task in TASKS for suffix in ("yaml", "jsonl")),
+    }
+    version = data_side.store.manifest("eval").version
+    for path in exported.glob("*.yaml"):
+        settings = yaml.safe_load(path.read_text())  # no tag such as !function
+        assert settings["metadata"]["version"] == version
+    assert yaml.safe_load((exported / "symtune.yaml").read_text())["task"] == list(TASKS)
+    readme = (exported / "README.md").read_text()
+    assert str(exported) in readme and version in readme
+
+
+def test_an_earlier_export_is_replaced_and_anything_else_left_alone(
+    data_side: DataSide, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    export_tasks(data_side.store, folder)
+    (folder / f"{ICL}.jsonl").write_text("")
+    export_tasks(data_side.store, folder)
+    assert len((folder / f"{ICL}.jsonl").read_text().splitlines()) == 44
+    first = json.loads((folder / f"{ICL}.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"prompt", "labels", "answer", "dataset", "context"}
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="something else than an earlier export"):
+        export_tasks(data_side.store, folder)
+    assert (folder / "notes.txt").read_text() == "mine"

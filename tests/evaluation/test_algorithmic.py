@@ -1,0 +1,147 @@
+"""Greedy answers in batches against each prompt generated alone, token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from tiny_models import save_tiny_model
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.generation import answer
+from symtune_pipeline.evaluation.suites import algorithmic_suite
+from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.prompts.text import algorithmic_prompt, render
+
+CONFIG = EvaluationConfig(
+    algorithmic_shots=2, list_functions=6, turing_programs=2, algorithmic_queries=1
+)
+
+
+@pytest.fixture(scope="module")
+def suite() -> pl.DataFrame:
+    return algorithmic_suite(CONFIG, seed=0)
+
+
+@pytest.fixture(scope="module")
+def words(tokenizer: Any) -> Any:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="!")
+
+
+@pytest.fixture
+def model(words: Any, tmp_path: Path) -> Any:
+    end = words.eos_token_id
+    folder = save_tiny_model(
+        tmp_path,
+        vocab_size=len(words),
+        max_position_embeddings=512,
+        **{f"{name}_token_id": end for name in ("bos", "eos", "pad")},
+    )
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def longest(words: Any, suite: pl.DataFrame) -> int:
+    return max(len(words.encode(f" {text}\n")) for text in suite["expected"])
+
+
+def tokens_alone(model: Any, words: Any, row: dict[str, Any], count: int) -> list[int]:
+    """The likeliest next token, `count` times, without padding or cache."""
+    ids = words.encode(render(algorithmic_prompt(row)), add_special_tokens=False)
+    added: list[int] = []
+    with torch.inference_mode():
+        for _ in range(count):
+            table = model(input_ids=torch.tensor([ids + added]), use_cache=False).logits
+            added.append(int(table[0, -1].argmax()))
+    return added
+
+
+def first_line(text: str) -> str:
+    return text.strip().split("\n")[0].strip()
+
+
+def test_left_padded_answers_equal_those_of_each_prompt_alone(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    rows = suite.to_dicts()
+    lengths = {len(words.encode(render(algorithmic_prompt(row)))) for row in rows}
+    assert len(lengths) > 4  # so that most of the batch is padded
+    count = longest(words, suite)
+    alone = [tokens_alone(model, words, row, count) for row in rows]
+    assert len({tuple(tokens) for tokens in alone}) > 4
+    expected = [first_line(words.decode(tokens)) for tokens in alone]
+    table = answer(model, words, suite)
+    assert table["answer"].to_list() == expected
+    assert table["correct"].to_list() == [
+        a == b for a, b in zip(expected, suite["expected"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "!"])
+def test_generation_stops_at_the_end_of_a_line_and_of_the_text(
+    model: Any, words: Any, suite: pl.DataFrame, end: str
+) -> None:
+    one = suite.head(1)
+    count = longest(words, one)
+    added = tokens_alone(model, words, one.to_dicts()[0], count)
+    place = next(i for i, token in enumerate(added) if i and token not in added[:i])
+    assert place < count - 1  # so that stopping shows
+    (stop,) = words.encode(end, add_special_tokens=False)
+    assert stop not in added
+    with torch.no_grad():  # what was the token at `place` is now the end
+        head = model.lm_head.weight
+        head[[stop, added[place]]] = head[[added[place], stop]]
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    table = answer(model, words, one)
+    assert table["answer"].to_list() == [first_line(words.decode(added[:place]))]
+    assert len(passes) == place + 1
+
+
+def test_a_prompt_above_the_models_context_is_a_user_error(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    model.config.max_position_embeddings = 20
+    with pytest.raises(
+        UserError,
+        match=r"has \d+ tokens with its answer, and the model takes 20; lower"
+        r" evaluation\.algorithmic_shots\.$",
+    ):
+        answer(model, words, suite)
+
+
+def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
+    """From here on a pass of more prompts asks the allocator for what no machine has."""
+    sizes: list[int] = []
+
+    def forward(_: Any, arguments: Any, named: dict[str, Any]) -> None:
+        size = len(named["input_ids"])
+        sizes.append(size)
+        if size > prompts:
+            torch.empty(size << 50)
+
+    model.register_forward_pre_hook(forward, with_kwargs=True)
+    return sizes
+
+
+def test_a_batch_that_runs_out_of_memory_is_tried_again_with_fewer_prompts(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    expected = answer(model, words, suite)
+    sizes = ask_for_memory_above(model, prompts=3)
+    counts: list[int] = []
+    table = answer(model, words, suite, counts.append)
+    assert table.equals(expected)
+    assert max(sizes) > 3
+    assert counts == sorted(set(counts)) and counts[-1] == len(suite)
+
+
+def test_a_prompt_that_no_memory_holds_is_a_user_error(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    ask_for_memory_above(model, prompts=0)
+    with pytest.raises(UserError, match=r"out of memory on one prompt .* lower evaluation\.algo"):
+        answer(model, words, suite)

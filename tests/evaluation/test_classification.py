@@ -1,0 +1,120 @@
+"""From rows of a suite to predictions: prompts that exceed the context, and labels in tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_tiny_model
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.classification import predict
+from symtune_pipeline.evaluation.suites import CLASSIFICATION_SCHEMA
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.prompts.text import (
+    classification_prompt,
+    exemplar_to_drop,
+    label_text,
+    render,
+)
+
+CONTEXT_TOKENS = 60
+CLASSES = [0, 1, 1, 0, 1, 0]
+
+
+class Words:
+    """A tokenizer: a word is a token, 'same' and 'also' the same one, and '~' none."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        words = text.replace("also", "same").replace("~", " ").split()
+        return [1 + sum(word.encode()) % (VOCABULARY - 1) for word in words]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("short"), max_position_embeddings=CONTEXT_TOKENS)
+
+
+def inputs(words: int) -> list[str]:
+    """Six exemplars and two queries, the last of them longer than all others."""
+    return [" ".join([f"w{i}"] * words) for i in range(7)] + ["w8 " * (2 * words)]
+
+
+def suite(labels: list[str]) -> pl.DataFrame:
+    shared = ("icl", "symbols, no instruction", 0, "reviews", 3, 0, None)
+    rows = [(*shared, list(range(6)), CLASSES, labels, query, 0) for query in (6, 7)]
+    return pl.DataFrame(rows, schema=CLASSIFICATION_SCHEMA, orient="row")
+
+
+def predictions(folder: Path, labels: list[str], words: int) -> pl.DataFrame:
+    model = load_model(folder, torch.float32, "cpu").eval()
+    return predict(model, Words(), suite(labels), inputs(words))  # type: ignore[arg-type]
+
+
+def naive(folder: Path, row: dict[str, Any], words: int) -> list[float]:
+    """Each label's full string through the model, with the exemplars of `row`."""
+    model = reference_model(folder)
+    encode = Words().encode
+    prompt = encode(render(classification_prompt(row, inputs(words))), add_special_tokens=False)
+    scores = []
+    for label in row["labels"]:
+        tokens = encode(label_text(label), add_special_tokens=False)
+        with torch.inference_mode():
+            logprobs = reference_logprobs(model, [*prompt, *tokens])
+        scores.append(float(logprobs[-len(tokens) :].sum()))
+    return scores
+
+
+def test_a_prompt_that_fits_keeps_its_exemplars(folder: Path) -> None:
+    table = predictions(folder, ["foo", "bar baz"], words=2)
+    assert table["dropped"].to_list() == [0, 0]
+    for row, logprobs in zip(
+        suite(["foo", "bar baz"]).iter_rows(named=True), table["logprobs"], strict=True
+    ):
+        assert logprobs.to_list() == pytest.approx(naive(folder, row, 2), abs=1e-4)
+
+
+def test_a_context_above_the_models_loses_exemplars_and_no_part_of_a_query(folder: Path) -> None:
+    words = 8  # 11 tokens an exemplar, 19 a query with its label: 85, and 63 without two of them
+    table = predictions(folder, ["foo", "bar"], words)
+    assert table["dropped"].to_list() == [3, 3]
+    kept = {"exemplars": [0, 1, 2], "exemplar_answers": [0, 1, 1]}
+    assert Counter(CLASSES) == {0: 3, 1: 3}  # so two of one and one of the other class stay
+    for row, logprobs in zip(
+        suite(["foo", "bar"]).iter_rows(named=True), table["logprobs"], strict=True
+    ):
+        assert logprobs.to_list() == pytest.approx(naive(folder, row | kept, words), abs=1e-4)
+
+
+def test_a_query_that_fits_with_no_exemplar_of_each_class_is_a_user_error(folder: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^Context 3 of dataset 'reviews' has a prompt of \d+ tokens with one exemplar per class,"
+        r" and the model takes 60; leave the dataset out\.$",
+    ):
+        predictions(folder, ["foo", "bar"], words=20)
+
+
+@pytest.mark.parametrize("labels", [["same", "also"], ["foo", "~"]])
+def test_labels_of_the_same_tokens_or_none_are_a_user_error(
+    folder: Path, labels: list[str]
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=rf"^The labels '{labels[0]}', '{labels[1]}' of dataset 'reviews' are the same tokens or"
+        r" none for this model; rename them or leave the dataset out\.$",
+    ):
+        predictions(folder, labels, words=2)
+
+
+def test_exemplars_go_evenly_by_class_and_the_last_ones_first() -> None:
+    classes = [0, 1, 1, 0, 1, 1]
+    dropped = []
+    while (place := exemplar_to_drop(classes)) is not None:
+        dropped.append((place, classes.pop(place)))
+    assert dropped == [(5, 1), (4, 1), (3, 0), (2, 1)]
+    assert classes == [0, 1]

@@ -1,0 +1,202 @@
+"""Scoring a served model: what our scorer finds in its folder, and what a user is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from completions_server import KEY, NAME, CompletionsServer
+from tiny_models import reference_logprobs, reference_model, save_reading_model
+
+from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.commands.score_endpoint import accuracies
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.endpoint import TRIES, Endpoint, predict
+from symtune_pipeline.evaluation.predictions import classify
+from symtune_pipeline.evaluation.suites import classification_suite
+from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.prompts.text import classification_prompt, label_text, render
+from symtune_pipeline.tables import checked
+
+INSTRUCTIONS = {key: entry.instruction for key, entry in all_datasets().items()}
+
+
+@pytest.fixture(scope="module")
+def suite(evaluation_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
+    config = EvaluationConfig(contexts=1, queries=2, exemplars_per_class=1)
+    return classification_suite(evaluation_examples, symbols, INSTRUCTIONS, config, seed=0)
+
+
+@pytest.fixture(scope="module")
+def inputs(evaluation_examples: pl.DataFrame) -> list[str]:
+    return evaluation_examples.sort("example")["input"].to_list()
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_reading_model(tmp_path_factory.mktemp("model"), deepcopy(tokenizer))
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[CompletionsServer]:
+    with CompletionsServer(folder).serving() as server:
+        yield server
+
+
+def _endpoint(server: CompletionsServer, **settings: Any) -> Endpoint:
+    return Endpoint(server.url, **{"model": NAME, "wait": 0.01} | settings)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["generates", "ends"])
+def test_a_served_model_scores_as_it_does_from_its_folder(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str], folder: Path, ends: bool
+) -> None:
+    server.ends = ends
+    served = predict(_endpoint(server), suite, inputs)
+    local = classify(folder, suite, inputs, lambda _: None)
+    for found, expected in zip(served["logprobs"], local["logprobs"], strict=True):
+        assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
+    shared = [name for name in local.columns if name != "logprobs"]
+    assert served.select(shared).equals(local.select(shared))
+    assert set(served["partition"]) == {NAME} and set(served["model"]) == {"endpoint"}
+    checked(served, "classification_predictions")
+
+
+def test_a_special_token_before_the_prompt_moves_no_label(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str], folder: Path
+) -> None:
+    server.special = "<begin>"
+    suite = suite.head(2)
+    served = predict(_endpoint(server), suite, inputs)
+    model = reference_model(folder)
+    for row, found in zip(suite.iter_rows(named=True), served["logprobs"], strict=True):
+        prompt = render(classification_prompt(row, inputs))
+        for label, logprob in zip(row["labels"], found, strict=True):
+            before = len(server.tokenizer.encode(prompt))
+            ids = [0, *server.tokenizer.encode(prompt + label_text(label))]
+            with torch.inference_mode():
+                expected = reference_logprobs(model, ids)[before:].sum().item()
+            assert logprob == pytest.approx(expected, abs=1e-4)
+
+
+def test_accuracies_have_their_number_and_interval() -> None:
+    predictions = pl.DataFrame(
+        {
+            "setting": ["a"] * 8 + ["b"] * 2,
+            "flipped_percent": [0] * 8 + [50] * 2,
+            "correct": [True] * 6 + [False] * 2 + [True, True],
+            "chance": [0.5] * 8 + [0.25] * 2,
+        }
+    )
+    assert accuracies(predictions) == [
+        "a: 0.75 [0.41, 0.93] of 8, chance 0.50",
+        "b, 50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25",
+    ]
+
+
+def test_a_busy_server_is_asked_again(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
+) -> None:
+    server.troubles = TRIES - 1
+    assert len(predict(_endpoint(server), suite.head(1), inputs)) == 1
+    server.troubles, server.asked = 1_000, 0
+    with pytest.raises(UserError, match=r"refuses a request \(status 503: busy\); correct"):
+        predict(_endpoint(server), suite.head(1), inputs)
+    assert server.asked == TRIES
+
+
+def test_the_first_failure_ends_the_work(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
+) -> None:
+    server.answers = b"hello"
+    many = pl.concat([suite] * 20)
+    with pytest.raises(UserError, match=r"something else than a completion; give the address up"):
+        predict(_endpoint(server), many, inputs)
+    assert server.asked < len(many) / 4
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ({"echoes": False}, "returns no log-probabilities of the prompt; serve the model with a"),
+        (
+            # llama.cpp's server, which does not echo: the generated token alone, in the chat's form.
+            {
+                "answers": b'{"choices": [{"logprobs": {"content": [{"token": "x", "logprob": -1}]}}],'
+                b' "usage": {"completion_tokens": 1}}'
+            },
+            "returns no log-probabilities of the prompt",
+        ),
+        (
+            {"answers": b'{"choices": [{"logprobs": null}], "usage": {"completion_tokens": 1}}'},
+            "returns no log-probabilities of the prompt",
+        ),
+        ({"answers": b'{"choices": []}'}, "answers with something else than a completion"),
+        (
+            {
+                "answers": b'{"choices": [{"logprobs": {"tokens": [":", " good"], "token_logprobs":'
+                b' [null, NaN]}}], "usage": {"completion_tokens": 0}}'
+            },
+            "returned a log-probability that is no finite number; its weights are damaged",
+        ),
+    ],
+    ids=["no echo", "llama.cpp", "no logprobs", "no choice", "NaN"],
+)
+def test_an_answer_that_cannot_be_used_is_one_sentence(
+    server: CompletionsServer,
+    suite: pl.DataFrame,
+    inputs: list[str],
+    trouble: dict[str, Any],
+    sentence: str,
+) -> None:
+    for name, value in trouble.items():
+        setattr(server, name, value)
+    asked = suite.filter(dataset="phone_reviews", setting="relevant labels, no instruction")
+    good_first = asked.with_columns(labels=pl.lit(["good", "bad"]))
+    with pytest.raises(UserError, match=f"^Endpoint {server.url} {sentence}"):
+        predict(_endpoint(server), good_first, inputs)
+
+
+def test_a_label_that_no_token_begins_with_is_named(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
+) -> None:
+    server.merges = True
+    one_token = suite.head(1).with_columns(labels=pl.lit(["a", "b"]))
+    with pytest.raises(UserError, match=r"splits the prompt otherwise than before the label ' a'"):
+        predict(_endpoint(server), one_token, inputs)
+
+
+def test_a_server_that_is_too_slow_or_not_there_is_one_sentence(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
+) -> None:
+    server.delay = 0.5
+    with pytest.raises(UserError, match=r"does not answer \(ReadTimeout: .*\); start the server"):
+        predict(_endpoint(server, timeout=0.05), suite.head(1), inputs)
+    for url in ("http://127.0.0.1:1/v1", "127.0.0.1:1/v1", "http://[/v1"):
+        with pytest.raises(UserError, match=r"does not answer \(.+\); start the server, or corr"):
+            predict(Endpoint(url, NAME, wait=0.01), suite.head(1), inputs)
+
+
+def test_a_wrong_address_or_model_is_one_sentence(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
+) -> None:
+    with pytest.raises(UserError, match=r"\(status 404: .*The model does not exist.*\); correct"):
+        predict(_endpoint(server, model="other"), suite.head(1), inputs)
+    with pytest.raises(UserError, match=r"\(status 404: Not Found\); correct the address"):
+        predict(Endpoint(server.url.removesuffix("/v1"), NAME), suite.head(1), inputs)
+
+
+def test_a_key_is_shown_to_the_server_and_to_nobody_else(
+    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
+) -> None:
+    server.needs_key = True
+    assert len(predict(_endpoint(server, key=KEY), suite.head(1), inputs)) == 1
+    wrong = _endpoint(server, key="sk-wrong")
+    with pytest.raises(UserError, match=r"refuses the key \(status 401\); set OPENAI_API_KEY") as e:
+        predict(wrong, suite.head(1), inputs)
+    assert "sk-wrong" not in f"{e.value}{wrong}"

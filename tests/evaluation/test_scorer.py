@@ -1,0 +1,157 @@
+"""Rank classification against running every label's full string through the model on its own."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_tiny_model
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.models.loading import load_model
+
+ARCHITECTURES = ("llama", "gpt_neox", "qwen2", "gpt2")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def any_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("llama"))
+
+
+def random_tokens(rng: random.Random, least: int, most: int) -> list[int]:
+    return [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(least, most))]
+
+
+def random_tree(rng: random.Random, queries: int) -> Tree:
+    """Labels of one to four tokens, among them one that begins another."""
+    long = random_tokens(rng, 3, 4)
+    labels = [long, long[:1], long[:2], random_tokens(rng, 1, 1), random_tokens(rng, 2, 4)]
+    return Tree(
+        random_tokens(rng, 5, 30),
+        [
+            Query(random_tokens(rng, 1, 12), rng.sample(labels, rng.randint(2, 5)))
+            for _ in range(queries)
+        ],
+    )
+
+
+def some_trees() -> list[Tree]:
+    rng = random.Random(0)
+    return [random_tree(rng, queries) for queries in (1, 2, 7, 4)]
+
+
+def reference(folder: Path, trees: list[Tree]) -> list[list[list[float]]]:
+    model = reference_model(folder)
+
+    def label_score(context: list[int], label: list[int]) -> float:
+        with torch.inference_mode():
+            return float(reference_logprobs(model, [*context, *label])[-len(label) :].sum())
+
+    return [
+        [
+            [label_score([*tree.prefix, *query.tokens], list(label)) for label in query.labels]
+            for query in tree.queries
+        ]
+        for tree in trees
+    ]
+
+
+def our_scores(folder: Path, trees: list[Tree], max_tokens: int = 2_048) -> list[list[list[float]]]:
+    return score(load_model(folder, torch.float32, "cpu").eval(), trees, max_tokens)
+
+
+def assert_close(found: list[list[list[float]]], expected: list[list[list[float]]]) -> None:
+    assert [[len(query) for query in tree] for tree in found] == [
+        [len(q) for q in tree] for tree in expected
+    ]
+    for found_tree, expected_tree in zip(found, expected, strict=True):
+        for found_query, expected_query in zip(found_tree, expected_tree, strict=True):
+            assert found_query == pytest.approx(expected_query, abs=1e-4)
+
+
+def test_scores_equal_those_of_each_full_string_run_alone(any_model: Path) -> None:
+    trees = some_trees()
+    assert_close(our_scores(any_model, trees), reference(any_model, trees))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 100])
+def test_scores_do_not_depend_on_how_trees_are_batched_or_cut(llama: Path, max_tokens: int) -> None:
+    trees = some_trees()
+    assert max(tree.tokens for tree in trees) > 100  # so that every bound cuts a tree
+    assert_close(our_scores(llama, trees, max_tokens), reference(llama, trees))
+
+
+def test_a_pass_holds_no_more_tokens_than_allowed(llama: Path) -> None:
+    """What bounds memory; each query of these trees fits with its prefix."""
+    passes: list[int] = []
+    model = load_model(llama, torch.float32, "cpu").eval()
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: passes.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    trees = some_trees()
+    score(model, trees, max_tokens=100)
+    assert max(passes) <= 100
+    assert len(passes) < sum(len(tree.queries) for tree in trees)
+
+
+def test_a_query_alone_scores_as_it_does_among_others(llama: Path) -> None:
+    tree = random_tree(random.Random(1), 5)
+    together = our_scores(llama, [tree])[0]
+    alone = [our_scores(llama, [Tree(tree.prefix, [query])])[0] for query in tree.queries]
+    assert_close([together], [[scores for (scores,) in alone]])
+
+
+def test_queries_that_share_no_token_are_a_tree_without_a_prefix(llama: Path) -> None:
+    trees = [Tree([], [Query([3, 4], [[5], [6, 7]]), Query([8], [[5], [6, 7]])])]
+    assert_close(our_scores(llama, trees), reference(llama, trees))
+
+
+def test_the_log_probabilities_of_all_one_token_labels_sum_to_one(llama: Path) -> None:
+    (((*scores,),),) = our_scores(
+        llama, [Tree([5, 6, 7], [Query([8], [[i] for i in range(VOCABULARY)])])]
+    )
+    assert torch.tensor(scores).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_progress_counts_every_query_once_and_never_falls(llama: Path) -> None:
+    said: list[int] = []
+    model = load_model(llama, torch.float32, "cpu").eval()
+    score(model, some_trees(), max_tokens=60, progress=said.append)
+    assert said == sorted(said)
+    assert said[-1] == 1 + 2 + 7 + 4
+
+
+def test_weights_that_are_not_numbers_are_a_user_error(llama: Path) -> None:
+    model = load_model(llama, torch.float32, "cpu").eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(
+        UserError, match=r"no finite number; its weights are damaged or its precision is too low\.$"
+    ):
+        score(model, some_trees())
+
+
+def test_a_model_whose_attention_cannot_be_packed_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, "gemma2", head_dim=8)
+    with pytest.raises(
+        UserError, match=r"^Model class Gemma2Attention .*'softcap'.*; choose another model\.$"
+    ):
+        our_scores(folder, some_trees())
+
+
+def test_an_attention_window_is_kept_by_refusing_what_exceeds_it(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, "mistral", sliding_window=40)
+    rng = random.Random(2)
+    fits = Tree(random_tokens(rng, 30, 30), [Query([3, 4], [[5], [6, 7]])])
+    too_long = Tree(random_tokens(rng, 60, 60), fits.queries)
+    assert_close(our_scores(folder, [fits]), reference(folder, [fits]))
+    with pytest.raises(UserError, match="exceeds the model's attention window of 40"):
+        our_scores(folder, [too_long])

@@ -1,0 +1,146 @@
+"""P3: the published pairs, the machine's rules, and programs drawn by seed."""
+
+import json
+import random
+import re
+
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
+
+PUBLISHED = ROOT.parent / "shared" / "data" / "bigbench"
+PAIR = re.compile(r"Input: '([01]*)'\nOutput: '([01]*)'")
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, set[tuple[str, str, str]]]:
+    """(program, input, output) of the answers to be predicted and of the examples shown."""
+    files = sorted(PUBLISHED.glob("simple_turing_concept_*.jsonl"))
+    if not files:
+        pytest.skip("the published Turing prompts are not at ../shared/data/bigbench")
+    pairs: dict[str, set[tuple[str, str, str]]] = {"answer": set(), "example": set()}
+    for line in (line for file in files for line in file.read_text().splitlines()):
+        prompt = json.loads(line)
+        program = prompt["comment"].split("'")[1]
+        *examples, answer = PAIR.findall(f"{prompt['input']} {prompt['target']}")
+        pairs["answer"].add((program, *answer))
+        pairs["example"] |= {(program, *example) for example in examples}
+    return pairs
+
+
+def test_every_published_answer_is_reproduced(
+    published: dict[str, set[tuple[str, str, str]]],
+) -> None:
+    assert len(published["answer"]) == 2130
+    assert [pair for pair in published["answer"] if turing.run(*pair[:2]) != pair[2]] == []
+
+
+def test_every_published_example_is_reproduced_by_leaving_the_loop_at_the_edge(
+    published: dict[str, set[tuple[str, str, str]]],
+) -> None:
+    examples = published["example"]
+    assert len(examples) == 1748
+    assert [pair for pair in examples if turing.run(*pair[:2], "leave") != pair[2]] == []
+    assert sum(turing.run(*pair[:2]) != pair[2] for pair in examples) == 55
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "output"),
+    [
+        ("", "01", ""),
+        ("o>o", "01", "01"),  # reading along the input
+        ("+o-o", "0", "10"),  # + and - undo each other
+        ("+++o", "1", "1"),  # three steps are a full cycle
+        ("+o", "1", ""),  # printing a blank ends the run
+        ("[o>]+o", "10", "100"),  # a loop ends on a blank, and blanks follow the input
+        ("[o>]", "", ""),  # a blank skips the loop
+        ("<+o", "1", "0"),  # one blank lies left of the input
+        ("<<+o", "1", ""),  # beyond it the run ends
+    ],
+)
+def test_the_machine_follows_its_rules(program: str, text: str, output: str) -> None:
+    assert turing.run(program, text) == output
+
+
+def test_leaving_at_the_edge_goes_on_behind_the_innermost_loop() -> None:
+    assert turing.run("[<+]-o", "1") == ""
+    assert turing.run("[<+]+o", "1", "leave") == "1"
+    assert turing.run("<<+o", "1", "leave") == "0"
+    assert turing.run("+[+[o<+]]", "", "leave") == "101"
+
+
+def test_an_endless_loop_is_cut_off_with_what_it_printed() -> None:
+    assert turing.run("[]", "1") == ""
+    assert set(turing.run("[o]", "1")) == {"1"}
+
+
+@given(
+    st.text("+-<>o[]", max_size=12), st.text("01", max_size=8), st.sampled_from(["end", "leave"])
+)
+def test_a_run_is_bounded_and_binary_or_refused(program: str, text: str, edge: turing.Edge) -> None:
+    try:
+        output = turing.run(program, text, edge)
+    except UserError:
+        assert not _balanced(program)
+    else:
+        assert _balanced(program)
+        assert len(output) <= turing.MAX_STEPS
+        assert set(output) <= {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "named"),
+    [("+x", "1", "'x'"), ("[[o]", "1", "position 1"), ("o]", "1", "position 2"), ("o", "12", "12")],
+)
+def test_a_bad_program_or_input_is_named(program: str, text: str, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        turing.run(program, text)
+
+
+def test_drawn_programs_make_concepts() -> None:
+    rng = random.Random(1)
+    inputs = [format(n, f"0{length}b") for length in range(1, 6) for n in range(2**length)]
+    for program in [turing.random_program(rng) for _ in range(30)]:
+        outputs = [turing.run(program, text) for text in inputs]
+        assert 3 <= len(program) <= 9
+        assert all(len(output) < turing.MAX_STEPS / 9 for output in outputs), "not cut off"
+        assert len(set(outputs)) > 1
+        assert outputs != inputs
+
+
+def test_a_drawn_program_has_no_idle_end() -> None:
+    rng = random.Random(4)
+    inputs = [format(n, f"0{length}b") for length in range(1, 6) for n in range(2**length)]
+    for program in [turing.random_program(rng) for _ in range(30)]:
+        outputs = [turing.run(program, text) for text in ["", *inputs]]
+        for start in (program[:place] for place in range(len(program))):
+            if _balanced(start):
+                assert outputs != [turing.run(start, text) for text in ["", *inputs]]
+
+
+def test_draws_follow_the_seed_and_vary() -> None:
+    first, again = random.Random(3), random.Random(3)
+    programs = [turing.random_program(first) for _ in range(20)]
+    assert programs == [turing.random_program(again) for _ in range(20)]
+    assert len(set(programs)) > 15
+    assert any("[" in program for program in programs)
+
+
+def test_drawn_inputs_are_as_long_as_published_ones() -> None:
+    rng = random.Random(2)
+    lengths = [len(turing.random_input(rng)) for _ in range(500)]
+    assert set(lengths) == {1, 2, 3, 4, 5}
+    assert max(set(lengths), key=lengths.count) == 5
+
+
+def _balanced(program: str) -> bool:
+    depth = 0
+    for instruction in program:
+        depth += (instruction == "[") - (instruction == "]")
+        if depth < 0:
+            return False
+    return depth == 0

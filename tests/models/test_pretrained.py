@@ -1,0 +1,122 @@
+"""The pretrained parent beside the model before and after tuning, from its answers to the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from conftest import DataSide
+from tiny_models import save_reading_model
+
+from assets.evaluation import evaluation_assets
+from assets.models import model_assets
+from assets.report import report_assets
+from assets.sql import sql_assets
+from resources.launcher import LocalLauncher
+from resources.store import StoreResource
+from resources.tracker import WandbTracker
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.folder import Store
+
+PARENT = "smollm2-135m"  # the catalogue names its parent
+ORPHAN = "micro"
+SCORES = ["int_outcomes", "int_scores"]
+MARTS = [f"mart_{name}" for name in ("icl", "flipped", "algorithmic", "summary", "scaling")]
+
+
+def with_parents(experiment: Experiment) -> Experiment:
+    evaluation = experiment.evaluation.model_copy(update={"pretrained": True})
+    return experiment.model_copy(update={"evaluation": evaluation})
+
+
+def materialised(
+    store: Store, selection: list[str], partition: str | None
+) -> dg.ExecuteInProcessResult:
+    experiment = with_parents(load_experiment("smoke"))
+    graph = [
+        *sql_assets(experiment),
+        *model_assets(experiment),
+        *evaluation_assets(experiment),
+        *report_assets(experiment),
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        return dg.materialize(
+            graph,
+            selection=selection,
+            partition_key=partition,
+            resources={
+                "store": StoreResource(root=str(store.root)),
+                "launcher": LocalLauncher(),
+                "tracker": WandbTracker(folder=str(store.root / "wandb")),
+            },
+            instance=instance,
+            raise_on_error=False,
+        )
+
+
+@pytest.fixture
+def store(data_side: DataSide, tokenizer: Any, tmp_path: Path) -> Store:
+    """The suites, and tiny models under the names of real ones."""
+    shutil.copytree(data_side.store.root, tmp_path / "smoke")
+    store = Store(tmp_path / "smoke")
+    model = save_reading_model(tmp_path / "model", deepcopy(tokenizer))
+    (model / "provenance.json").write_text(json.dumps({"source": "a test"}))
+    for key in ("base_model", "symbol_tuned_model", "pretrained_model"):
+        with store.writing(key, PARENT) as folder:
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+    with store.writing("tuning_log", PARENT) as folder:
+        pl.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}).write_parquet(folder / TABLE)
+        (folder / "settings.json").write_text("{}")
+    return store
+
+
+def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store) -> None:
+    made = materialised(store, ["eval_icl", "eval_flipped", "eval_algorithmic"], PARENT)
+    assert made.success
+    for name in ("eval_icl", "eval_flipped", "eval_algorithmic"):
+        answers = store.read_table(name, PARENT)
+        by_model = dict(answers.group_by("model").len().iter_rows())
+        assert set(by_model) == {"pretrained", "untuned", "tuned"}
+        assert len(set(by_model.values())) == 1
+
+    # Of another partition only one of three evaluations is finished.
+    rows = store.read_table("eval_icl", PARENT).filter(pl.col("model") != "pretrained")
+    with store.writing("eval_icl", ORPHAN) as folder:
+        rows.with_columns(partition=pl.lit(ORPHAN)).write_parquet(folder / TABLE)
+    for key in ("base_model", "symbol_tuned_model", "tuning_log"):
+        with store.writing(key, ORPHAN) as folder:
+            shutil.copytree(store.folder(key, PARENT), folder, dirs_exist_ok=True)
+    assert materialised(store, ["pretrained_model"], ORPHAN).success
+    assert store.manifest("pretrained_model", ORPHAN).files == {}
+
+    assert materialised(store, [*SCORES, *MARTS, "eval_report"], None).success
+    scaling = store.read_table("mart_scaling")
+    assert set(scaling.filter(partition=PARENT)["model"]) == {"pretrained", "untuned", "tuned"}
+    # The same weights under two names: untuned, the small one is as good as the large one tuned.
+    (same,) = set(scaling.filter(model="tuned", benchmark="icl")["as_good_untuned"])
+    assert same == ORPHAN
+    page = (store.folder("eval_report") / "index.html").read_text(encoding="utf-8")
+    assert "pretrained" in page and "Across models" in page
+    assert f"models.{PARENT}.pretrained model.source" in page
+    assert f"models.{ORPHAN}.pretrained model" not in page
+
+
+def test_a_parent_that_cannot_be_had_is_one_sentence(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    shutil.rmtree(store.root / "pretrained_model")
+    ended = materialised(store, ["pretrained_model"], PARENT)
+    assert not ended.success
+    (failed,) = [event for event in ended.all_events if event.is_step_failure]
+    told = failed.step_failure_data.user_failure_data
+    assert (
+        told and "the pretrained parent of 'smollm2-135m'; connect, or put it" in told.description
+    )

@@ -1,0 +1,323 @@
+"""What a prompt looks like, and prompts as token blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.formats import prompt_formats
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import MixtureConfig
+from symtune_pipeline.prompts import blocks as packing
+from symtune_pipeline.prompts.blocks import fill, packed_blocks
+from symtune_pipeline.prompts.mixture import mixture_chunks
+from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
+from symtune_pipeline.prompts.text import Role, Segment, render, segments
+from symtune_pipeline.prompts.tokens import PieceTokenizer
+
+# The ten formats of the method, in its order: one exemplar, then the query without its label.
+RENDERED = (
+    "Input: good day\nOutput: FOO\n\nInput: bad day\nOutput:",
+    "Input: good day\nTarget: FOO\n\nInput: bad day\nTarget:",
+    "Input: good day\nSymbol: FOO\n\nInput: bad day\nSymbol:",
+    "Input: good day\nLabel: FOO\n\nInput: bad day\nLabel:",
+    "Question: good day\nAnswer: FOO\n\nQuestion: bad day\nAnswer:",
+    "Student: good day\nTeacher: FOO\n\nStudent: bad day\nTeacher:",
+    "X = good day\nY = FOO\n\nX = bad day\nY =",
+    "Q: good day\nA: FOO\n\nQ: bad day\nA:",
+    "good day -> FOO\n\nbad day ->",
+    "Sentences: good day\nMapped To: FOO\n\nSentences: bad day\nMapped To:",
+)
+FORMATS = range(len(RENDERED))
+BLOCK = 400
+INSTRUCTIONS = {key: entry.instruction for key, entry in all_datasets().items()} | {
+    "some": "Say it."
+}
+
+
+def _packed(
+    mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any, block_tokens: int
+) -> pl.DataFrame:
+    return pl.concat(packed_blocks([mixture], inputs, INSTRUCTIONS, tokenizer, block_tokens))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+@pytest.fixture(scope="module")
+def inputs(tuning_examples: pl.DataFrame) -> pl.Series:
+    return tuning_examples.sort("example")["input"]
+
+
+@pytest.fixture(scope="module")
+def mixture(tuning_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
+    config = MixtureConfig(prompts=120, exemplars_per_class=(2, 5), instructed_share=0.2)
+    return pl.concat(mixture_chunks(tuning_examples, symbols, config, 0))
+
+
+@pytest.fixture(scope="module")
+def prompts(mixture: pl.DataFrame, inputs: pl.Series) -> list[list[Segment]]:
+    """Each prompt of the mixture once in every format."""
+    return [
+        segments(
+            style,
+            [inputs[e] for e in row["examples"]],
+            [row["labels"][a] for a in row["answers"]],
+            INSTRUCTIONS[row["dataset"]] if row["instructed"] else None,
+        )
+        for row in mixture.head(20).iter_rows(named=True)
+        for style in FORMATS
+    ]
+
+
+@pytest.fixture(scope="module")
+def merging() -> Any:
+    """A tokenizer whose merges cross every kind of boundary between a prompt's pieces."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    merges = [
+        (":", " "), ("A", ": "), ("\n", "A: "),  # label prefix and the space of the label
+        ("\n", "\n"), ("\n\n", "Q"),
+        ("y", "\n"),  # end of an input and label prefix
+        ("B", "\n\n"),  # end of a label and separator
+        ("=", " "), (">", " "), ("->", " "), (" ", "->"), ("-", ">"),
+    ]  # fmt: skip
+    tokens = [chr(i) for i in range(32, 127)] + ["\n"] + [a + b for a, b in merges]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_prompt_looks_as_the_method_says(style: int) -> None:
+    assert render(segments(style, ["good day", "bad day"], ["FOO"])) == RENDERED[style]
+
+
+def test_there_are_ten_formats() -> None:
+    assert len(prompt_formats()) == len(set(RENDERED)) == 10
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_tuning_prompt_ends_with_the_label_of_its_query(style: int) -> None:
+    pieces = segments(style, ["good day", "bad day"], ["FOO", "BAR"])
+    assert render(pieces) == RENDERED[style] + " BAR"
+    assert [(piece.text, piece.example) for piece in pieces if piece.role is Role.LABEL] == [
+        (" FOO", 0), (" BAR", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_an_instruction_comes_once_before_everything(style: int) -> None:
+    pieces = segments(style, ["good day", "bad day"], ["FOO"], "Is the day good?")
+    assert render(pieces) == "Is the day good?\n\n" + RENDERED[style]
+    assert [piece.role for piece in pieces].count(Role.INSTRUCTION) == 1
+
+
+def test_composing_pieces_equals_tokenising_the_whole_in_all_formats(
+    prompts: list[list[Segment]], tokenizer: Any
+) -> None:
+    pieces = PieceTokenizer(tokenizer)
+    assert pieces.check(prompts)
+    for prompt in prompts:
+        composed = [token for part in pieces.pieces(prompt) for token in part]
+        assert composed == _ids(tokenizer, render(prompt))
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_tokenizer_that_merges_across_pieces_still_gives_the_whole(
+    style: int, merging: Any
+) -> None:
+    labels = ["AB", "Q", "42", "y"]
+    prompt = segments(style, ["a day", "Q: why", "-> y", "An A"], labels)
+    pieces = PieceTokenizer(merging)
+    assert not pieces.check([prompt])
+
+    parts = pieces.pieces(prompt)
+    assert [token for part in parts for token in part] == _ids(merging, render(prompt))
+    of_labels = [
+        merging.decode(part).strip()
+        for segment, part in zip(prompt, parts, strict=True)
+        if segment.role is Role.LABEL
+    ]
+    assert of_labels == labels
+
+
+def test_packing_with_a_tokenizer_that_merges_across_pieces(merging: Any) -> None:
+    inputs = pl.Series(["a day", "Q: why", "-> y", "An A"])
+    answers, labels = [0, 1, 1, 0], ["AB", "Q"]
+    mixture = pl.DataFrame(
+        {
+            "prompt": list(FORMATS),
+            "dataset": "some",
+            "format": list(FORMATS),
+            "examples": [[0, 1, 2, 3]] * len(FORMATS),
+            "answers": [answers] * len(FORMATS),
+            "labels": [labels] * len(FORMATS),
+            "instructed": [style % 2 == 0 for style in FORMATS],
+        },
+        schema_overrides={"format": pl.UInt8},
+    )
+    blocks = _packed(mixture, inputs, merging, 500)
+    found = [prompt for row in blocks.iter_rows(named=True) for prompt in _cut(row)]
+    expected = [
+        _ids(merging, render(segments(s, inputs.to_list(), [labels[a] for a in answers], told)))
+        for s in FORMATS
+        for told in ([INSTRUCTIONS["some"]] if s % 2 == 0 else [None])
+    ]
+    assert sorted(tokens for tokens, _ in found) == sorted(expected)
+    for tokens, inside in found:
+        targets = merging.decode([tokens[place] for place, _ in inside])
+        assert "".join(targets.split()) == "ABQQAB"
+
+
+def test_targets_are_the_labels_and_a_first_label_is_told_apart(tokenizer: Any) -> None:
+    mixture = pl.DataFrame(
+        {
+            "prompt": [0],
+            "dataset": ["some"],
+            "format": [0],
+            "examples": [[0, 1, 2, 3]],
+            "answers": [[0, 1, 0, 1]],
+            "labels": [["FOO", "17"]],
+            "instructed": [False],
+        }
+    )
+    [found] = _packed(
+        mixture, pl.Series(["one", "two", "three", "four"]), tokenizer, 200
+    ).to_dicts()
+    foo, seventeen = (len(_ids(tokenizer, text)) for text in (" FOO", " 17"))
+    assert (
+        found["target_kinds"]
+        == [FIRST] * foo + [FIRST] * seventeen + [SEEN] * foo + [QUERY] * seventeen
+    )
+    targets = [found["tokens"][place] for place in found["target_places"]]
+    assert tokenizer.decode(targets) == " FOO 17 FOO 17"
+    assert (FIRST, SEEN, QUERY) == (0, 1, 2)
+
+
+def _cut(row: dict[str, Any]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The prompts of a block: the tokens of each, and the place and kind of its targets."""
+    found = []
+    start = 0
+    targets = list(zip(row["target_places"], row["target_kinds"], strict=True))
+    for length in row["prompt_lengths"]:
+        inside = [
+            (place - start, kind) for place, kind in targets if start <= place < start + length
+        ]
+        found.append((row["tokens"][start : start + length], inside))
+        start += length
+    assert start == len(row["tokens"])
+    assert sum(len(inside) for _, inside in found) == len(targets)
+    return found
+
+
+def test_blocks_hold_every_prompt_exactly_once(
+    mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    # Frames and chunks of uneven sizes, as in a mixture too large to hold.
+    monkeypatch.setattr(packing, "CHUNK", 50)
+    frames = [mixture.head(70), mixture.tail(50)]
+    blocks = pl.concat(packed_blocks(frames, inputs, INSTRUCTIONS, tokenizer, 2_000, done.append))
+    assert blocks["block"].to_list() == list(range(len(blocks)))
+    assert blocks["tokens"].list.len().max() <= 2_000  # type: ignore[operator]
+    assert done == [50, 70, 120]
+
+    expected = []
+    for row in mixture.iter_rows(named=True):
+        labels = [row["labels"][a] for a in row["answers"]]
+        told = INSTRUCTIONS[row["dataset"]] if row["instructed"] else None
+        prompt = segments(row["format"], [inputs[e] for e in row["examples"]], labels, told)
+        kinds = [QUERY if i == len(labels) - 1 else SEEN if label in labels[:i] else FIRST
+                 for i, label in enumerate(labels)]  # fmt: skip
+        of_targets = [kind for label, kind in zip(labels, kinds, strict=True)
+                      for _ in _ids(tokenizer, f" {label}")]  # fmt: skip
+        expected.append((_ids(tokenizer, render(prompt)), of_targets))
+    packed = [
+        (tokens, [kind for _, kind in inside])
+        for row in blocks.iter_rows(named=True)
+        for tokens, inside in _cut(row)
+    ]
+    assert sorted(packed) == sorted(expected)
+
+
+def test_a_prompt_longer_than_a_block_loses_exemplars_evenly(
+    mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any
+) -> None:
+    whole = _packed(mixture, inputs, tokenizer, 10_000)
+    longest = max(length for row in whole["prompt_lengths"] for length in row)
+    assert longest > BLOCK, "the case under test must occur"
+    blocks = _packed(mixture, inputs, tokenizer, BLOCK)
+    assert blocks["tokens"].list.len().max() <= BLOCK  # type: ignore[operator]
+
+    queries = Counter(row["labels"][row["answers"][-1]] for row in mixture.iter_rows(named=True))
+    found: Counter[str] = Counter()
+    uneven = 0
+    for row in blocks.iter_rows(named=True):
+        for tokens, inside in _cut(row):
+            labels = [label.lstrip() for label in _labels(tokens, inside, tokenizer)]
+            found[labels[-1]] += 1
+            counts = Counter(labels[:-1])
+            assert labels[-1] in counts
+            assert max(counts.values()) - min(counts.values()) <= 1
+            uneven += len(set(counts.values())) > 1
+    assert found == queries
+    assert uneven, "some prompts must have lost exemplars"
+
+
+def _labels(tokens: list[int], inside: list[tuple[int, int]], tokenizer: Any) -> list[str]:
+    """The texts of a prompt's labels; the tokens of one label lie side by side."""
+    runs: list[list[int]] = []
+    for i, (place, _) in enumerate(inside):
+        if i == 0 or place != inside[i - 1][0] + 1:
+            runs.append([])
+        runs[-1].append(tokens[place])
+    return [tokenizer.decode(run) for run in runs]
+
+
+def test_a_class_is_never_dropped_to_fit_a_block(
+    mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^Prompt \d+ of dataset '\w+' has \d+ tokens .*block_tokens"
+    ) as error:
+        _packed(mixture, inputs, tokenizer, 40)
+    assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300).flatmap(
+    lambda capacity: st.tuples(st.just(capacity), st.lists(st.integers(1, capacity), max_size=80))
+))  # fmt: skip
+def test_fill_puts_every_item_in_one_bin_and_overfills_none(case: tuple[int, list[int]]) -> None:
+    capacity, lengths = case
+    bins = fill(lengths, capacity)
+    assert sorted(item for members in bins for item in members) == list(range(len(lengths)))
+    loads = [sum(lengths[item] for item in members) for members in bins]
+    assert all(0 < load <= capacity for load in loads)
+    # Two bins that fit into one would have been one.
+    assert all(a + b > capacity for i, a in enumerate(loads) for b in loads[:i])
+
+
+def test_fill_takes_the_tightest_bin() -> None:
+    """60 and 50 open two bins with room for 40 and 50; 40 fills the first, 45 goes to the second."""
+    assert fill([40, 60, 45, 50], 100) == [[1, 0], [3, 2]]
+
+
+def test_fill_wastes_little_on_realistic_lengths() -> None:
+    import numpy as np
+
+    lengths = np.clip(np.random.default_rng(0).lognormal(5.5, 0.5, size=3_000), 40, 2_048).astype(
+        int
+    )
+    bins = fill(lengths.tolist(), 2_048)
+    assert lengths.sum() / (len(bins) * 2_048) > 0.99

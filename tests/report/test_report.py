@@ -1,0 +1,402 @@
+"""The report shows the marts' own figures, stands alone, and is the same for the same input."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from marts import SCHEMA, mart, pair
+from rich.console import Console
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.report import page, plots, tables
+
+ODD = "<script>alert('odd & \"bad\"')</script>"
+ICL_SETTINGS = {
+    "symbols, no instruction": (0.523, 0.614, 0.003),
+    "symbols, instruction": (0.541, 0.602, 0.04),
+    "relevant labels, no instruction": (0.655, 0.662, 0.81),
+    "relevant labels, instruction": (0.773, 0.701, 0.0004),
+}
+
+
+def scaling(*partitions: str) -> pl.DataFrame:
+    """mart_scaling in two settings; each partition has ten times the parameters of the one before."""
+    rows = [
+        row
+        | {
+            "flops_per_token": 2 * 10**power,
+            "as_good_untuned": partitions[-1] if row["model"] == "tuned" and power == 6 else None,
+            "as_good_flops": 10.0 ** (len(partitions) - 1) if power == 6 else None,
+        }
+        for power, partition in enumerate(partitions, start=6)
+        for setting in ("symbols, instruction", "symbols, no instruction")
+        for row in pair("icl", setting, 0.5, 0.6, 0.01, partition=partition)
+    ]
+    sizes = {"flops_per_token": pl.Int64, "as_good_untuned": pl.String, "as_good_flops": pl.Float64}
+    return pl.DataFrame(rows, schema={**SCHEMA, **sizes})
+
+
+def marts(partition: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any]:
+    """Everything that write_report asks for, small."""
+    settings = [
+        pair("icl", setting, *figures, partition=partition)
+        for setting, figures in ICL_SETTINGS.items()
+    ]
+    sets = [
+        pair("icl", setting, *figures, partition=partition, dataset=name)
+        for setting, figures in ICL_SETTINGS.items()
+        for name in ("weather", dataset)
+    ]
+    flips = [
+        pair(
+            "flipped",
+            f"{percent}% flipped",
+            *(0.8 - percent / 250, 0.8 - percent / 500, 0.02),
+            partition=partition,
+            flipped_percent=percent,
+        )
+        for percent in (0, 50, 100)
+    ]
+    lists = [
+        pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, partition, category=category)
+        for category in ("identity", "sorting")
+    ]
+    summary = [
+        *settings,
+        pair("flipped", "100% flipped", 0.4, 0.6, 1e-9, 0.5, partition),
+        pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, partition),
+    ]
+    steps = range(40)
+    log = pl.DataFrame({"step": list(steps), "loss": [3 / (1 + step) for step in steps]})
+    return {
+        "summary": mart(*summary),
+        "icl": mart(*sets, dataset=pl.String),
+        "flipped": mart(*flips, flipped_percent=pl.Int64),
+        "algorithmic": mart(*lists, category=pl.String),
+        "scaling": scaling(partition),
+        "training_log": {partition: log},
+        "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A written report whose names are as odd as names can be."""
+    folder = tmp_path_factory.mktemp("report") / "page"
+    page.write_report(folder, **marts(dataset=ODD))
+    return folder
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and the text that a reader sees."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.hidden = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.hidden = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.text.append(data)
+
+
+def printed(table: Any, width: int = 120) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_page_fetches_nothing(report: Path) -> None:
+    html = (report / "index.html").read_text()
+    elements = Elements(html).found
+    assert not [attrs for _, attrs in elements if "src" in attrs or "href" in attrs]
+    assert not [tag for tag, _ in elements if tag in ("link", "iframe", "img", "object", "base")]
+    styles = "".join(re.findall(r"<style>(.*?)</style>", html, flags=re.DOTALL))
+    assert "url(" not in styles and "@import" not in styles
+    policy = [attrs["content"] for tag, attrs in elements if tag == "meta" and "content" in attrs]
+    assert any("default-src 'none'" in str(content) for content in policy)
+
+
+def test_the_chart_library_is_in_the_page_once(report: Path) -> None:
+    html = (report / "index.html").read_text()
+    assert html.count("window.vegaEmbed") == 1
+    assert len(html) < 1_500_000
+
+
+def test_every_chart_has_a_place_on_the_page_and_a_png(report: Path) -> None:
+    elements = Elements((report / "index.html").read_text()).found
+    places = {str(attrs["id"]) for _, attrs in elements if attrs.get("class") == "chart"}
+    kinds = ("settings", "flipped", "gains", "algorithmic", "loss")
+    assert places == {f"{kind}-smollm2-135m" for kind in kinds}
+    assert {image.stem for image in report.glob("*.png")} == places
+    for image in report.glob("*.png"):
+        content = image.read_bytes()
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        width, height = struct.unpack(">II", content[16:24])
+        assert width > 600 and height > 100
+
+
+def test_the_same_input_gives_the_same_bytes(report: Path, tmp_path: Path) -> None:
+    shuffled = marts(dataset=ODD)
+    shuffled["summary"] = shuffled["summary"].reverse()
+    page.write_report(tmp_path, **shuffled)
+    written = {path.name: path.read_bytes() for path in report.iterdir()}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_odd_names_are_text_and_never_markup(report: Path) -> None:
+    html = (report / "index.html").read_text()
+    parsed = Elements(html)
+    assert ODD not in html
+    assert ODD in "".join(parsed.text)  # the parser has turned the escapes back
+    assert [tag for tag, _ in parsed.found].count("script") == 2
+
+
+def test_the_page_shows_the_figures_of_the_frame(report: Path) -> None:
+    text = "".join(Elements((report / "index.html").read_text()).text)
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    for row in marts()["summary"].iter_rows(named=True):
+        assert f"{row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in text
+        if row["gain"] is not None:
+            ends = (row["gain_cluster_low"], row["gain_cluster_high"])
+            low, high = (f"{100 * end:+.1f}" for end in ends)
+            assert f"{100 * row['gain']:+.1f} [{low}, {high}]" in text
+    assert "0.20 → 0.10" in text
+
+
+def test_the_json_holds_the_figures_of_the_frame_unrounded(report: Path) -> None:
+    summary = marts()["summary"]
+    records = json.loads((report / "summary.json").read_text())
+    assert len(records) == summary.height
+    for record in records:
+        same = [pl.col(key) == record[key] for key in ("benchmark", "setting", "model")]
+        row = summary.filter(*same).row(0, named=True)
+        assert record == {key: row[key] for key in record}
+        paired = {"gain", "gain_cluster_low", "gain_cluster_high", "p"}
+        assert paired & set(record) == (paired if record["model"] == "tuned" else set())
+
+
+def test_the_terminal_table_keeps_a_setting_on_a_line_and_loses_nothing_at_100_columns() -> None:
+    summary = tables.terminal_table(marts()["summary"])
+    lines = printed(summary).splitlines()
+    line = next(line for line in lines if "symbols, no instruction" in line)
+    assert re.split(r"\s{2,}|(?<=\])\s", line.strip()) == [
+        *("symbols, no instruction", "440", "0.52 [0.48, 0.57]", "0.61 [0.57, 0.66]", "0.40"),
+        *("+9.1 [+1.1, +16.1]", "0.003"),
+    ]
+    assert any("relevant labels, no instruction" in line and "0.810" in line for line in lines)
+    narrow = printed(summary, width=100)
+    assert max(map(len, narrow.splitlines())) <= 100
+    assert sorted(narrow.split()) == sorted(
+        re.sub(r"─+", max(re.findall(r"─+", narrow)), printed(summary)).split()
+    )
+
+
+def test_partitions_are_named_only_where_there_are_several() -> None:
+    one, other = marts()["summary"], marts(partition="[bold]big")["summary"]
+    assert "smollm2-135m" not in printed(tables.terminal_table(one))
+    both = pl.concat([one, other])
+    assert {"smollm2-135m", "[bold]big"} <= set(
+        map(str.strip, printed(tables.terminal_table(both)).splitlines())
+    )
+    none = pl.DataFrame()
+    html = tables.html_tables(summary=both, icl=none, algorithmic=none, scaling=none)["settings"]
+    assert "smollm2-135m" in html and "[bold]big" in html
+
+
+def test_partitions_stand_side_by_side_small_models_first(tmp_path: Path) -> None:
+    small, large = marts("micro"), marts("smollm2-135m")
+    both = {
+        name: pl.concat([large[name], small[name]])
+        for name in ("summary", "icl", "flipped", "algorithmic")
+    }
+    logs = large["training_log"]  # tuning elsewhere left none for the other
+    page.write_report(
+        tmp_path,
+        **both,
+        scaling=scaling("micro", "smollm2-135m").reverse(),
+        training_log=logs,
+        provenance={},
+    )
+    html = (tmp_path / "index.html").read_text()
+    places = [a["id"] for _, a in Elements(html).found if a.get("class") == "chart"]
+    assert places == [
+        *("settings-micro", "settings-smollm2-135m", "flipped-micro", "flipped-smollm2-135m"),
+        *("scaling-symbols-instruction", "scaling-symbols-no-instruction"),
+        *("gains-micro", "gains-smollm2-135m", "algorithmic-micro", "algorithmic-smollm2-135m"),
+        "loss-smollm2-135m",
+    ]
+    assert {image.stem for image in tmp_path.glob("*.png")} == set(places)
+    assert html.index("<strong>micro</strong>") < html.index("<strong>smollm2-135m</strong>")
+
+
+def test_a_tuned_model_stands_beside_the_untuned_one_that_it_replaces() -> None:
+    none = pl.DataFrame()
+    frames = {"summary": marts()["summary"], "icl": none, "algorithmic": none}
+    assert "scaling" not in tables.html_tables(**frames, scaling=scaling("micro"))
+    html = tables.html_tables(**frames, scaling=scaling("micro", "smollm2-135m"))["scaling"]
+    text = " ".join("".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ").split())
+    assert text.count("symbols, instruction") == text.count("symbols, no instruction") == 1
+    row = "micro 0.002 0.50 [0.45, 0.55] 0.60 [0.55, 0.65] smollm2-135m (10x FLOPs)"
+    other = "smollm2-135m 0.02 0.50 [0.45, 0.55] 0.60 [0.55, 0.65] none"
+    assert text.count(f"{row} {other}") == 2
+
+
+def test_the_terminal_table_has_a_column_for_a_pretrained_model_where_there_is_one() -> None:
+    summary = marts()["summary"]
+    pretrained = summary.filter(model="untuned").with_columns(model=pl.lit("pretrained"))
+    assert "pretrained" not in printed(tables.terminal_table(summary))
+    with_it = printed(tables.terminal_table(pl.concat([summary, pretrained])))
+    assert "pretrained" in with_it.splitlines()[0] and max(map(len, with_it.splitlines())) <= 120
+
+
+def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
+    settings = [row.setting for row in tables.comparisons(marts()["summary"].reverse())]
+    assert settings == [*tables.SETTINGS, "100% flipped", "fresh"]
+
+
+def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
+    verdict, symbols, _, relevant = page.finding(marts()["summary"])
+    assert verdict == (
+        "Of 6 settings, symbol tuning made 3 significantly better and 1 (relevant labels, "
+        "instruction) significantly worse (p < 0.05)."
+    )
+    assert symbols == (
+        "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 points (p = 0.003, n = 440)."
+    )
+    assert "0.77 → 0.70, -7.2 points (p < 0.001" in relevant
+
+
+def test_the_finding_claims_nothing_that_is_not_significant() -> None:
+    summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.2))
+    verdict, headline = page.finding(summary)
+    assert "made 0 significantly better and 0 significantly worse" in verdict
+    assert "+5.0 points, which chance could bring (p = 0.200" in headline
+
+
+def test_the_finding_of_an_untested_model_says_so() -> None:
+    untuned = marts()["summary"].filter(pl.col("model") == "untuned")
+    (sentence,) = page.finding(untuned)
+    assert "No setting was measured on both" in sentence
+
+
+def test_the_pretrained_model_is_shown_where_it_was_measured() -> None:
+    summary = marts()["summary"]
+    none = pl.DataFrame()
+    without = tables.html_tables(summary=summary, icl=none, algorithmic=none, scaling=none)[
+        "settings"
+    ]
+    pretrained = summary.filter(pl.col("model") == "untuned").with_columns(
+        model=pl.lit("pretrained"), accuracy=pl.lit(0.315)
+    )
+    both = pl.concat([summary, pretrained])
+    with_it = tables.html_tables(summary=both, icl=none, algorithmic=none, scaling=none)["settings"]
+    assert "pretrained" not in without
+    assert "pretrained" in with_it and "0.32 [" in with_it
+
+
+def test_empty_marts_are_left_out(tmp_path: Path) -> None:
+    inputs = marts()
+    for name in ("icl", "flipped", "algorithmic", "scaling"):
+        inputs[name] = inputs[name].clear()
+    page.write_report(tmp_path, **{**inputs, "training_log": {}})
+    assert [path.name for path in tmp_path.glob("*.png")] == ["settings-smollm2-135m.png"]
+    html = (tmp_path / "index.html").read_text()
+    assert "by category" not in html and "Beside the paper" in html
+
+
+def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path) -> None:
+    inputs = marts()
+    inputs["summary"] = inputs["summary"].clear()
+    with pytest.raises(UserError, match="mart_summary has no row"):
+        page.write_report(tmp_path / "page", **inputs)
+    assert not (tmp_path / "page").exists()
+
+
+def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
+    inputs = marts()
+    del inputs["provenance"]
+    inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
+    assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]
+
+
+def test_our_gains_stand_beside_the_papers() -> None:
+    none = pl.DataFrame()
+    html = tables.html_tables(summary=marts()["summary"], icl=none, algorithmic=none, scaling=none)[
+        "paper"
+    ]
+    text = "".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ")
+    assert "+5.5 to +15.5" in text
+    assert "symbols, no instruction: +9.1 (p = 0.003)" in text
+    assert "not measured" in text  # Turing concepts are not in this mart
+    assert "2305.08298" in text
+
+
+def test_the_papers_rows_name_settings_that_the_pipeline_has() -> None:
+    known = {
+        "icl": set(tables.SETTINGS),
+        "flipped": {"100% flipped"},
+        "list_functions": {"published", "fresh"},
+        "turing_concepts": {"published", "fresh"},
+    }
+    for row in tables.paper()["results"]:
+        if "ours" in row:
+            assert set(row["ours"]["settings"]) <= known[row["ours"]["benchmark"]]
+
+
+def test_a_diverged_training_run_can_still_be_drawn() -> None:
+    log = pl.DataFrame({"step": [0, 1, 2], "loss": [3.0, float("nan"), 2.0]})
+    chart = plots.loss_chart(log)
+    assert "NaN" not in json.dumps(chart.to_dict())
+    assert plots.to_png(chart)
+
+
+def test_a_long_training_log_keeps_the_page_light() -> None:
+    log = pl.DataFrame({"step": range(50_000), "loss": [1.0] * 50_000})
+    (drawn,) = plots.loss_chart(log).to_dict()["datasets"].values()
+    assert 1_000 <= len(drawn) <= plots.MAX_POINTS
+
+
+@pytest.mark.parametrize(
+    ("gain", "text"), [(0.0912, "+9.1"), (-0.2, "-20.0"), (-0.0001, "+0.0"), (None, "")]
+)
+def test_a_gain_is_shown_in_signed_points(gain: float | None, text: str) -> None:
+    assert tables.points_text(gain) == text
+
+
+def test_a_gain_without_an_interval_is_shown_alone() -> None:
+    row = {"gain": 0.1, "gain_low": 0.05, "gain_high": 0.15, "gain_cluster_low": None}
+    assert tables.gain_text(row, tables.OVER_QUERIES) == "+10.0 [+5.0, +15.0]"
+    assert tables.gain_text(row, tables.OVER_DRAWS) == "+10.0"
+
+
+def test_only_the_table_of_sets_shows_a_corrected_p() -> None:
+    inputs = marts()
+    sets = inputs["icl"].with_columns(p_holm=pl.lit(0.777))
+    html = tables.html_tables(
+        summary=inputs["summary"], icl=sets, algorithmic=pl.DataFrame(), scaling=pl.DataFrame()
+    )
+    assert "p, Holm" in html["sets"] and "0.777" in html["sets"]
+    assert "p, Holm" not in html["settings"]
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0004, "<0.001"), (0.05, "0.050"), (None, "")])
+def test_a_small_p_is_never_shown_as_zero(p: float | None, text: str) -> None:
+    assert tables.p_text(p) == text

@@ -1,0 +1,40 @@
+"""A job on a machine that shares no folder with the launcher: through s3, and as an ECS task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from launching import Launched, launch
+from tiny_models import tiny_job
+
+from resources.launcher import EcsLauncher
+from symtune_pipeline.store.bucket import Bucket
+from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.job_file import opened_job, put_job
+
+ECS = EcsLauncher(
+    staging="s3://bucket/staging", cluster="gpus", task_definition="tuning", container="tuning"
+)
+
+
+# The server behind `s3` has ECS, too.
+pytestmark = pytest.mark.usefixtures("s3")
+
+
+def test_a_job_on_s3_brings_its_inputs_and_its_result_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    config = tiny_job(tmp_path / "here")
+    bucket = Bucket(f"s3://bucket/{tmp_path.name}")
+    with opened_job(put_job(config, bucket)) as elsewhere:
+        assert not elsewhere.output_folder.is_relative_to(tmp_path)
+        run_job(elsewhere, print)
+    bucket.download_folder("model", tmp_path / "fetched")
+    fetched = Launched(tmp_path / "fetched", None, []).losses()
+    assert fetched == Launched(run_job(config, print), None, []).losses()
+
+
+def test_a_task_definition_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    error = launch(ECS, tiny_job(tmp_path)).error
+    assert error and error.startswith("The fine-tune job on ECS did not come to its end (")
+    assert "task definition" in error and "\n" not in error

@@ -1,0 +1,176 @@
+"""Artifacts on disk: whole or not at all, and checked when they are read."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.folder import Store
+
+OLD = pl.DataFrame({"number": [1, 2, 3]})
+NEW = pl.DataFrame({"number": [4, 5]})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def _write(
+    store: Store, table: pl.DataFrame, key: str = "numbers", partition: str | None = None
+) -> None:
+    with store.writing(key, partition) as folder:
+        table.write_parquet(folder / TABLE)
+
+
+def _one_sentence(error: pytest.ExceptionInfo[UserError], *parts: object) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.endswith(".")
+    for part in parts:
+        assert str(part) in text
+
+
+def test_a_table_is_read_as_it_was_written(store: Store) -> None:
+    _write(store, OLD)
+    assert store.read_table("numbers").equals(OLD)
+    assert store.manifest("numbers").rows == {TABLE: 3}
+
+
+def test_a_new_version_replaces_the_old_and_leaves_nothing_of_it(store: Store) -> None:
+    _write(store, OLD)
+    _write(store, NEW)
+    assert store.read_table("numbers").equals(NEW)
+    left = sorted(path.name for path in (store.root / "numbers").iterdir())
+    assert left == sorted([store.manifest("numbers").version, "manifest.json"])
+
+
+def test_partitions_do_not_touch_each_other(store: Store) -> None:
+    _write(store, OLD, partition="small")
+    _write(store, NEW, partition="large")
+    assert store.read_table("numbers", "small").equals(OLD)
+    assert store.read_table("numbers", "large").equals(NEW)
+    assert store.partitions("numbers") == ["large", "small"]
+
+
+def test_the_same_content_has_the_same_version_wherever_it_is(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    _write(store, OLD)
+    _write(other, OLD, key="elsewhere")
+    assert store.manifest("numbers").version == other.manifest("elsewhere").version
+    _write(other, NEW, key="elsewhere")
+    assert store.manifest("numbers").version != other.manifest("elsewhere").version
+
+
+def test_writing_the_same_content_again_leaves_the_files_in_place(store: Store) -> None:
+    """A reader, or a crash, in between must never find the folder gone."""
+    _write(store, OLD)
+    before = (store.folder("numbers") / TABLE).stat().st_ino
+    _write(store, OLD)
+    assert (store.folder("numbers") / TABLE).stat().st_ino == before
+
+
+def test_an_error_while_writing_leaves_the_old_artifact(store: Store) -> None:
+    _write(store, OLD)
+    with pytest.raises(RuntimeError, match="disk"), store.writing("numbers") as folder:
+        NEW.write_parquet(folder / TABLE)
+        raise RuntimeError("disk on fire")
+    assert store.read_table("numbers").equals(OLD)
+    assert len(list((store.root / "numbers").iterdir())) == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import polars as pl
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.folder import Store
+
+with Store(Path(sys.argv[1])).writing("numbers") as folder:
+    pl.DataFrame({"number": [4, 5]}).write_parquet(folder / TABLE)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_artifact_and_the_next_one_tidies_up(store: Store) -> None:
+    _write(store, OLD)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    home = store.root / "numbers"
+    assert len(list(home.iterdir())) == 3, "what the killed writer had begun"
+    assert store.read_table("numbers").equals(OLD)
+    _write(store, NEW)
+    assert store.read_table("numbers").equals(NEW)
+    assert len(list(home.iterdir())) == 2
+
+
+def test_a_first_write_that_is_killed_leaves_nothing_to_read(store: Store) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(store.root)], check=False)
+    with pytest.raises(UserError) as error:
+        store.read_table("numbers")
+    _one_sentence(error, store.root / "numbers", "materialise 'numbers' first")
+
+
+def test_what_was_never_made_is_one_sentence_with_its_partition(store: Store) -> None:
+    with pytest.raises(UserError) as error:
+        store.manifest("model", "micro")
+    _one_sentence(error, store.root / "model" / "micro", "'model' for partition 'micro'")
+
+
+@pytest.mark.parametrize(
+    ("damage", "state"), [("change", "does not match"), ("remove", "is missing")]
+)
+def test_a_damaged_file_is_named_and_its_removal_is_the_way_out(
+    store: Store, damage: str, state: str
+) -> None:
+    _write(store, OLD)
+    path = store.folder("numbers") / TABLE
+    if damage == "change":
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    else:
+        path.unlink()
+    with pytest.raises(UserError) as error:
+        store.read_table("numbers")
+    _one_sentence(
+        error, path, state, f"delete {store.root / 'numbers'}", "materialise 'numbers' again"
+    )
+    _write(store, OLD)
+    assert store.read_table("numbers").equals(OLD)
+
+
+@pytest.mark.parametrize("content", ['{"version": "1', "[]", '{"version": "1"}', "\x00"])
+def test_a_damaged_manifest_is_one_sentence(store: Store, content: str) -> None:
+    _write(store, OLD)
+    manifest = store.root / "numbers" / "manifest.json"
+    manifest.write_text(content)
+    with pytest.raises(UserError) as error:
+        store.read_table("numbers")
+    _one_sentence(error, manifest, "delete")
+
+
+def test_a_table_is_built_once_for_what_it_is_made_from(store: Store) -> None:
+    calls: list[str] = []
+    for made_from, table in [("a", OLD), ("a", OLD), ("b", NEW), ("b", NEW)]:
+
+        def build(made_from: str = made_from, table: pl.DataFrame = table) -> pl.DataFrame:
+            calls.append(made_from)
+            return table
+
+        assert store.table_once("kept", "micro", made_from, build).equals(table)
+    assert calls == ["a", "b"]
+
+
+def test_a_build_that_fails_is_tried_again(store: Store) -> None:
+    def fail() -> pl.DataFrame:
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        store.table_once("kept", "micro", "a", fail)
+    assert store.table_once("kept", "micro", "a", lambda: OLD).equals(OLD)

@@ -1,0 +1,196 @@
+"""The model card of a tuned model, and `symtune push`, which carries the model's folder to a hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from fake_hub import FakeHub
+from huggingface_hub import ModelCard
+from tiny_models import save_tiny_model, save_tiny_tokenizer, tiny_job
+
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tuning.card import model_card
+from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.metrics import LOG
+
+DIGEST = "ab" * 32
+OWN = """models: [smollm2-135m]
+data:
+  source: generated
+  own:
+    mine:
+      role: tuning
+      files: {train: mine.csv}
+      columns: [text]
+      label_column: label
+      labels: [good, bad]
+      instruction: Is it good?
+      licence: my own licence
+mixture: {prompts: 10}
+tuning: {lora: {rank: 8}}
+"""
+
+
+def card(folder: Path, seconds: float = 1.0) -> str:
+    """Of SmolLM2, from a log of two steps."""
+    experiment = folder / "with_own.yaml"
+    experiment.write_text(OWN)
+    log = pl.DataFrame(
+        [
+            {"step": 0, "held_out_loss": 3.0, "held_out_accuracy": 0.25},
+            {"step": 1, "loss": 2.0, "accuracy": 0.5, "tokens": 1_000, "seconds": seconds},
+            {
+                "step": 2,
+                "loss": 1.0,
+                "accuracy": 0.5,
+                "tokens": 2_000,
+                "seconds": 2 * seconds,
+                "held_out_loss": 1.25,
+                "held_out_accuracy": 0.75,
+            },
+        ],
+        schema=LOG,
+    )
+    provenance = {"source": "package", "sha256": {"model.safetensors": DIGEST}, "licence": "x"}
+    return model_card(
+        find_model("smollm2-135m"),
+        load_experiment(str(experiment)),
+        provenance,
+        {"packed_mixture/smollm2-135m": "0123456789abcdef"},
+        log,
+    )
+
+
+def test_a_card_says_what_the_model_was_made_from_and_how(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    data = ModelCard(text).data
+    assert data.license == "apache-2.0"
+    assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    for words in (
+        "with_own",
+        DIGEST,
+        "`packed_mixture/smollm2-135m` | `0123456789abcdef`",
+        "| hotel_reviews | Apache-2.0 |",
+        "| mine | my own licence |",
+        "rank: 8",
+        "| held-out loss before | 3.0000 |",
+        "| held-out accuracy after | 0.7500 |",
+        "| loss, mean of the last ten steps | 1.5000 |",
+        "| tokens | 2,000 |",
+    ):
+        assert words in text, words
+    assert "phone_reviews" not in text  # a set for evaluation
+
+
+def test_a_card_names_no_folder_of_this_machine_and_no_time(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    assert str(tmp_path) not in text and "mine.csv" not in text
+    assert card(tmp_path, seconds=7.0) == text
+
+
+def test_the_cards_snippet_runs_in_a_tuned_models_folder(tmp_path: Path) -> None:
+    folder = run_job(tiny_job(tmp_path, epochs=1), print)
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0
+    (snippet,) = re.findall(r"```python\n(.*?)```", card(tmp_path), re.DOTALL)
+    ended = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.match(r"w\d+", ended.stdout)  # a word of the tiny tokenizer
+
+
+# --- symtune push ---------------------------------------------------------------------------------
+
+Push = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def push(tmp_path: Path) -> Push:
+    """Runs `symtune push micro …` on a store with a tiny tuned model and a hub's address."""
+    store = Store(tmp_path / "home" / "smoke")
+    with store.writing("symbol_tuned_model", "micro") as folder:
+        save_tiny_tokenizer(save_tiny_model(folder))
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
+
+    def push(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        ours = ("HF_", "HUGGINGFACE_")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        env |= {"SYMTUNE_HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hub")}
+        command = [sys.executable, "-c", "from symtune_pipeline.commands.app import main; main()"]
+        return subprocess.run(
+            [*command, "--experiment", "smoke", "push", *arguments],
+            env=env | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return push
+
+
+def test_a_push_lists_first_and_uploads_when_told_to(push: Push) -> None:
+    with FakeHub("me/tiny", {}).serving() as hub:
+        variables = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_secret"}
+        listed = push("micro", "--to", "me/tiny", **variables)
+        assert listed.returncode == 0, listed.stderr
+        assert "MB  model.safetensors\n" in listed.stdout
+        assert listed.stdout.endswith("add --yes to upload this to me/tiny.\n")
+        assert not hub.paths and not hub.uploaded
+
+        pushed = push("micro", "--to", "me/tiny", "--private", "--yes", **variables)
+        assert pushed.returncode == 0, pushed.stderr
+        assert pushed.stdout.endswith(f"{hub.endpoint}/me/tiny/commit/{hub.commit}\n")
+        assert {"README.md", "config.json", "model.safetensors"} <= hub.uploaded.keys()
+        assert hub.uploaded["README.md"].startswith(b"---\nlicense: mit")
+        assert hub.made == {"name": "tiny", "organization": "me", "visibility": "private"}
+        assert "hf_secret" not in pushed.stdout + pushed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "sentence"),
+    [
+        (("micro", "--to", "me/tiny"), {}, "run `hf auth login` or set HF_TOKEN."),
+        (("micro", "--to", "tiny"), {"HF_TOKEN": "x"}, "'tiny' names no repository"),
+        (("micro", "--to", "me/ti ny"), {"HF_TOKEN": "x"}, "'me/ti ny' names no repository ("),
+        (
+            ("micro", "--to", "me/tiny"),
+            {"HF_TOKEN": "x", "HF_ENDPOINT": "http://127.0.0.1:9"},
+            "The hub cannot be reached (ConnectError",
+        ),
+        (
+            ("micro", "--to", "me/tiny"),
+            {"HF_TOKEN": "x", "HF_HUB_OFFLINE": "1"},
+            "The hub cannot be reached (OfflineModeIsEnabled",
+        ),
+        (("smollm2-135m", "--to", "me/tiny"), {}, "for partition 'smollm2-135m' first"),
+    ],
+)
+def test_a_push_that_cannot_be_is_one_sentence(
+    push: Push, arguments: tuple[str, ...], variables: dict[str, str], sentence: str
+) -> None:
+    ended = push(*arguments, "--yes", **variables)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith(".") and sentence in line
+
+
+def test_a_hub_that_refuses_is_one_sentence(push: Push) -> None:
+    with FakeHub("me/tiny", {}, troubles=0, refuses=True).serving() as hub:
+        ended = push(
+            "micro", "--to", "me/tiny", "--yes", HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_secret"
+        )
+    assert ended.returncode == 2
+    assert "The hub refused me/tiny with status 403; see that your token may write there" in (
+        ended.stderr
+    )
+    assert "hf_secret" not in ended.stdout + ended.stderr

@@ -1,0 +1,235 @@
+"""`symtune plan`: counts that are the real model's, and memory that a real run needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import random_blocks, save_tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from resources.pipes import ENVIRONMENT
+from symtune_pipeline.catalog.gpus import find_gpu
+from symtune_pipeline.catalog.models import Model, all_models, find_model
+from symtune_pipeline.commands.plan_tables import markdown
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.models.sizing import sizes_of
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import make_optimizer
+from symtune_pipeline.tuning.plan import GB, Plan, Workload, make_plan
+
+MICRO = find_model("micro")
+
+# The largest memory of the process that ran the job, in bytes.
+MEASURE = """
+import sys
+from pathlib import Path
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import run_job
+
+run_job(JobConfig.model_validate_json(Path(sys.argv[1]).read_text()), lambda line: None)
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
+@pytest.fixture
+def paper() -> Experiment:
+    return load_experiment("paper")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def job_of_micro(folder: Path, block_tokens: int) -> JobConfig:
+    """A short job on a random model of micro's architecture; its blocks are full."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**MICRO.architecture))
+    model.save_pretrained(folder / "base")
+    save_tiny_tokenizer(folder / "base")
+    blocks = random_blocks(count=2, prompts=block_tokens // 256, length=256)
+    blocks.write_parquet(folder / "blocks.parquet")
+    return JobConfig(
+        model_folder=folder / "base",
+        blocks=folder / "blocks.parquet",
+        output_folder=folder / "job",
+        inputs={},
+        optimizer="adamw",
+        learning_rate=1e-3,
+        warmup_steps=1,
+        block_tokens=block_tokens,
+        tokens_per_step=block_tokens,
+        max_grad_norm=1.0,
+        epochs=1,
+        loss="all_labels",
+        precision="fp32",
+        held_out_blocks=0,
+        lora=None,
+        activation_checkpointing=False,
+        compile=False,
+        checkpoint_seconds=1_000,
+        keep_checkpoints=1,
+        seed=0,
+    )
+
+
+def measured_bytes(folder: Path, job: JobConfig) -> int:
+    """The peak memory of a job in a process of its own, as a launcher starts it."""
+    path = folder / "job.json"
+    path.write_text(job.model_dump_json())
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(ended.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_the_planned_memory_is_that_of_a_real_run(tmp_path: Path) -> None:
+    planned, measured = [], []
+    for block_tokens in (512, 2_048):
+        folder = tmp_path / str(block_tokens)
+        folder.mkdir()
+        job = job_of_micro(folder, block_tokens)
+        load = Workload("", block_tokens, 1, 32, 32, 256)
+        plan = Plan(MICRO, job, load, False, find_gpu("cpu"), 1, None, False)
+        planned.append(plan.needed)
+        measured.append(measured_bytes(folder, job))
+    # Most of it is Python and torch. What longer blocks add is the model's own.
+    assert measured == pytest.approx(planned, rel=0.15)
+    assert measured[1] - measured[0] == pytest.approx(planned[1] - planned[0], rel=0.25)
+
+
+@pytest.mark.parametrize("model", all_models().values(), ids=list(all_models()))
+def test_the_parameters_of_the_catalogue_are_those_of_the_real_class(model: Model) -> None:
+    with torch.device("meta"):
+        real = AutoModelForCausalLM.from_config(AutoConfig.for_model(**model.architecture))
+    assert sum(p.numel() for p in real.parameters()) == model.parameters
+    assert real.config.max_position_embeddings == model.context_tokens
+
+
+def test_the_counts_of_a_model_add_up() -> None:
+    sizes = sizes_of(MICRO.architecture, bf16=False, halved=False)
+    norms = (2 * sizes.layers + 1) * sizes.width
+    assert sizes.parameters == sizes.layer_matrices + sizes.lm_head + norms
+    assert sizes.parameters == MICRO.parameters
+    outside = sizes.lm_head + sizes.width
+    assert sizes.parameters == sizes.layers * sizes.layer_parameters + outside
+    assert sum(map(prod, sizes.adapters(4))) == 4 * sum(map(sum, sizes.linear))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_the_optimisers_memory_is_what_it_keeps(optimizer: str, tmp_path: Path) -> None:
+    job = job_of_micro(tmp_path, 512).model_copy(update={"optimizer": optimizer})
+    plan = Plan(MICRO, job, Workload("", 1, 1, 1, 1, 1), False, find_gpu("cpu"), 1, None, False)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**MICRO.architecture))
+    chosen = make_optimizer(model, job)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    chosen.step()
+    kept = [
+        value for state in chosen.state.values() for value in state.values() if value.numel() > 1
+    ]
+    assert plan.memory["optimiser"] == sum(value.nbytes for value in kept)
+
+
+def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment, empty: Store) -> None:
+    plan = make_plan(empty, paper, find_model("olmo2-7b"))
+    assert (plan.gpu.key, plan.gpus, plan.lora_rank, plan.bf16) == ("h100", 4, None, True)
+    assert plan.fits
+    assert plan.trained_parameters == plan.model.parameters
+    # 2 operations forward, 4 backward, 2 for activations computed again; the embedding costs none,
+    # the LM head only at targets.
+    assert plan.flops == pytest.approx(8 * 6.48e9 * plan.tokens, rel=0.05)
+    assert plan.memory["weights"] == 4 * plan.model.parameters / 4
+    assert plan.dollars is not None
+    hours = plan.seconds[1] / 3_600
+    assert plan.dollars[1] == pytest.approx(4 * hours * 12.29)
+
+
+def test_ranks_share_what_is_sharded_and_nothing_else(paper: Experiment, empty: Store) -> None:
+    two, four = (
+        make_plan(empty, paper, find_model("olmo2-7b"), gpu="h100", gpus=n).memory for n in (2, 4)
+    )
+    for part in ("weights", "gradients", "optimiser"):
+        assert two[part] == 2 * four[part]
+    for part in ("activations", "logits", "gathered"):
+        assert two[part] == four[part]
+    assert "bf16 copies" not in two  # of a layer at a time only, which is what is gathered
+
+
+def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment, empty: Store) -> None:
+    plan = make_plan(
+        empty,
+        paper,
+        find_model("olmo2-7b"),
+        gpu="h100",
+        gpus=1,
+        activation_checkpointing=False,
+    )
+    assert not plan.fits
+    ways = plan.ways_out()
+    assert "1 x h100 with LoRA" in ways
+    assert "1 x h100 with activation checkpointing and LoRA" in ways
+    assert "2 x h100 with activation checkpointing" in ways
+    lora = replace(plan, lora_rank=16)
+    assert lora.fits
+    assert lora.memory["weights"] < plan.memory["weights"]  # frozen weights are kept in bf16
+    assert lora.trained_parameters < 0.01 * plan.trained_parameters
+    assert replace(plan, activation_checkpointing=True).needed < plan.needed
+
+
+def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment, empty: Store) -> None:
+    plan = make_plan(empty, paper, find_model("llama3.1-405b"))
+    uncapped = replace(plan, job=plan.job.model_copy(update={"steps": None}))
+    assert (plan.steps, plan.job.steps) == (1_000, 1_000)
+    assert uncapped.steps > 1_000
+    assert plan.tokens == pytest.approx(1_000 * plan.job.tokens_per_step, rel=0.01)
+    assert plan.seconds[0] < uncapped.seconds[0]
+
+
+def test_a_mixture_that_was_packed_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    blocks = random_blocks(count=5, prompts=4, length=200)
+    with store.writing("packed_mixture", "smollm2-135m") as folder:
+        blocks.write_parquet(folder / TABLE)
+    smoke = load_experiment("smoke")
+    load = make_plan(store, smoke, MICRO).load
+    lengths = blocks["prompt_lengths"].explode()
+    assert load.source == "packed for smollm2-135m"
+    assert (load.tokens, load.blocks) == (lengths.sum(), 5)
+    assert (load.targets, load.most_targets) == (5 * 4 * 4, 4 * 4)  # kinds 1 and 2, two tokens each
+    assert load.prompt_tokens == pytest.approx((lengths.cast(float) ** 2).sum() / lengths.sum())
+
+
+def test_more_gpus_than_a_step_has_blocks_are_refused(paper: Experiment, empty: Store) -> None:
+    with pytest.raises(UserError, match=r"raise tuning\.tokens_per_step to 131,072 or take"):
+        make_plan(empty, paper, find_model("olmo2-7b"), gpu="h100", gpus=64)
+
+
+def test_every_model_is_planned_so_that_it_fits(paper: Experiment, empty: Store) -> None:
+    plans = [make_plan(empty, paper, model) for model in all_models().values()]
+    assert all(plan.fits for plan in plans)
+    table = markdown(plans).splitlines()
+    assert len(table) == 2 + len(plans)
+    assert {line.count("|") for line in table} == {table[0].count("|")}
+
+
+def test_a_tight_gpu_is_judged_by_what_is_usable(paper: Experiment, empty: Store) -> None:
+    plan = make_plan(empty, paper, find_model("smollm2-360m"))
+    exactly = plan.gpu.model_copy(update={"memory_gb": plan.needed / GB})
+    assert not replace(plan, gpu=exactly).fits

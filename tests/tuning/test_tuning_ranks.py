@@ -1,0 +1,124 @@
+"""Several ranks train what one does, and go on from each other's checkpoints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import on_ranks
+from safetensors.torch import load_file
+from test_tuning import cut_off
+from tiny_models import tiny_job
+
+from symtune_pipeline.experiment import Lora
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.trainable import load_trainable
+
+
+def run_on(ranks: int, config: JobConfig) -> None:
+    """Run a job to its end."""
+    assert on_ranks(ranks, config.output_folder.parent / "meeting", run_job, config, print) == (
+        [None] * ranks
+    )
+
+
+def assert_equal(found: JobConfig, expected: JobConfig) -> None:
+    """The same losses and weights, to rounding."""
+    logs = [json.loads((c.output_folder / "model/log.json").read_text()) for c in (found, expected)]
+    for row, other in zip(logs[0]["log"], logs[1]["log"], strict=True):
+        for column in ("loss", "accuracy", "gradient_norm", "tokens"):
+            assert row[column] == pytest.approx(other[column], rel=1e-4), column
+    weights = [load_file(c.output_folder / "model/model.safetensors") for c in (found, expected)]
+    for name, weight in weights[1].items():
+        assert (weights[0][name] - weight).abs().max() < 1e-4
+
+
+# Three blocks a step and two in the last: with two ranks, one of them often has none of its own.
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_two_ranks_train_what_one_does(optimizer: str, tmp_path: Path) -> None:
+    one, two = (
+        tiny_job(tmp_path / name, optimizer=optimizer, tokens_per_step=120, epochs=2)
+        for name in ("one", "two")
+    )
+    run_job(one, print)
+    run_on(2, two)
+    assert_equal(two, one)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_a_rank_that_reads_no_weights_has_the_same_parameters(
+    lora: Lora | None, tmp_path: Path
+) -> None:
+    config = tiny_job(tmp_path, lora=lora)
+    read, empty = (load_trainable(config, "bf16", device) for device in ("cpu", "meta"))
+    assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
+    kinds = [
+        {name: (p.shape, p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+        for model in (read, empty)
+    ]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_two_ranks_in_bf16_train_what_one_does_to_its_precision(
+    lora: Lora | None, tmp_path: Path
+) -> None:
+    one, two = (tiny_job(tmp_path / name, precision="bf16", lora=lora) for name in ("one", "two"))
+    run_job(one, print)
+    run_on(2, two)
+    losses = [
+        [row["loss"] for row in json.loads(path.read_text())["log"] if row.get("loss") is not None]
+        for path in (c.output_folder / "model/log.json" for c in (two, one))
+    ]
+    assert len(losses[0]) > 2
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    weights = load_file(two.output_folder / "model/model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_a_job_goes_on_with_another_number_of_ranks(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    undisturbed = tiny_job(tmp_path / "undisturbed", optimizer="adafactor")
+    config = tiny_job(tmp_path / "changing", optimizer="adafactor")
+    run_on(max(before, after), undisturbed)
+    assert cut_off(config, lambda c: on_ranks(before, tmp_path / "meeting", run_job, c, print)[0])
+    run_on(after, config)
+    assert_equal(config, undisturbed)
+    if before == after:
+        weights = [c.output_folder / "model/model.safetensors" for c in (config, undisturbed)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_more_ranks_than_blocks_in_a_step_say_what_to_change(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path, tokens_per_step=40)
+    said = on_ranks(2, tmp_path / "meeting", run_job, config, print)
+    assert (
+        said
+        == [
+            "2 processes were started for steps of 1 blocks; start fewer, or set"
+            " tuning.tokens_per_step to 80 or more."
+        ]
+        * 2
+    )
+
+
+def test_a_job_under_torchrun_uses_all_ranks(tmp_path: Path) -> None:
+    one, two = (tiny_job(tmp_path / name) for name in ("one", "two"))
+    run_job(one, print)
+    path = tmp_path / "job.json"
+    path.write_text(two.model_dump_json(), encoding="utf-8")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    job = ["-m", "symtune_pipeline.tuning", "--config", str(path)]
+    ended = subprocess.run(
+        [sys.executable, "-m", *launcher, *job], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len([line for line in ended.stdout.splitlines() if "100%" in line]) == 1
+    assert_equal(two, one)
