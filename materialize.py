@@ -15,8 +15,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from symtune_pipeline.environment import choose_experiment
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.commands.report import print_report
+from symtune_pipeline.environment import experiment_name
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment, load_experiment
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -35,73 +38,67 @@ def main() -> int:
         "--partition", help="a model of the catalogue (default: the experiment's first)"
     )
     arguments = parser.parse_args()
-    if arguments.experiment:
-        choose_experiment(arguments.experiment)
     try:
-        return run(arguments.partition, arguments.select)
+        experiment = load_experiment(arguments.experiment or experiment_name())
+        model = find_model(arguments.partition or experiment.models[0])
+        return run(experiment, model.key, arguments.select)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(partition: str | None, select: str | None) -> int:
+def run(experiment: Experiment, model: str, select: str | None) -> int:
     """Materialise everything, then print the table and where the report lies; or what is selected."""
     import dagster as dg
 
-    from definitions import defs, experiment
-    from symtune_pipeline.catalog.models import find_model
+    from assets.location import EVERYTHING, code_location
 
-    key = find_model(partition or experiment.models[0]).key
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
-    job = defs.resolve_job_def("symbol_tuning")
-    selected = selection(select) if select else None
+    defs = code_location(experiment)
+    job = defs.resolve_job_def(EVERYTHING)
+    selected = selection(defs, select) if select else None
     with dg.DagsterInstance.get() as instance:
         result = job.execute_in_process(
-            partition_key=key, instance=instance, raise_on_error=False, asset_selection=selected
+            partition_key=model, instance=instance, raise_on_error=False, asset_selection=selected
         )
-    failed = [event for event in result.all_events if event.is_step_failure]
-    for event in failed:
-        failure = event.step_failure_data
-        # A user error is one sentence; anything else is a bug, which its traceback helps to find.
-        told = failure.user_failure_data.description if failure.user_failure_data else failure.error
-        print(f"error: {event.step_key}: {told}", file=sys.stderr)
-    broken = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    for check in broken:
-        print(f"{check.severity.value.lower()}: {check.description}", file=sys.stderr)
-    if failed or any(check.severity == dg.AssetCheckSeverity.ERROR for check in broken):
+    if not succeeded(result):
         return 1
     if not select:
-        show()
+        print_report(defs.resources["store"].artifacts)  # type: ignore[index]
     return 0
 
 
-def selection(text: str) -> list[dg.AssetKey]:
+def succeeded(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether every step and every test that is no warning ended well; prints what did not."""
+    failures = [event for event in result.all_events if event.is_step_failure]
+    for event in failures:
+        failure = event.step_failure_data
+        # A user error is one sentence; anything else is a bug, which its traceback helps to find.
+        reason = failure.user_failure_data.description if failure.user_failure_data else None
+        print(f"error: {event.step_key}: {reason or failure.error}", file=sys.stderr)
+    broken = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    for check in broken:
+        print(f"{check.severity.value.lower()}: {check.description}", file=sys.stderr)
+    return not failures and not any(check.severity.value == "ERROR" for check in broken)
+
+
+def selection(defs: dg.Definitions, text: str) -> list[dg.AssetKey]:
     """The assets that a selection means; raises UserError where it means none."""
     import dagster as dg
-
-    from definitions import defs
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # 'not' is built on a beta parameter
             graph = defs.resolve_asset_graph()
-            found = list(dg.AssetSelection.from_string(text).resolve(graph))
+            keys = list(dg.AssetSelection.from_string(text).resolve(graph))
     except dg.DagsterError:
-        found = []
-    if not found:
+        keys = []
+    if not keys:
         raise UserError(
             f"The selection '{text}' means no asset; write it in Dagster's syntax, such as"
             " '+key:int_examples or key:eval', with names that `dagster asset list` prints."
         )
-    return found
-
-
-def show() -> None:
-    """The table that a run ends with."""
-    from definitions import defs
-    from symtune_pipeline.commands.report import print_report
-
-    print_report(defs.resources["store"].store)  # type: ignore[index]
+    return keys
 
 
 if __name__ == "__main__":

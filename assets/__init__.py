@@ -1,0 +1,1 @@
+"""The graph: one module an asset, and the code location that puts them together."""

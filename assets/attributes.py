@@ -30,7 +30,7 @@ def with_attributes(
             owners=[OWNER], automation_condition=when_inputs_change(sums_up)
         )
 
-    described = dg.with_source_code_references(dg.map_asset_specs(complete, assets))
+    described = dg.map_asset_specs(complete, assets)
     if git_tree:
         repository, _, branch = git_tree.partition(TREE)
         described = dg.link_code_references_to_git(

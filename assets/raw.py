@@ -1,21 +1,24 @@
 """Raw datasets in the normal form: one step, one node of lineage per dataset."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 
-from assets.common import code_version, schema_check, schema_result, user_errors
+from assets.step import Step, contract, user_errors
+from assets.versions import code_version
 from resources.store import Metadata, StoreResource
-from symtune_pipeline.catalog.datasets import Dataset, find_dataset
+from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.environment import mirror_folder
 from symtune_pipeline.errors import MissingData, UserError, all_missing
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE
-from symtune_pipeline.sources.load import files_version, load_examples, public_source
-from symtune_pipeline.sources.normal import empty_inputs, no_examples
-from symtune_pipeline.tables import checked
+from symtune_pipeline.sources.load import Source, files_version, load_examples, public_source
+from symtune_pipeline.sources.normal import empty_inputs
+from symtune_pipeline.tables import RAW_EXAMPLES
+
+GROUP = "raw"
+LEFT_OUT = "left out"  # differs from what a set is made from, so that the next run tries again
 
 
 def raw_key(dataset: Dataset) -> str:
@@ -26,78 +29,90 @@ def raw_key(dataset: Dataset) -> str:
 def raw_assets(experiment: Experiment) -> dg.AssetsDefinition:
     """All datasets of the experiment; any subset can be materialised on its own."""
     datasets = {raw_key(entry): entry for entry in experiment.datasets()}
-    files = ["sources/load.py", "sources/normal.py", "catalog/datasets.yaml"]
-    if experiment.data.source == "generated":
-        files += ["sources/generated.py", "sources/generated_sets.yaml"]
-    if experiment.data.own:
-        files += ["sources/own.py"]
-    version = code_version(experiment, ("data",), *files)
 
     @dg.multi_asset(
         name="raw",
         can_subset=True,
-        specs=[
-            dg.AssetSpec(
-                key,
-                description=f"{entry.task_type.capitalize()}, for {entry.role}: {entry.instruction}",
-                group_name="raw",
-                kinds={"parquet"},
-                code_version=version,
-                skippable=True,
-                tags={"role": entry.role},
-            )
-            for key, entry in datasets.items()
-        ],
-        check_specs=[schema_check(key) for key in datasets],
+        specs=[_spec(entry, experiment) for entry in datasets.values()],
+        check_specs=[contract(RAW_EXAMPLES, key).spec(key, None) for key in datasets],
     )
     def raw(
         context: dg.AssetExecutionContext, store: StoreResource
     ) -> Iterator[dg.MaterializeResult]:
-        chosen = {
-            key: dataset
-            for key, dataset in datasets.items()
-            if dg.AssetKey(key) in context.selected_asset_keys
-        }
-        missing: dict[str, MissingData] = {}
-        with user_errors():
-            source = public_source(mirror_folder() if experiment.data.source == "hub" else None)
-        for key, dataset in chosen.items():
-
-            def build(folder: Path, dataset: Dataset = dataset) -> Metadata:
-                table = load_examples(dataset, experiment, source)
-                warning = empty_inputs(table, f"Dataset '{dataset.key}'")
-                if warning:
-                    context.log.warning(warning)
-                checked(table, "raw_examples").write_parquet(folder / TABLE)
-                return {"classes": dg.MetadataValue.json(_counts(table))}
-
-            with user_errors():
-                version = files_version(dataset, source)
-                try:
-                    result = store.make(context, build, key=dg.AssetKey(key), sources=version)
-                except MissingData as error:
-                    missing[dataset.key] = error
-                    continue
-            yield _with_check(result, store, key)
-        if missing:
-            with user_errors():
-                context.log.warning(_left_out(missing, len(chosen), experiment))
-        for name in missing:
-            # Its sources differ from those of a set that was had, so that the next run tries again.
-            key = raw_key(find_dataset(name))
-            result = store.make(context, _leave_out, key=dg.AssetKey(key), sources="left out")
-            yield _with_check(result, store, key)
+        asked = {key.to_user_string() for key in context.selected_asset_keys}
+        chosen = {key: entry for key, entry in datasets.items() if key in asked}
+        yield from _load_all(Step(context, store, experiment), chosen)
 
     return raw
 
 
-def _with_check(
-    result: dg.MaterializeResult, store: StoreResource, key: str
+def _spec(dataset: Dataset, experiment: Experiment) -> dg.AssetSpec:
+    """The asset of a dataset; its content depends on where its examples come from."""
+    sizes = (experiment.seed, experiment.data.train_rows, experiment.data.test_rows)
+    if dataset.files:
+        module, settings = "own", None
+    elif dataset.hub:
+        module, settings = "hub", None  # a mirror holds the same
+    else:
+        module, settings = "generated", sizes
+    code = [f"symtune_pipeline.sources.{name}" for name in (module, "normal")]
+    return dg.AssetSpec(
+        raw_key(dataset),
+        description=f"{dataset.task_type.capitalize()}, for {dataset.role}: {dataset.instruction}",
+        group_name=GROUP,
+        kinds={"parquet"},
+        code_version=code_version(code, (dataset, settings)),
+        skippable=True,
+        tags={"role": dataset.role},
+    )
+
+
+def _load_all(step: Step, chosen: Mapping[str, Dataset]) -> Iterator[dg.MaterializeResult]:
+    """Load every set that can be had; the others are left out where the experiment allows it."""
+    missing: dict[str, MissingData] = {}
+    with user_errors():
+        source = public_source(mirror_folder() if step.experiment.data.source == "hub" else None)
+    for key, dataset in chosen.items():
+        with user_errors():
+            try:
+                loaded = _make(
+                    step, key, partial(_load, step, dataset, source), files_version(dataset, source)
+                )
+            except MissingData as error:
+                missing[dataset.key] = error
+                continue
+        yield loaded
+    if missing:
+        with user_errors():
+            step.warn(_left_out(missing, len(chosen), step.experiment))
+    for key, dataset in chosen.items():
+        if dataset.key in missing:
+            yield _make(step, key, _leave_out, LEFT_OUT)
+
+
+def _make(
+    step: Step, key: str, build: Callable[[Path], Metadata | None], sources: object
 ) -> dg.MaterializeResult:
-    return result._replace(check_results=[schema_result(store, key, "raw_examples")])
+    """One set's artifact, with the verdict on its contract."""
+    made = step.resource.make(step.context, build, key=dg.AssetKey(key), sources=sources)
+    return made._replace(check_results=[contract(RAW_EXAMPLES, key).result(step, key)])
 
 
-def _left_out(missing: dict[str, MissingData], chosen: int, experiment: Experiment) -> str:
+def _load(step: Step, dataset: Dataset, source: Source, folder: Path) -> Metadata:
+    table = load_examples(dataset, step.experiment, source)
+    warning = empty_inputs(table, f"Dataset '{dataset.key}'")
+    if warning:
+        step.warn(warning)
+    RAW_EXAMPLES.write(table, folder)
+    counts = table.group_by("label").len().sort("label")
+    return {"classes": dg.MetadataValue.json(dict(counts.iter_rows()))}
+
+
+def _leave_out(folder: Path) -> None:
+    RAW_EXAMPLES.write(RAW_EXAMPLES.frame(), folder)
+
+
+def _left_out(missing: Mapping[str, MissingData], chosen: int, experiment: Experiment) -> str:
     """The sentence about sets that cannot be had; raises it where they may not be left out."""
     sentence = all_missing(missing, chosen)
     if experiment.data.missing == "error":
@@ -108,11 +123,3 @@ def _left_out(missing: dict[str, MissingData], chosen: int, experiment: Experime
     if len(missing) == chosen:
         raise UserError(f"{sentence}; none is left.")
     return f"{sentence}; they are left out."
-
-
-def _leave_out(folder: Path) -> None:
-    no_examples().write_parquet(folder / TABLE)
-
-
-def _counts(table: pl.DataFrame) -> dict[str, int]:
-    return dict(table.group_by("label").len().sort("label").iter_rows())

@@ -1,110 +1,125 @@
 """One asset per SQL model; its dependencies and its checks come from the SQL and schema.yml."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
-from assets.common import code_version, user_errors
 from assets.raw import raw_key
+from assets.step import Step, code_reference, user_errors
+from assets.versions import code_version
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE
-from symtune_pipeline.sql.engine import run_model, run_tests
-from symtune_pipeline.sql.model import Model, column_lineage, load_models
+from symtune_pipeline.sql.engine import TestResult, run_model, run_tests
+from symtune_pipeline.sql.model import SqlModel, column_lineage, load_models
+from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, RAW_EXAMPLES
 
-MODELS_FOLDER = Path(__file__).resolve().parent.parent / "dbt_like_sql"
-GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "marts"}
+SQL = Path(__file__).resolve().parent.parent / "dbt_like_sql"
+# By layer; three intermediate tables stand where their inputs come from.
+GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "scores"}
+GROUPS |= {"int_contamination": "mixture", "int_outcomes": "scores", "int_scores": "scores"}
 BLOCKING = "int_contamination"
 SCREEN = 40  # rows
-# What SQL reads of the catalogue: the file behind each table.
-CATALOG = {"catalog_datasets": "catalog/datasets.yaml", "catalog_models": "catalog/models.yaml"}
+CODE = ("symtune_pipeline.sql.engine",)
+CATALOG = (CATALOG_DATASETS.name, CATALOG_MODELS.name)
+
+Tables = Mapping[str, list[Path] | pl.DataFrame]
 
 
 def sql_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The assets stg_..., int_... and mart_...."""
-    return [_sql_asset(model, experiment) for model in load_models(MODELS_FOLDER).values()]
+    return [_sql_asset(model, experiment) for model in load_models(SQL).values()]
 
 
-def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
-    version = code_version(
-        experiment,
-        ("data",),
-        *("warehouse.py", "statistics.py"),
-        *(CATALOG[name] for name in model.depends_on if name in CATALOG),
-        f"../dbt_like_sql/{model.path.relative_to(MODELS_FOLDER)}",
-    )
-
+def _sql_asset(model: SqlModel, experiment: Experiment) -> dg.AssetsDefinition:
     @dg.asset(
         name=model.name,
         description=f"{model.description}\n\n```sql\n{model.sql}\n```",
         deps=[key for name in model.depends_on for key in _asset_keys(name, experiment)],
-        group_name=GROUPS[model.layer],
+        group_name=GROUPS.get(model.name) or GROUPS[model.layer],
         kinds={"duckdb", "sql"},
-        code_version=version,
-        metadata={
-            "dagster/code_references": dg.CodeReferencesMetadataValue(
-                code_references=[
-                    dg.LocalFileCodeReference(file_path=str(model.path), line_number=1, label="SQL")
-                ]
-            )
-        },
-        check_specs=[
-            dg.AssetCheckSpec(
-                str(claim),
-                asset=model.name,
-                description=claim.sentence,
-                blocking=model.name == BLOCKING,
-            )
-            for claim in model.tests
-        ],
+        code_version=code_version(CODE, _settings(model, experiment)),
+        metadata={"dagster/code_references": code_reference(model.path, 1, "SQL")},
+        check_specs=_check_specs(model),
     )
     def sql_model(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-        tables = _tables(model, experiment, store)
-
-        def build(folder: Path) -> Metadata:
-            variables = {
-                "cap": experiment.data.cap,
-                "seed": experiment.seed,
-                "labels": experiment.mixture.labels,
-            }
-            run_model(model, tables, variables, folder / TABLE)
-            return {}
-
-        with user_errors():
-            result = store.make(context, build, columns=model.columns)
-            path = store.store.folder(model.name) / TABLE
-            tested = run_tests(model, tables, path)
-        passed = sum(found.passed for found in tested)
-        context.log.info(f"{model.name}: {passed} of {len(tested)} tests hold")
-        checks = [
-            dg.AssetCheckResult(
-                check_name=str(found.test),
-                passed=found.passed,
-                description=found.message,
-                metadata={"failing rows": found.failures},
-            )
-            for found in tested
-        ]
-        shown = {
-            "dagster/column_lineage": _lineage(model, experiment),
-            "preview": dg.MetadataValue.md(_preview(path)),
-        }
-        return result._replace(metadata={**(result.metadata or {}), **shown}, check_results=checks)
+        return _run(Step(context, store, experiment), model)
 
     return sql_model
 
 
+def _settings(model: SqlModel, experiment: Experiment) -> object:
+    """The SQL, its variables, and what it reads of the catalogue."""
+    facts = [_catalog(name, experiment).to_dicts() for name in model.depends_on if name in CATALOG]
+    variables = {name: _variables(experiment)[name] for name in model.variables}
+    return model.sql, variables, facts
+
+
+def _check_specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            str(claim),
+            asset=model.name,
+            description=claim.sentence,
+            blocking=model.name == BLOCKING,
+        )
+        for claim in model.tests
+    ]
+
+
+def _run(step: Step, model: SqlModel) -> dg.MaterializeResult:
+    """Make the table or recognise it, then test its claims."""
+    with user_errors():
+        tables = _tables(step, model)
+        build = partial(_build, step.experiment, model, tables)
+        made = step.resource.make(step.context, build, columns=model.columns)
+        path = step.artifacts.folder(model.name) / TABLE
+        tested = run_tests(model, tables, path)
+    passed = sum(found.passed for found in tested)
+    step.say(f"{model.name}: {passed} of {len(tested)} tests hold")
+    more = {
+        "dagster/column_lineage": _lineage(model, step.experiment),
+        "preview": dg.MetadataValue.md(_preview(path)),
+    }
+    return made._replace(
+        metadata={**(made.metadata or {}), **more}, check_results=[_result(test) for test in tested]
+    )
+
+
+def _build(experiment: Experiment, model: SqlModel, tables: Tables, folder: Path) -> Metadata:
+    run_model(model, tables, _variables(experiment), folder / TABLE)
+    return {}
+
+
+def _variables(experiment: Experiment) -> dict[str, int | float | str]:
+    return {
+        "cap": experiment.data.cap,
+        "seed": experiment.seed,
+        "labels": experiment.mixture.labels,
+    }
+
+
+def _result(tested: TestResult) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=str(tested.test),
+        passed=tested.passed,
+        description=tested.message,
+        metadata={"failing rows": tested.failures},
+    )
+
+
 def _asset_keys(table: str, experiment: Experiment) -> list[str]:
     """The assets behind a table that the SQL names; the catalogue is none."""
-    if table == "raw_examples":
+    if table == RAW_EXAMPLES.name:
         return [raw_key(entry) for entry in experiment.datasets()]
     return [] if table in CATALOG else [table]
 
 
-def _lineage(model: Model, experiment: Experiment) -> dg.TableColumnLineage:
+def _lineage(model: SqlModel, experiment: Experiment) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             column: [
@@ -133,45 +148,31 @@ def _preview(path: Path) -> str:
         return str(rows.with_columns(pl.col(pl.String).str.replace_all("|", r"\|", literal=True)))
 
 
-def _tables(
-    model: Model, experiment: Experiment, store: StoreResource
-) -> Mapping[str, list[Path] | pl.DataFrame]:
-    """The model's inputs: Parquet files of assets, and the catalogue as a frame."""
-    tables: dict[str, list[Path] | pl.DataFrame] = {}
-    for name in model.depends_on:
-        if name == "catalog_datasets":
-            tables[name] = catalog_table(experiment)
-        elif name == "catalog_models":
-            tables[name] = model_table()
-        elif name == "raw_examples":
-            tables[name] = [store.store.folder(raw_key(e)) / TABLE for e in experiment.datasets()]
-        else:
-            partitions: list[str | None] = [*store.store.partitions(name)] or [None]
-            tables[name] = [store.store.folder(name, partition) / TABLE for partition in partitions]
-    return tables
+def _tables(step: Step, model: SqlModel) -> Tables:
+    """The inputs: Parquet files of assets, all partitions of each, and the catalogue as frames."""
+    return {
+        name: _catalog(name, step.experiment) if name in CATALOG else _files(step, name)
+        for name in model.depends_on
+    }
 
 
-def catalog_table(experiment: Experiment) -> pl.DataFrame:
-    """The experiment's datasets as the SQL sees them."""
-    return pl.DataFrame(
+def _files(step: Step, name: str) -> list[Path]:
+    return [
+        step.artifacts.folder(key, partition) / TABLE
+        for key in _asset_keys(name, step.experiment)
+        for partition in (step.artifacts.partitions(key) or [None])
+    ]
+
+
+def _catalog(name: str, experiment: Experiment) -> pl.DataFrame:
+    """What SQL sees of the catalogue: the experiment's datasets, or all models."""
+    if name == CATALOG_MODELS.name:
+        models = all_models().values()
+        return CATALOG_MODELS.frame([(m.key, m.parameters) for m in models], orient="row")
+    return CATALOG_DATASETS.frame(
         [
-            {
-                "dataset": entry.key,
-                "role": entry.role,
-                "task_type": entry.task_type,
-                "labels": list(entry.labels.values()),
-                "instruction": entry.instruction,
-            }
+            (entry.key, entry.role, entry.task_type, list(entry.labels.values()), entry.instruction)
             for entry in experiment.datasets()
-        ]
-    )
-
-
-def model_table() -> pl.DataFrame:
-    """The models of the catalogue as the SQL sees them."""
-    return pl.DataFrame(
-        [
-            {"partition": model.key, "parameters": model.parameters}
-            for model in all_models().values()
-        ]
+        ],
+        orient="row",
     )

@@ -19,8 +19,8 @@ class BucketStoreResource(StoreResource):
     s3: S3Resource
 
     @cached_property
-    def store(self) -> Store:
-        """The store itself."""
+    def artifacts(self) -> Store:
+        """What the graph has made."""
         return BucketStore(Path(self.root), Bucket(self.url, self.s3.get_client))
 
     def checkpoint_url(self, key: str, partition: str) -> str | None:

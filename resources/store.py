@@ -28,8 +28,8 @@ class StoreResource(dg.ConfigurableResource[Store]):
     root: str
 
     @cached_property
-    def store(self) -> Store:
-        """The store itself."""
+    def artifacts(self) -> Store:
+        """What the graph has made."""
         return Store(Path(self.root))
 
     def work_folder(self, key: str, partition: str) -> Path:
@@ -62,19 +62,19 @@ class StoreResource(dg.ConfigurableResource[Store]):
         made_from = content_hash(
             [context.assets_def.code_versions_by_key[key], self.inputs(context, key), sources]
         )
-        known = self.store.up_to_date(name, partition, made_from)
+        known = self.artifacts.up_to_date(name, partition, made_from)
         if known is not None:
             context.log.info(f"{name}: up to date")
             return self._result(known, name, partition, key, {}, columns)
         with self._alone(name, partition, context.log.info):
-            known = self.store.up_to_date(name, partition, made_from)
+            known = self.artifacts.up_to_date(name, partition, made_from)
             if known is not None:
                 context.log.info(f"{name}: made by another run meanwhile")
                 return self._result(known, name, partition, key, {}, columns)
             started = time.monotonic()
-            with self.store.writing(name, partition, made_from) as folder:
+            with self.artifacts.writing(name, partition, made_from) as folder:
                 metadata = build(folder) or {}
-        manifest = self.store.manifest(name, partition)
+        manifest = self.artifacts.manifest(name, partition)
         rows = f"{manifest.rows[TABLE]:,} rows, " if TABLE in manifest.rows else ""
         took = time.monotonic() - started
         context.log.info(f"{name}: {rows}made in {duration(took)}")
@@ -86,7 +86,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
         self, name: str, partition: str | None, say: Callable[[str], None]
     ) -> Iterator[None]:
         """While this holds, no other run on this machine makes the artifact; a dead one lets go."""
-        home = self.store.root / name / (partition or "")
+        home = self.artifacts.root / name / (partition or "")
         home.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home / ".lock")
         try:
@@ -105,14 +105,14 @@ class StoreResource(dg.ConfigurableResource[Store]):
         for dep in sorted(context.assets_def.asset_deps[key]):
             name = dep.to_user_string()
             for partition in self._partitions(context, name):
-                versions["/".join(filter(None, [name, partition]))] = self.store.manifest(
+                versions["/".join(filter(None, [name, partition]))] = self.artifacts.manifest(
                     name, partition
                 ).version
         return versions
 
     def _partitions(self, context: dg.AssetExecutionContext, name: str) -> Sequence[str | None]:
         """The partitions of an input that an asset reads: its own one, or all that have been made."""
-        made = self.store.partitions(name)
+        made = self.artifacts.partitions(name)
         if not made:
             return [None]
         return [context.partition_key] if context.assets_def.partitions_def else made
@@ -126,10 +126,10 @@ class StoreResource(dg.ConfigurableResource[Store]):
         metadata: Metadata,
         columns: Mapping[str, str] | None,
     ) -> dg.MaterializeResult:
-        folder = self.store.location(name, partition, manifest)
-        place = f"{self.store.place(name, partition)}/{manifest.version}"
+        folder = self.artifacts.location(name, partition, manifest)
+        address = f"{self.artifacts.address_of(name, partition)}/{manifest.version}"
         shown: Metadata = {
-            "folder": dg.MetadataValue.path(place),
+            "folder": dg.MetadataValue.path(address),
             "version": dg.MetadataValue.text(manifest.version),  # a hash of its files
         }
         for file, rows in manifest.rows.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -301,10 +300,9 @@ class Experiment(Section):
             )
         return datasets[key]
 
-    def version(self, *sections: str) -> str:
-        """A short hash of the seed and the named sections: what a step's code version depends on."""
-        text = self.model_dump_json(include={"seed", *sections})
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def instructions(self) -> dict[str, str]:
+        """The instruction of each dataset."""
+        return {entry.key: entry.instruction for entry in self.datasets()}
 
 
 def _known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:

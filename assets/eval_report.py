@@ -1,0 +1,96 @@
+"""The asset `eval_report`: one self-contained page, PNGs and summary.json."""
+
+import base64
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from assets.step import Step, asset
+from resources.store import Metadata
+from symtune_pipeline.catalog.datasets import Dataset
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.report.page import write_report
+
+MARTS = ("summary", "icl", "flipped", "algorithmic", "scaling")
+DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
+PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
+
+
+def _inputs(experiment: Experiment) -> Sequence[str]:
+    parent = ["pretrained_model"] if experiment.evaluation.pretrained else []
+    marts = [f"mart_{name}" for name in MARTS]
+    return [*marts, *DATA, "base_model", "symbol_tuned_model", *parent]
+
+
+def _page_and_charts(step: Step) -> Metadata:
+    version = step.artifacts.manifest("eval_report").version
+    page = f"{step.artifacts.address_of('eval_report')}/{version}/index.html"
+    charts = _accuracy_charts(step.artifacts.folder("eval_report"))
+    return {"page": dg.MetadataValue.path(page), **charts}
+
+
+@asset(
+    group="report",
+    kinds={"html"},
+    deps=_inputs,
+    settings=lambda e: e,
+    after=_page_and_charts,
+)
+def eval_report(step: Step, folder: Path) -> Metadata:
+    """The evaluation as one page to open in a browser, PNGs, and summary.json."""
+    marts = {name: step.artifacts.read_table(f"mart_{name}") for name in MARTS}
+    models = sorted(set(marts["summary"]["model"]))
+    logs = {model: step.artifacts.read_table("tuning_log", model) for model in models}
+    write_report(folder, **marts, training_log=logs, provenance=_provenance(step, models))
+    return {}
+
+
+def _accuracy_charts(folder: Path) -> Metadata:
+    """The charts of accuracy by setting; Dagster shows an image as Markdown with its bytes."""
+    images = {path.stem: path.read_bytes() for path in sorted(folder.glob("settings*.png"))}
+    return {
+        name: dg.MetadataValue.md(
+            f"![Accuracy by setting](data:image/png;base64,{base64.b64encode(image).decode()})"
+        )
+        for name, image in images.items()
+    }
+
+
+def _provenance(step: Step, models: Sequence[str]) -> dict[str, object]:
+    """What made the numbers; no time, so that the same run gives the same page."""
+    return {
+        "experiment": step.experiment.model_dump(mode="json"),
+        "datasets": {entry.key: _origin(entry) for entry in step.experiment.datasets()},
+        "data versions": {name: step.artifacts.manifest(name).version for name in DATA},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "models": {model: _of_model(step, model) for model in models},
+    }
+
+
+def _of_model(step: Step, model: str) -> dict[str, object]:
+    found: dict[str, object] = {
+        "base model": _read(step, "base_model", model, "provenance.json"),
+        "tuning": _read(step, "tuning_log", model, "settings.json"),
+        "tuned model version": step.artifacts.manifest("symbol_tuned_model", model).version,
+    }
+    if step.experiment.evaluation.pretrained and find_model(model).pretrained:
+        found["pretrained model"] = _read(step, "pretrained_model", model, "provenance.json")
+    return found
+
+
+def _read(step: Step, key: str, model: str, name: str) -> dict[str, object]:
+    text = (step.artifacts.folder(key, model) / name).read_text(encoding="utf-8")
+    values: dict[str, object] = json.loads(text)
+    return values
+
+
+def _origin(dataset: Dataset) -> str:
+    """Where a dataset is from and under which licence, in a line."""
+    source = "own files" if dataset.files else "generated"
+    if dataset.hub:
+        source = f"{dataset.hub.repository} at {dataset.hub.revision or 'its newest revision'}"
+    return f"{source}; {dataset.licence}"

@@ -1,0 +1,109 @@
+"""The code location of an experiment: its assets, jobs, schedules, sensors and resources."""
+
+import warnings
+from typing import Any
+
+import dagster as dg
+
+from assets.attributes import with_attributes
+from assets.base_model import base_model, pretrained_model
+from assets.eval_report import eval_report
+from assets.incoming import evaluate_folder, incoming_models
+from assets.packed_mixture import packed_mixture
+from assets.predictions import eval_algorithmic, eval_flipped, eval_icl
+from assets.raw import GROUP as RAW
+from assets.raw import raw_assets
+from assets.sql import sql_assets
+from assets.step import KeptAsset
+from assets.suites import suites
+from assets.symbol_pool import symbol_pool
+from assets.symbol_tuned_model import symbol_tuned_model
+from assets.tuning_mixture import tuning_mixture
+from resources import console, resources_of
+from symtune_pipeline.catalog.models import all_models
+from symtune_pipeline.environment import git_tree
+from symtune_pipeline.experiment import Experiment
+
+CONSOLE: dict[str, Any] = {"loggers": {"console": {}}}  # ours, instead of Dagster's own
+EVERYTHING, EVALUATION, REFRESH = "symbol_tuning", "evaluation", "refresh_data"
+
+
+def code_location(experiment: Experiment) -> dg.Definitions:
+    """Everything that Dagster serves of an experiment; the models are its partitions."""
+    with warnings.catch_warnings():  # of code references and checks' partitions; Dagster is pinned
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        models = dg.StaticPartitionsDefinition(list(all_models()))
+        jobs = _jobs(models)
+        return dg.Definitions(
+            assets=with_attributes(_assets(experiment, models), git_tree()),
+            jobs=[*jobs.values(), evaluate_folder],
+            schedules=_schedules(experiment, jobs),
+            sensors=[_keep_up_to_date(), incoming_models],
+            resources=resources_of(experiment),
+            # Steps are few and share one process; the fine-tune job is a process of its own.
+            executor=dg.in_process_executor,
+            loggers={"console": console},
+        )
+
+
+def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    kept: list[KeptAsset] = [symbol_pool, tuning_mixture, base_model, packed_mixture]
+    kept += [pretrained_model] if experiment.evaluation.pretrained else []
+    kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_report]
+    defined = [asset.define(experiment, models) for asset in kept]
+    return [raw_assets(experiment), *sql_assets(experiment), *defined]
+
+
+def _jobs(models: dg.PartitionsDefinition) -> dict[str, Any]:
+    jobs = [
+        dg.define_asset_job(
+            EVERYTHING,
+            selection=dg.AssetSelection.all(),
+            partitions_def=models,
+            config=CONSOLE,
+            description="Everything, for one model.",
+        ),
+        dg.define_asset_job(
+            EVALUATION,
+            selection="eval*",
+            partitions_def=models,
+            config=CONSOLE,
+            description="The evaluation and the report, for one model.",
+        ),
+        dg.define_asset_job(
+            REFRESH,
+            selection=dg.AssetSelection.groups(RAW),
+            config=CONSOLE,
+            description="Every raw dataset, from where the experiment says that it comes from.",
+        ),
+    ]
+    return {job.name: job for job in jobs}
+
+
+def _schedules(experiment: Experiment, jobs: dict[str, Any]) -> list[dg.ScheduleDefinition]:
+    @dg.schedule(cron_schedule="0 6 * * 1", job=jobs[EVALUATION])
+    def weekly_evaluation(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        """Evaluates every model of the experiment again; off until switched on in the UI."""
+        week = context.scheduled_execution_time.date().isoformat()
+        return [
+            dg.RunRequest(run_key=f"{week}-{key}", partition_key=key) for key in experiment.models
+        ]
+
+    weekly_refresh = dg.ScheduleDefinition(
+        name="weekly_refresh",
+        job=jobs[REFRESH],
+        cron_schedule="0 5 * * 1",
+        description="Loads every raw dataset again whose source has changed; off until switched on.",
+    )
+    return [weekly_evaluation, weekly_refresh]
+
+
+def _keep_up_to_date() -> dg.AutomationConditionSensorDefinition:
+    """Off as well: a fine-tune that starts by itself would be a surprise on a laptop."""
+    return dg.AutomationConditionSensorDefinition(
+        "keep_up_to_date",
+        target=dg.AssetSelection.all(),
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Makes what a changed dataset, mixture or model is an input of.",
+    )

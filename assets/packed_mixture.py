@@ -1,0 +1,93 @@
+"""The asset `packed_mixture`."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from assets.step import Check, Step, Verdict, asset
+from resources.store import Metadata
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import TABLE, read_frames, write_frames, write_text
+from symtune_pipeline.prompts.blocks import packed_blocks
+from symtune_pipeline.prompts.symbols import shared_token_sequences
+from symtune_pipeline.tables import PACKED_MIXTURE
+
+SHARED_SYMBOLS = "shared_symbols.json"  # beside the table: what the check says of it
+
+
+def _disjoint_in_tokens(step: Step) -> Verdict:
+    folder = step.artifacts.folder("packed_mixture", step.partition)
+    shared = json.loads((folder / SHARED_SYMBOLS).read_text(encoding="utf-8"))
+    which = f"{len(shared):,}, such as {shared[0]!r}" if shared else "none"
+    return Verdict(
+        not shared,
+        f"Evaluation symbols with the token ids of a tuning symbol: {which};"
+        " a model whose tokenizer merges any must be left out.",
+        {"evaluation symbols": dg.MetadataValue.int(len(shared))},
+    )
+
+
+DISJOINT_IN_TOKENS = Check(
+    "symbols_disjoint_in_tokens",
+    "No evaluation symbol has the token ids of a tuning symbol.",
+    _disjoint_in_tokens,
+)
+
+
+def _settings(experiment: Experiment) -> object:
+    """Instructions count where prompts show them."""
+    shows = experiment.mixture.instructed_share > 0
+    return experiment.tuning.block_tokens, experiment.instructions() if shows else None
+
+
+@asset(
+    group="models",
+    kinds={"polars", "parquet"},
+    # int_contamination is here so that nothing is tuned on a mixture that the guard refuses.
+    deps=[
+        "base_model",
+        "int_contamination",
+        "int_tuning_examples",
+        "symbol_pool",
+        "tuning_mixture",
+    ],
+    settings=_settings,
+    table=PACKED_MIXTURE,
+    checks=[DISJOINT_IN_TOKENS],
+    partitioned=True,
+)
+def packed_mixture(step: Step, folder: Path) -> Metadata:
+    """The tuning mixture as token blocks for this model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(step.artifacts.folder("base_model", step.partition))
+    mixture = step.artifacts.folder("tuning_mixture") / TABLE
+    prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
+    examples = step.artifacts.read_table("int_tuning_examples").sort("example")
+    size = step.experiment.tuning.block_tokens_for(step.model)
+    blocks = packed_blocks(
+        read_frames(mixture),
+        examples["input"],
+        step.experiment.instructions(),
+        tokenizer,
+        size,
+        step.progress("packing", prompts, "prompts"),
+    )
+    write_frames(folder / TABLE, (PACKED_MIXTURE.checked(frame) for frame in blocks))
+    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer)
+    write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
+    return _counts(folder / TABLE, size)
+
+
+def _counts(blocks: Path, size: int) -> Metadata:
+    lengths = pl.scan_parquet(blocks).select(
+        pl.col("tokens", "target_positions").list.len().cast(pl.Int64).sum(), blocks=pl.len()
+    )
+    tokens, targets, count = lengths.collect().row(0)
+    return {
+        "tokens": dg.MetadataValue.int(tokens),
+        "filled": dg.MetadataValue.float(tokens / (count * size)),
+        "label tokens": dg.MetadataValue.int(targets),
+    }

@@ -1,0 +1,282 @@
+"""What all assets do alike, once: a function that fills a folder becomes an asset of the graph.
+
+    @asset(group="symbol_pool", kinds={"parquet"}, table=SYMBOL_POOL, settings=…)
+    def symbol_pool(step: Step, folder: Path) -> Metadata:
+        "What the asset is, for the person in the UI."
+
+The function reads its inputs through the step and writes into the folder. Around it an asset is
+recognised where nothing has changed, its table is held against the contract, its checks are run, and
+a user error becomes one sentence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import dagster as dg
+
+from assets.versions import code_version
+from resources.store import Metadata, StoreResource
+from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.errors import JobLost, UserError
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.progress import Progress
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import Table
+
+# Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
+GPU = "gpu"
+
+Build = Callable[["Step", Path], Metadata | None]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Fail the step with a user error's sentence and without a traceback of ours.
+
+    It is tried again only where that may help, and where the asset has a policy for it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise dg.Failure(str(error), allow_retries=isinstance(error, JobLost)) from None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run of an asset's function: the experiment, the inputs, and who is told about it."""
+
+    context: dg.AssetExecutionContext
+    resource: StoreResource
+    experiment: Experiment
+
+    @property
+    def artifacts(self) -> Store:
+        """What the graph has made."""
+        return self.resource.artifacts
+
+    @property
+    def partition(self) -> str:
+        """The key of the model."""
+        return self.context.partition_key
+
+    @property
+    def model(self) -> Model:
+        """The model, as the catalogue has it."""
+        return find_model(self.partition)
+
+    @property
+    def own_partition(self) -> str | None:
+        """The partition of what is made here: none where all models share it."""
+        return self.partition if self.context.assets_def.partitions_def else None
+
+    @property
+    def code_version(self) -> str:
+        """The version of the code and settings that the asset is made with."""
+        return str(self.context.assets_def.code_versions_by_key[self.context.asset_key])
+
+    def inputs(self) -> dict[str, str]:
+        """The versions of what the asset depends on, by asset and partition."""
+        return self.resource.inputs(self.context, self.context.asset_key)
+
+    def say(self, line: str) -> None:
+        """Write a line to Dagster's log."""
+        self.context.log.info(line)
+
+    def warn(self, line: str) -> None:
+        """Write a warning to Dagster's log."""
+        self.context.log.warning(line)
+
+    def progress(self, what: str, total: int, unit: str) -> Progress:
+        """Progress of long work, as lines of the log."""
+        return Progress(what, total, unit, self.say)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check finds of an asset that has just been made or recognised."""
+
+    passed: bool
+    description: str
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of an asset; with `warns` it fails as a warning, otherwise it blocks what follows."""
+
+    name: str
+    description: str
+    verdict: Callable[[Step], Verdict]
+    warns: bool = False
+
+    def spec(self, asset: str, partitions: dg.PartitionsDefinition | None) -> dg.AssetCheckSpec:
+        """As Dagster declares it, with the asset's own partitions: each model has its verdict."""
+        return dg.AssetCheckSpec(
+            self.name,
+            asset=asset,
+            description=self.description,
+            blocking=not self.warns,
+            partitions_def=partitions,
+        )
+
+    def result(self, step: Step, asset: str | None = None) -> dg.AssetCheckResult:
+        """As Dagster stores it; `asset` is which one where a step makes several."""
+        found = self.verdict(step)
+        severity = dg.AssetCheckSeverity.WARN if self.warns else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(
+            asset_key=asset,
+            check_name=self.name,
+            passed=found.passed,
+            severity=severity,
+            description=found.description,
+            metadata=found.metadata,
+        )
+
+
+def contract(table: Table, asset: str) -> Check:
+    """The check that the table of an asset has the columns that the contract declares."""
+
+    def verdict(step: Step) -> Verdict:
+        folder = step.artifacts.location(
+            asset, step.own_partition, step.artifacts.manifest(asset, step.own_partition)
+        )
+        misfit = table.misfit(folder)
+        return Verdict(misfit is None, misfit or f"The table keeps the contract '{table.name}'.")
+
+    return Check(
+        f"schema_{table.file.removesuffix('.parquet')}" if "." in table.name else "schema",
+        "The columns are those of symtune_pipeline/tables.py. The values were held against it before"
+        " they were written: a breach fails the step.",
+        verdict,
+    )
+
+
+@dataclass(frozen=True)
+class KeptAsset:
+    """An asset whose artifact lies in the store; `define` makes it Dagster's for an experiment."""
+
+    name: str
+    build: Build
+    description: str
+    group: str
+    kinds: frozenset[str]
+    deps: Callable[[Experiment], Sequence[dg.CoercibleToAssetDep]]
+    settings: Callable[[Experiment], object]
+    code: tuple[str, ...]
+    tables: tuple[Table, ...]
+    checks: tuple[Check, ...]
+    partitioned: bool
+    sources: Callable[[Experiment], object]
+    pool: str | None
+    retry_policy: dg.RetryPolicy | None
+    resources: frozenset[str]
+    after: Callable[[Step], Metadata]
+
+    @cached_property
+    def all_checks(self) -> tuple[Check, ...]:
+        """The contract's checks, then its own."""
+        return (*(contract(table, self.name) for table in self.tables), *self.checks)
+
+    def define(
+        self, experiment: Experiment, models: dg.PartitionsDefinition
+    ) -> dg.AssetsDefinition:
+        """The asset of an experiment whose models are the partitions."""
+        partitions = models if self.partitioned else None
+
+        @dg.asset(
+            name=self.name,
+            description=self.description,
+            deps=self.deps(experiment),
+            partitions_def=partitions,
+            group_name=self.group,
+            kinds=set(self.kinds),
+            code_version=code_version(self.code, self.settings(experiment)),
+            check_specs=[check.spec(self.name, partitions) for check in self.all_checks],
+            metadata={"dagster/code_references": _code(self.build)},
+            pool=self.pool,
+            retry_policy=self.retry_policy,
+            required_resource_keys=set(self.resources),
+        )
+        def kept(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+            return self.run(Step(context, store, experiment))
+
+        return kept
+
+    def run(self, step: Step) -> dg.MaterializeResult:
+        """Make the artifact or recognise it, then check it."""
+        with user_errors():
+            made = step.resource.make(
+                step.context, partial(self.build, step), sources=self.sources(step.experiment)
+            )
+            checks = [check.result(step) for check in self.all_checks]
+            more = self.after(step)
+        return made._replace(metadata={**(made.metadata or {}), **more}, check_results=checks)
+
+
+def asset(
+    *,
+    group: str,
+    kinds: set[str],
+    code: Sequence[str] = (),
+    settings: Callable[[Experiment], object] = lambda _: None,
+    deps: Sequence[str] | Callable[[Experiment], Sequence[dg.CoercibleToAssetDep]] = (),
+    name: str | None = None,
+    description: str | None = None,
+    table: Table | None = None,
+    tables: Sequence[Table] = (),
+    checks: Sequence[Check] = (),
+    partitioned: bool = False,
+    sources: Callable[[Experiment], object] = lambda _: None,
+    pool: str | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    resources: Sequence[str] = (),
+    after: Callable[[Step], Metadata] = lambda _: {},
+) -> Callable[[Build], KeptAsset]:
+    """Make a function that fills a folder an asset; its docstring is the description.
+
+    What its content depends on, beside its inputs: the modules `code` (by default the function's
+    own) and all that they import, the values that `settings` takes from the experiment, and what
+    `sources` says of the world outside. `after` is called once the artifact is there, and gives
+    more metadata.
+    """
+
+    def declare(build: Build) -> KeptAsset:
+        return KeptAsset(
+            name=name or build.__name__,
+            build=build,
+            description=description or inspect.getdoc(build) or "",
+            group=group,
+            kinds=frozenset(kinds),
+            deps=deps if callable(deps) else lambda _: deps,
+            settings=settings,
+            code=tuple(code) or (build.__module__,),
+            tables=(*([table] if table else []), *tables),
+            checks=tuple(checks),
+            partitioned=partitioned,
+            sources=sources,
+            pool=pool,
+            retry_policy=retry_policy,
+            resources=frozenset(resources),
+            after=after,
+        )
+
+    return declare
+
+
+def _code(build: Build) -> dg.CodeReferencesMetadataValue:
+    """Where the function stands."""
+    return code_reference(Path(inspect.getfile(build)), inspect.getsourcelines(build)[1])
+
+
+def code_reference(
+    path: Path, line: int, label: str | None = None
+) -> dg.CodeReferencesMetadataValue:
+    """A link to a line of a file."""
+    reference = dg.LocalFileCodeReference(file_path=str(path), line_number=line, label=label)
+    return dg.CodeReferencesMetadataValue(code_references=[reference])

@@ -1,0 +1,54 @@
+"""The asset `eval`: the suites, root of the evaluation."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.step import Step, asset
+from resources.store import Metadata
+from symtune_pipeline.evaluation.benchmarks.published import published_files, read_published
+from symtune_pipeline.evaluation.suites import (
+    algorithmic_suite,
+    asked_queries,
+    classification_suite,
+    short_of_queries,
+)
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import sha256
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
+
+
+def _published(experiment: Experiment) -> list[str]:
+    """The hashes of BIG-bench's own files, where they are asked."""
+    folder = experiment.evaluation.published
+    return [sha256(path) for path in published_files(folder)] if folder else []
+
+
+@asset(
+    name="eval",
+    group="suites",
+    kinds={"polars", "parquet"},
+    deps=["int_evaluation_examples", "symbol_pool"],
+    settings=lambda e: (e.seed, e.evaluation, e.instructions()),
+    sources=_published,
+    tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE],
+)
+def suites(step: Step, folder: Path) -> Metadata:
+    """Every prompt of every benchmark, as references. Root of the evaluation."""
+    config, seed = step.experiment.evaluation, step.experiment.seed
+    examples = step.artifacts.read_table("int_evaluation_examples")
+    pool = step.artifacts.read_table("symbol_pool")
+    instructions = step.experiment.instructions()
+    suite = classification_suite(examples, pool, instructions, config, seed)
+    published = read_published(config.published) if config.published else None
+    algorithmic = algorithmic_suite(config, seed, published)
+    CLASSIFICATION_SUITE.write(suite, folder)
+    ALGORITHMIC_SUITE.write(algorithmic, folder)
+    short = short_of_queries(suite, config)
+    if short:
+        counts = ", ".join(f"{dataset} {count}" for dataset, count in short.items())
+        step.warn(f"Of {asked_queries(config)} queries a set, these have fewer: {counts}.")
+    return {
+        "prompts": dg.MetadataValue.int(len(suite) + len(algorithmic)),
+        "sets with fewer queries than asked for": dg.MetadataValue.json(short),
+    }

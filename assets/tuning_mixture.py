@@ -1,0 +1,70 @@
+"""The asset `tuning_mixture`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from assets.step import Step, asset
+from resources.store import Metadata
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import write_frames
+from symtune_pipeline.prompts.mixture import mixture_chunks, short_prompts
+from symtune_pipeline.prompts.symbols import first_tokens
+from symtune_pipeline.prompts.text import render, tuning_prompt
+from symtune_pipeline.tables import TUNING_MIXTURE
+
+
+def _inputs(experiment: Experiment) -> Sequence[dg.CoercibleToAssetDep]:
+    """Symbols that differ in their first token do so for the tokenizer of every model."""
+    tokenizers = dg.AssetDep(
+        "base_model",
+        partition_mapping=dg.SpecificPartitionsPartitionMapping(list(experiment.models)),
+    )
+    distinct = experiment.mixture.distinct_first_token
+    return ["int_tuning_examples", "symbol_pool", *([tokenizers] if distinct else [])]
+
+
+@asset(
+    group="mixture",
+    kinds={"polars", "parquet"},
+    deps=_inputs,
+    settings=lambda e: (e.seed, e.mixture),
+    table=TUNING_MIXTURE,
+)
+def tuning_mixture(step: Step, folder: Path) -> Metadata:
+    """The symbol-tuning prompts as rows of references: exemplars, symbols, format, query."""
+    config, file = step.experiment.mixture, folder / TUNING_MIXTURE.file
+    examples = step.artifacts.read_table("int_tuning_examples")
+    pool = step.artifacts.read_table("symbol_pool")
+    chunks = mixture_chunks(examples, pool, config, step.experiment.seed, _first(step, pool))
+    write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
+    short = short_prompts(pl.scan_parquet(file), config)
+    for dataset, prompts in short.items():
+        step.warn(
+            f"{dataset}: {prompts:,} prompts have fewer than {config.exemplars_per_class[0]}"
+            " exemplars per class, for lack of examples or mixture.max_characters"
+        )
+    return {
+        "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
+        "prompts with too few exemplars": dg.MetadataValue.json(short),
+    }
+
+
+def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
+    """The first token of each symbol for each model; None where prompts need not differ in it."""
+    if not step.experiment.mixture.distinct_first_token:
+        return None
+    from transformers import AutoTokenizer
+
+    models = [step.artifacts.folder("base_model", key) for key in step.experiment.models]
+    return first_tokens(pool, [AutoTokenizer.from_pretrained(model) for model in models])
+
+
+def _sample(step: Step, file: Path, examples: pl.DataFrame) -> str:
+    [first] = pl.read_parquet(file, n_rows=1).to_dicts()
+    instructions = step.experiment.instructions()
+    return render(tuning_prompt(first, examples.sort("example")["input"], instructions))
