@@ -94,7 +94,13 @@ def _make(
     step: Step, key: str, build: Callable[[Path], Metadata | None], sources: object
 ) -> dg.MaterializeResult:
     """One set's artifact, with the verdict on its contract."""
-    made = step.resource.make(step.context, build, key=dg.AssetKey(key), sources=sources)
+    made = step.resource.make(
+        step.context,
+        build,
+        key=dg.AssetKey(key),
+        columns=RAW_EXAMPLES.descriptions,
+        sources=sources,
+    )
     return made._replace(check_results=[contract(RAW_EXAMPLES, key).result(step, key)])
 
 

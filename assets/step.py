@@ -212,7 +212,10 @@ class KeptAsset:
         """Make the artifact or recognise it, then check it."""
         with user_errors():
             made = step.resource.make(
-                step.context, partial(self.build, step), sources=self.sources(step.experiment)
+                step.context,
+                partial(self.build, step),
+                columns={k: v for table in self.tables for k, v in table.descriptions.items()},
+                sources=self.sources(step.experiment),
             )
             checks = [check.result(step) for check in self.all_checks]
             more = self.after(step)

@@ -128,6 +128,11 @@ class Table:
         """The types by column, as polars takes a schema."""
         return {name: column.dtype for name, column in self.columns.items()}
 
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """What each column holds, in words."""
+        return {name: column.description for name, column in self.columns.items()}
+
     def frame(self, rows: Any = None, orient: Literal["row", "col"] | None = None) -> pl.DataFrame:
         """Rows, dictionaries or columns as a frame with the table's types; none: an empty one."""
         return pl.DataFrame(rows, schema=self.dtypes, orient=orient)

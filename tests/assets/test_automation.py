@@ -23,16 +23,10 @@ from dagster._core.scheduler.instigation import ScheduleInstigatorData
 from safetensors.numpy import save_file
 
 from assets.attributes import with_attributes
-from assets.common import user_errors
-from assets.evaluation import evaluation_assets
 from assets.incoming import incoming_models
-from assets.mixtures import mixture_assets
-from assets.models import model_assets
-from assets.raw import raw_assets
-from assets.report import report_assets
+from assets.location import code_location
 from assets.sql import sql_assets
-from assets.symbols import symbol_assets
-from resources import resources_of
+from assets.step import user_errors
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
@@ -51,10 +45,7 @@ DAY = 24 * 60 * 60
 @cache
 def definitions() -> dg.Definitions:
     """The graph of the smoke experiment."""
-    e = load_experiment("smoke")
-    assets = [raw_assets(e), *sql_assets(e), *symbol_assets(e), *mixture_assets(e)]
-    assets += [*model_assets(e), *evaluation_assets(e), *report_assets(e)]
-    return dg.Definitions(assets=with_attributes(assets, None), resources=resources_of(e))
+    return code_location(load_experiment("smoke"))
 
 
 class Graph:

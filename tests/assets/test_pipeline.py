@@ -17,14 +17,13 @@ import polars as pl
 import pytest
 from conftest import ROOT, Ended, Home
 
-from assets.mixtures import mixture_assets
-from assets.sql import sql_assets
+from assets.location import code_location
 from resources.store import StoreResource
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.bucket import Bucket, BucketStore
 
-RECORD_KEYS = {"benchmark", "setting", "model", "n", "accuracy", "low", "high", "chance"}
+RECORD_KEYS = {"benchmark", "setting", "model", "variant", "n", "accuracy", "low", "high", "chance"}
 EVALUATION = {
     *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "int_outcomes", "int_scores"),
     *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
@@ -68,6 +67,11 @@ def altered_experiment(folder: Path, section: str = "evaluation", **altered: int
     path = folder / "smoke.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return str(path)
+
+
+def over(home: Home) -> StoreResource:
+    """The store of a home, as the assets use it."""
+    return StoreResource(root=str(home.store.root))
 
 
 # --- a run --------------------------------------------------------------------------------------
@@ -122,8 +126,8 @@ def test_the_report_has_a_page_pictures_and_a_summary(smoke_run: tuple[Home, End
 
     records = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     benchmarks = {"icl": 4, "flipped": 1, "list_functions": 1, "turing_concepts": 1}
-    for model, more in (("untuned", set()), ("tuned", {"gain", "p"})):
-        mine = [record for record in records if record["model"] == model]
+    for variant, more in (("untuned", set()), ("tuned", {"gain", "p"})):
+        mine = [record for record in records if record["variant"] == variant]
         found = [record["benchmark"] for record in mine]
         assert {name: found.count(name) for name in set(found)} == benchmarks
         for record in mine:
@@ -300,14 +304,14 @@ def test_an_evaluation_symbol_that_the_tokenizer_makes_a_tuning_symbol_blocks_tu
     with home.store.writing("symbol_pool") as folder:
         pl.concat([pool, copy]).write_parquet(folder / TABLE)
 
-    experiment = load_experiment("smoke")
+    graph = code_location(load_experiment("smoke"))
     for state in ("made", "up to date"):
         with dg.DagsterInstance.ephemeral() as instance:
             result = dg.materialize(
-                mixture_assets(experiment),
+                list(graph.assets or ()),
                 selection=["packed_mixture"],
                 partition_key="micro",
-                resources={"store": StoreResource(root=str(home.store.root))},
+                resources={**(graph.resources or {}), "store": over(home)},
                 instance=instance,
                 raise_on_error=False,
             )
@@ -325,14 +329,13 @@ def test_nothing_is_packed_from_a_mixture_that_holds_an_evaluation_symbol(home: 
     with home.store.writing("tuning_mixture") as folder:
         leaked.write_parquet(folder / TABLE)
 
-    experiment = load_experiment("smoke")
-    graph = [*sql_assets(experiment), *mixture_assets(experiment)]
+    graph = code_location(load_experiment("smoke"))
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            graph,
+            list(graph.assets or ()),
             selection=["int_contamination", "packed_mixture"],
             partition_key="micro",
-            resources={"store": StoreResource(root=str(home.store.root))},
+            resources={**(graph.resources or {}), "store": over(home)},
             instance=instance,
             raise_on_error=False,
         )

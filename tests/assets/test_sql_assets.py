@@ -13,9 +13,7 @@ import polars as pl
 import pytest
 from conftest import DATA_SIDE, ROOT, DataSide, materialize
 
-from assets.evaluation import evaluation_assets
-from assets.raw import raw_assets
-from assets.sql import sql_assets
+from assets.location import code_location
 from materialize import selection
 from resources.store import StoreResource
 from symtune_pipeline.experiment import load_experiment
@@ -26,13 +24,12 @@ Metadata = Mapping[str, dg.MetadataValue]
 
 def materialised(root: Path, *assets: str) -> dict[str, Metadata]:
     """The metadata of assets of the smoke experiment, made again over the store in `root`."""
-    experiment = load_experiment("smoke")
-    graph = [raw_assets(experiment), *sql_assets(experiment), *evaluation_assets(experiment)]
+    graph = code_location(load_experiment("smoke"))
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            graph,
+            list(graph.assets or ()),
             selection=list(assets),
-            resources={"store": StoreResource(root=str(root))},
+            resources={**(graph.resources or {}), "store": StoreResource(root=str(root))},
             instance=instance,
         )
     return {
@@ -63,10 +60,13 @@ def test_a_model_shows_its_columns_with_the_types_of_the_file_and_the_words_of_t
 
 
 def test_other_tables_show_their_columns_too(shown: dict[str, Metadata]) -> None:
-    assert columns(shown["raw_trades"]["dagster/column_schema"])["label_id"] == ("Int64", None)
+    assert columns(shown["raw_trades"]["dagster/column_schema"])["label_id"] == (
+        "Int64",
+        "The class as an index into the dataset's labels.",
+    )
     suites = shown["eval"]
     assert columns(suites["classification column_schema"])["exemplars"][0] == "List(UInt32)"
-    assert "expected" in columns(suites["algorithmic column_schema"])
+    assert "target" in columns(suites["algorithmic column_schema"])
     assert suites["algorithmic row_count"].value == 16
 
 
@@ -99,7 +99,7 @@ def test_a_preview_escapes_bars(data_side: DataSide, tmp_path: Path) -> None:
     for key in data_side.store.all_keys():
         if key.startswith("raw_"):
             raw = data_side.store.read_table(key).with_columns(input=pl.lit("left | right"))
-            with store.store.writing(key) as folder:
+            with store.artifacts.writing(key) as folder:
                 raw.write_parquet(folder / TABLE)
     shown = materialised(tmp_path / "smoke", "stg_examples")
     assert "left \\| right" in str(shown["stg_examples"]["preview"].value)
@@ -122,7 +122,7 @@ def test_a_declared_test_that_fails_ends_the_run_with_a_sentence_and_status_1(
     data_side: DataSide, tmp_path: Path
 ) -> None:
     shutil.copytree(data_side.store.root, tmp_path / "home" / "smoke")
-    store = StoreResource(root=str(tmp_path / "home" / "smoke")).store
+    store = StoreResource(root=str(tmp_path / "home" / "smoke")).artifacts
     raw = store.read_table("raw_trades")
     made_from = store.manifest("raw_trades").made_from  # so that it is taken for up to date
     with store.writing("raw_trades", None, made_from) as folder:
@@ -149,5 +149,5 @@ def test_make_sql_runs_a_model_with_all_that_it_needs() -> None:
     recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (selected,) = re.findall(r"--select '(.*)'", recipe)
     assert {dg.AssetKey("raw_hotel_reviews"), dg.AssetKey("int_examples")} <= set(
-        selection(selected)
+        selection(code_location(load_experiment("smoke")), selected)
     )

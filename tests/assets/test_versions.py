@@ -1,0 +1,150 @@
+"""Code versions change with what could change an asset's content, and with nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+PROGRAM = """
+import json, definitions
+graph = definitions.defs.resolve_asset_graph()
+print(json.dumps({node.key.to_user_string(): node.code_version for node in graph.asset_nodes}))
+"""
+PARTS = ("symtune_pipeline", "assets", "resources", "dbt_like_sql", "experiments", "launchers")
+SQL = ("stg_", "int_", "mart_")
+Stale = Callable[[str, str, str], set[str]]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, to change."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+    shutil.copy(ROOT / "definitions.py", folder)
+    settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["mixture"]["instructed_share"] = 0.5
+    (folder / "instructed.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder
+
+
+def versions(project: Path, experiment: str = "smoke") -> dict[str, str]:
+    """The code version of every asset, as a fresh process sees it."""
+    environment = os.environ | {"PYTHONPATH": str(project), "SYMTUNE_EXPERIMENT": experiment}
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=project, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, str] = json.loads(ended.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def before(project: Path) -> dict[str, dict[str, str]]:
+    """The versions of the unchanged project, by experiment."""
+    return {name: versions(project, name) for name in ("smoke", "instructed.yaml")}
+
+
+@pytest.fixture
+def stale(project: Path, before: dict[str, dict[str, str]]) -> Stale:
+    """Which assets are stale where a text of a file is replaced, which must stand there."""
+
+    def changed(file: str, old: str, new: str, experiment: str = "smoke") -> set[str]:
+        path = project / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{file} does not hold {old!r}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        try:
+            now, then = versions(project, experiment), before[experiment]
+        finally:
+            path.write_text(text, encoding="utf-8")
+        return {name for name, version in now.items() if version != then.get(name)}
+
+    return changed
+
+
+def test_an_instruction_makes_the_suites_stale_and_the_blocks_where_prompts_show_it(
+    stale: Callable[..., set[str]],
+) -> None:
+    file, old = "symtune_pipeline/catalog/generated.yaml", "instruction: "
+    shown = stale(file, old, f"{old}Please. ", "instructed.yaml")
+    assert shown >= {"eval", "packed_mixture", "raw_hotel_reviews"}
+    hidden = stale(file, old, f"{old}Please. ")
+    assert "eval" in hidden
+    assert "packed_mixture" not in hidden
+
+
+def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale) -> None:
+    assert stale("symtune_pipeline/models/device.py", "float32", "float64") >= {
+        "eval_icl",
+        "eval_flipped",
+    }
+
+
+def test_attention_makes_scores_and_the_tuned_model_stale_and_nothing_generated(
+    stale: Stale,
+) -> None:
+    found = stale("symtune_pipeline/models/attention.py", "SHAPE = 64", "SHAPE = 32")
+    assert found == {"eval_icl", "eval_flipped", "symbol_tuned_model"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("prompts/mixture.py", "cannot make a prompt", "is too small for a prompt"),
+        ("evaluation/suites.py", "exemplars of its rarest class", "examples of its smallest class"),
+        ("prompts/blocks.py", '"""The prompts', '"""All prompts'),
+        ("models/attention.py", "SHAPE = 64  # ", "SHAPE = 64  # changed: "),
+        ("progress.py", "left", "to go"),
+        ("tuning/model_card.md", "# ", "# A "),
+        ("tables.py", "Number of the prompt.", "Its number."),
+        ("catalog/gpus.yaml", "dollars_per_hour: [", "dollars_per_hour: [0.0"),
+    ],
+)
+def test_a_message_a_comment_a_card_or_a_price_makes_nothing_stale(
+    stale: Stale, file: str, old: str, new: str
+) -> None:
+    assert stale(f"symtune_pipeline/{file}", old, new) == set()
+
+
+def test_the_page_makes_the_report_stale(stale: Stale) -> None:
+    for file in ("page.html", "paper.yaml"):
+        text = (ROOT / "symtune_pipeline" / "report" / file).read_text(encoding="utf-8")
+        line = text.splitlines()[0]
+        assert stale(f"symtune_pipeline/report/{file}", line, f"{line} ") == {"eval_report"}, file
+
+
+def test_a_sql_model_makes_its_own_table_stale_and_statistics_all(stale: Stale) -> None:
+    sql = "dbt_like_sql/staging/stg_examples.sql"
+    assert stale(sql, "SELECT", "SELECT /* all */") == {"stg_examples"}
+    found = stale(
+        "symtune_pipeline/sql/statistics.py", "RESAMPLES: Final = 10_000", "RESAMPLES: Final = 9"
+    )
+    assert "int_scores" in found and all(name.startswith(SQL) for name in found)
+
+
+def test_a_benchmark_makes_the_suites_stale_and_no_model(stale: Stale) -> None:
+    entry = '"turing_concepts": Benchmark('
+    found = stale(
+        "symtune_pipeline/tables.py",
+        entry,
+        f'"words": Benchmark("Words", "algorithmic"),\n    {entry}',
+    )
+    assert "eval" in found
+    assert not found & {"base_model", "tuning_mixture", "packed_mixture", "symbol_tuned_model"}
+
+
+def test_the_grammar_of_a_set_makes_generated_sets_stale(stale: Stale) -> None:
+    found = stale("symtune_pipeline/sources/generated.py", "TRIES = 500", "TRIES = 400")
+    assert found and all(name.startswith("raw_") for name in found)
