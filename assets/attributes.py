@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster import AutomationCondition
@@ -30,18 +31,21 @@ def with_attributes(
             owners=[OWNER], automation_condition=when_inputs_change(sums_up)
         )
 
-    described = dg.map_asset_specs(complete, assets)
-    if git_tree:
-        repository, _, branch = git_tree.partition(TREE)
-        described = dg.link_code_references_to_git(
-            described,
-            git_url=repository.removesuffix("/-"),  # as GitLab writes it
-            git_branch=branch or "main",
-            file_path_mapping=dg.AnchorBasedFilePathMapping(
-                ROOT / "definitions.py", "definitions.py"
-            ),
-        )
+    described = _linked(dg.map_asset_specs(complete, assets), git_tree)
     return [asset for asset in described if isinstance(asset, dg.AssetsDefinition)]
+
+
+def _linked(assets: Sequence[Any], git_tree: str | None) -> Sequence[Any]:
+    """The assets with their code references as links into a branch, where there is one."""
+    if not git_tree:
+        return assets
+    repository, _, branch = git_tree.partition(TREE)
+    return dg.link_code_references_to_git(
+        assets,
+        git_url=repository.removesuffix("/-"),  # as GitLab writes it
+        git_branch=branch or "main",
+        file_path_mapping=dg.AnchorBasedFilePathMapping(ROOT / "definitions.py", "definitions.py"),
+    )
 
 
 def when_inputs_change(sums_up: bool) -> AutomationCondition:

@@ -54,7 +54,7 @@ def _settings(experiment: Experiment) -> object:
         "tuning_mixture",
     ],
     settings=_settings,
-    table=PACKED_MIXTURE,
+    tables=[PACKED_MIXTURE],
     checks=[DISJOINT_IN_TOKENS],
     partitioned=True,
 )

@@ -157,11 +157,11 @@ def _tables(step: Step, model: SqlModel) -> Tables:
 
 
 def _files(step: Step, name: str) -> list[Path]:
-    return [
-        step.artifacts.folder(key, partition) / TABLE
-        for key in _asset_keys(name, step.experiment)
-        for partition in (step.artifacts.partitions(key) or [None])
-    ]
+    found = []
+    for key in _asset_keys(name, step.experiment):
+        partitions: list[str | None] = [*step.artifacts.partitions(key)] or [None]
+        found += [step.artifacts.folder(key, partition) / TABLE for partition in partitions]
+    return found
 
 
 def _catalog(name: str, experiment: Experiment) -> pl.DataFrame:

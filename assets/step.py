@@ -1,6 +1,6 @@
 """What all assets do alike, once: a function that fills a folder becomes an asset of the graph.
 
-    @asset(group="symbol_pool", kinds={"parquet"}, table=SYMBOL_POOL, settings=…)
+    @asset(group="mixture", kinds={"parquet"}, tables=[SYMBOL_POOL], settings=…)
     def symbol_pool(step: Step, folder: Path) -> Metadata:
         "What the asset is, for the person in the UI."
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -63,7 +63,7 @@ class Step:
     @property
     def partition(self) -> str:
         """The key of the model."""
-        return self.context.partition_key
+        return str(self.context.partition_key)
 
     @property
     def model(self) -> Model:
@@ -157,51 +157,77 @@ def contract(table: Table, asset: str) -> Check:
     )
 
 
+def _nothing(_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class asset:  # noqa: N801  # it is used as a decorator
+    """Makes a function that fills a folder an asset; its docstring is the description.
+
+    What its content depends on, beside its inputs: the modules `code` (by default the function's
+    own) and all that they import, the values that `settings` takes from the experiment, and what
+    `sources` says of the world outside. `after` is called once the artifact is there, and gives
+    more metadata.
+    """
+
+    group: str
+    kinds: set[str]
+    deps: Sequence[str] | Callable[[Experiment], Sequence[dg.CoercibleToAssetDep]] = ()
+    code: Sequence[str] = ()
+    settings: Callable[[Experiment], object] = _nothing
+    sources: Callable[[Experiment], object] = _nothing
+    tables: Sequence[Table] = ()
+    checks: Sequence[Check] = ()
+    partitioned: bool = False  # by model
+    pool: str | None = None
+    retry_policy: dg.RetryPolicy | None = None
+    resources: Sequence[str] = ()
+    after: Callable[[Step], Metadata | None] = _nothing
+    name: str = ""
+    description: str = ""
+
+    def __call__(self, build: Build) -> KeptAsset:
+        """The asset that `build` makes."""
+        return KeptAsset(
+            replace(
+                self,
+                name=self.name or build.__name__,
+                description=self.description or inspect.getdoc(build) or "",
+                code=self.code or [build.__module__],
+                checks=[*(contract(table, self.name or build.__name__) for table in self.tables),
+                        *self.checks],
+            ),
+            build,
+        )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class KeptAsset:
     """An asset whose artifact lies in the store; `define` makes it Dagster's for an experiment."""
 
-    name: str
+    about: asset
     build: Build
-    description: str
-    group: str
-    kinds: frozenset[str]
-    deps: Callable[[Experiment], Sequence[dg.CoercibleToAssetDep]]
-    settings: Callable[[Experiment], object]
-    code: tuple[str, ...]
-    tables: tuple[Table, ...]
-    checks: tuple[Check, ...]
-    partitioned: bool
-    sources: Callable[[Experiment], object]
-    pool: str | None
-    retry_policy: dg.RetryPolicy | None
-    resources: frozenset[str]
-    after: Callable[[Step], Metadata]
-
-    @cached_property
-    def all_checks(self) -> tuple[Check, ...]:
-        """The contract's checks, then its own."""
-        return (*(contract(table, self.name) for table in self.tables), *self.checks)
 
     def define(
         self, experiment: Experiment, models: dg.PartitionsDefinition
     ) -> dg.AssetsDefinition:
         """The asset of an experiment whose models are the partitions."""
-        partitions = models if self.partitioned else None
+        about, partitions = self.about, models if self.about.partitioned else None
 
         @dg.asset(
-            name=self.name,
-            description=self.description,
-            deps=self.deps(experiment),
+            name=about.name,
+            description=about.description,
+            deps=about.deps(experiment) if callable(about.deps) else about.deps,
             partitions_def=partitions,
-            group_name=self.group,
-            kinds=set(self.kinds),
-            code_version=code_version(self.code, self.settings(experiment)),
-            check_specs=[check.spec(self.name, partitions) for check in self.all_checks],
+            group_name=about.group,
+            kinds=about.kinds,
+            code_version=code_version(about.code, about.settings(experiment)),
+            check_specs=[check.spec(about.name, partitions) for check in about.checks],
             metadata={"dagster/code_references": _code(self.build)},
-            pool=self.pool,
-            retry_policy=self.retry_policy,
-            required_resource_keys=set(self.resources),
+            pool=about.pool,
+            retry_policy=about.retry_policy,
+            required_resource_keys=set(about.resources),
         )
         def kept(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
             return self.run(Step(context, store, experiment))
@@ -210,66 +236,15 @@ class KeptAsset:
 
     def run(self, step: Step) -> dg.MaterializeResult:
         """Make the artifact or recognise it, then check it."""
+        words = {k: v for table in self.about.tables for k, v in table.descriptions.items()}
+        sources = self.about.sources(step.experiment)
         with user_errors():
             made = step.resource.make(
-                step.context,
-                partial(self.build, step),
-                columns={k: v for table in self.tables for k, v in table.descriptions.items()},
-                sources=self.sources(step.experiment),
+                step.context, partial(self.build, step), columns=words, sources=sources
             )
-            checks = [check.result(step) for check in self.all_checks]
-            more = self.after(step)
+            checks = [check.result(step) for check in self.about.checks]
+            more = self.about.after(step) or {}
         return made._replace(metadata={**(made.metadata or {}), **more}, check_results=checks)
-
-
-def asset(
-    *,
-    group: str,
-    kinds: set[str],
-    code: Sequence[str] = (),
-    settings: Callable[[Experiment], object] = lambda _: None,
-    deps: Sequence[str] | Callable[[Experiment], Sequence[dg.CoercibleToAssetDep]] = (),
-    name: str | None = None,
-    description: str | None = None,
-    table: Table | None = None,
-    tables: Sequence[Table] = (),
-    checks: Sequence[Check] = (),
-    partitioned: bool = False,
-    sources: Callable[[Experiment], object] = lambda _: None,
-    pool: str | None = None,
-    retry_policy: dg.RetryPolicy | None = None,
-    resources: Sequence[str] = (),
-    after: Callable[[Step], Metadata] = lambda _: {},
-) -> Callable[[Build], KeptAsset]:
-    """Make a function that fills a folder an asset; its docstring is the description.
-
-    What its content depends on, beside its inputs: the modules `code` (by default the function's
-    own) and all that they import, the values that `settings` takes from the experiment, and what
-    `sources` says of the world outside. `after` is called once the artifact is there, and gives
-    more metadata.
-    """
-
-    def declare(build: Build) -> KeptAsset:
-        return KeptAsset(
-            name=name or build.__name__,
-            build=build,
-            description=description or inspect.getdoc(build) or "",
-            group=group,
-            kinds=frozenset(kinds),
-            deps=deps if callable(deps) else lambda _: deps,
-            settings=settings,
-            code=tuple(code) or (build.__module__,),
-            tables=(*([table] if table else []), *tables),
-            checks=tuple(checks),
-            partitioned=partitioned,
-            sources=sources,
-            pool=pool,
-            retry_policy=retry_policy,
-            resources=frozenset(resources),
-            after=after,
-        )
-
-    return declare
 
 
 def _code(build: Build) -> dg.CodeReferencesMetadataValue:

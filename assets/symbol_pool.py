@@ -37,7 +37,7 @@ DISJOINT = Check(
     group="mixture",
     kinds={"parquet"},
     settings=lambda e: (e.symbols, _natural_labels(e)),
-    table=SYMBOL_POOL,
+    tables=[SYMBOL_POOL],
     checks=[DISJOINT],
 )
 def symbol_pool(step: Step, folder: Path) -> Metadata:

@@ -33,7 +33,7 @@ def _inputs(experiment: Experiment) -> Sequence[dg.CoercibleToAssetDep]:
     kinds={"polars", "parquet"},
     deps=_inputs,
     settings=lambda e: (e.seed, e.mixture),
-    table=TUNING_MIXTURE,
+    tables=[TUNING_MIXTURE],
 )
 def tuning_mixture(step: Step, folder: Path) -> Metadata:
     """The symbol-tuning prompts as rows of references: exemplars, symbols, format, query."""
