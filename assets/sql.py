@@ -171,7 +171,7 @@ def model_table() -> pl.DataFrame:
     """The models of the catalogue as the SQL sees them."""
     return pl.DataFrame(
         [
-            {"partition": model.key, "parameters": model.parameters}
+            {"model": model.key, "parameters": model.parameters}
             for model in all_models().values()
         ]
     )

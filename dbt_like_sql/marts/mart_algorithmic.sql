@@ -2,4 +2,4 @@
 SELECT * EXCLUDE (level, flipped_percent, dataset)
 FROM int_scores
 WHERE benchmark IN ('list_functions', 'turing_concepts') AND level = 'category'
-ORDER BY benchmark, partition, setting, category, model
+ORDER BY benchmark, model, setting, category, variant

@@ -111,7 +111,7 @@ def test_a_table_is_shown_by_its_first_rows(symtune: Symtune) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.count("asked_detail/test/") == 3
     assert "varchar" in ended.out
-    assert "expected" in symtune("show", "table", "eval.algorithmic").out
+    assert "target" in symtune("show", "table", "eval.algorithmic").out
 
 
 def test_a_dataset_is_shown_with_what_was_loaded_of_it(symtune: Symtune) -> None:
@@ -189,7 +189,7 @@ def reported(symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with store.writing("eval_report") as folder:
         (folder / "index.html").write_text("<p>the page</p>")
     with store.writing("mart_summary") as folder:
-        mart(pair("icl", "symbols, instruction", 0.5, 0.6, 0.01, partition="micro")).write_parquet(
+        mart(pair("icl", "symbols, instruction", 0.5, 0.6, 0.01, model="micro")).write_parquet(
             folder / TABLE
         )
     with store.writing("base_model", "micro") as folder:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sql import engine, statistics
 from symtune_pipeline.sql.model import column_lineage, load_models
+from symtune_pipeline.tables import flipped_setting
 
 MODELS = load_models(ROOT / "dbt_like_sql")
 VARIABLES: dict[str, int | float | str] = {"cap": 100, "seed": 1, "labels": "symbols"}
@@ -48,13 +49,13 @@ MIXTURE: Schema = {
     "dataset": pl.String,
     "format": pl.Int64,
     "examples": pl.List(pl.UInt32),
-    "answers": pl.List(pl.UInt8),
+    "targets": pl.List(pl.UInt8),
     "labels": pl.List(pl.String),
     "instructed": pl.Boolean,
 }
 PREDICTIONS: Schema = {
-    "partition": pl.String,
     "model": pl.String,
+    "variant": pl.String,
     "setting": pl.String,
     "flipped_percent": pl.Int64,
     "dataset": pl.String,
@@ -62,28 +63,28 @@ PREDICTIONS: Schema = {
     "query": pl.UInt32,
     "labels": pl.List(pl.String),
     "target": pl.Int64,
-    "choice": pl.Int64,
+    "prediction": pl.Int64,
     "correct": pl.Boolean,
     "logprobs": pl.List(pl.Float64),
     "chance": pl.Float64,
 }
 ALGORITHMIC: Schema = {
-    "partition": pl.String,
     "model": pl.String,
+    "variant": pl.String,
     "benchmark": pl.String,
     "setting": pl.String,
     "concept": pl.String,
     "category": pl.String,
     "context": pl.Int64,
     "query": pl.Int64,
-    "expected": pl.String,
-    "answer": pl.String,
+    "target": pl.String,
+    "completion": pl.String,
     "correct": pl.Boolean,
 }
 SCHEMAS = {
     "raw_examples": RAW,
     "catalog_datasets": CATALOG,
-    "catalog_models": {"partition": pl.String, "parameters": pl.Int64},
+    "catalog_models": {"model": pl.String, "parameters": pl.Int64},
     "symbol_pool": POOL,
     "tuning_mixture": MIXTURE,
     "eval_icl": PREDICTIONS,
@@ -354,7 +355,7 @@ def test_rows_beyond_the_cap_are_counted_as_capped(run: Run) -> None:
 
 def prompt(dataset: str, *labels: str, instructed: bool = False) -> Row:
     """A prompt of the mixture with these labels."""
-    row: Row = {"prompt": 0, "dataset": dataset, "format": 0, "examples": [0], "answers": [0]}
+    row: Row = {"prompt": 0, "dataset": dataset, "format": 0, "examples": [0], "targets": [0]}
     return row | {"labels": list(labels), "instructed": instructed}
 
 
@@ -442,11 +443,11 @@ def test_the_guard_finds_an_evaluation_text_that_reached_tuning_after_all(tmp_pa
 # --- scores -------------------------------------------------------------------------------------
 
 
-def answers(model: str, correct: str, **fields: Any) -> list[Row]:
+def answers(variant: str, correct: str, **fields: Any) -> list[Row]:
     """One prediction a character of `correct`: '1' right, '0' wrong."""
     row: Row = {
-        "partition": "micro",
-        "model": model,
+        "model": "micro",
+        "variant": variant,
         "setting": "symbols, no instruction",
         "flipped_percent": 0,
         "dataset": "held",
@@ -457,24 +458,30 @@ def answers(model: str, correct: str, **fields: Any) -> list[Row]:
         "chance": 0.5,
     }
     return [
-        row | {"query": i, "choice": int(c == "0"), "correct": c == "1"} | fields
+        row | {"query": i, "prediction": int(c == "0"), "correct": c == "1"} | fields
         for i, c in enumerate(correct)
     ]
 
 
-def solutions(model: str, correct: str, **fields: Any) -> list[Row]:
+def flips(variant: str, correct: str, percent: int, **fields: Any) -> list[Row]:
+    """Predictions where so many percent of the exemplars have another class's label."""
+    flipped = {"setting": flipped_setting(percent), "flipped_percent": percent}
+    return answers(variant, correct, **flipped, **fields)
+
+
+def solutions(variant: str, correct: str, **fields: Any) -> list[Row]:
     row: Row = {
-        "partition": "micro",
-        "model": model,
+        "model": "micro",
+        "variant": variant,
         "benchmark": "list_functions",
         "setting": "fresh",
         "concept": "c001",
         "category": "slicing",
         "context": 0,
-        "expected": "[1]",
+        "target": "[1]",
     }
     return [
-        row | {"query": i, "answer": "[1]" if c == "1" else "", "correct": c == "1"} | fields
+        row | {"query": i, "completion": "[1]" if c == "1" else "", "correct": c == "1"} | fields
         for i, c in enumerate(correct)
     ]
 
@@ -482,8 +489,8 @@ def solutions(model: str, correct: str, **fields: Any) -> list[Row]:
 def test_gain_and_its_test_are_paired_by_prompt(run: Run) -> None:
     untuned, tuned = "1100000000", "0111111100"  # 6 won, 1 lost
     rows = run("mart_icl", eval_icl=answers("untuned", untuned) + answers("tuned", tuned)[::-1])
-    before, after = {row["model"]: row for row in rows}["untuned"], rows[0]
-    assert after["model"] == "tuned"
+    before, after = {row["variant"]: row for row in rows}["untuned"], rows[0]
+    assert after["variant"] == "tuned"
     assert (after["n"], after["correct"], after["accuracy"]) == (10, 7, 0.7)
     assert after["low"] == pytest.approx(0.396778, abs=1e-6)
     assert after["high"] == pytest.approx(0.892209, abs=1e-6)
@@ -500,29 +507,29 @@ def test_gain_and_its_test_are_paired_by_prompt(run: Run) -> None:
     ]
 
 
-def test_only_prompts_that_both_models_answered_enter_the_gain(run: Run) -> None:
+def test_only_prompts_that_both_variants_answered_enter_the_gain(run: Run) -> None:
     (tuned, _) = run("mart_icl", eval_icl=answers("untuned", "01") + answers("tuned", "1111"))
     assert (tuned["n"], tuned["accuracy"], tuned["gain"]) == (4, 1.0, 0.5)
 
 
 def test_answers_to_another_prompt_are_never_paired(run: Run) -> None:
     elsewhere: list[Row] = [
-        {"partition": "other"},
+        {"model": "other"},
         {"setting": "symbols, instruction"},
         {"dataset": "another"},
         {"context": 1},
         {"query": 1},
     ]
-    untuned = [row for place in elsewhere for row in answers("untuned", "0", **place)]
+    untuned = [row for other in elsewhere for row in answers("untuned", "0", **other)]
     rows = run("mart_icl", eval_icl=untuned + answers("tuned", "1"))
-    assert [row["gain"] for row in rows if row["model"] == "tuned"] == [None]
+    assert [row["gain"] for row in rows if row["variant"] == "tuned"] == [None]
 
 
-def test_a_model_alone_has_an_accuracy_and_no_gain(run: Run) -> None:
-    models = ("pretrained", "tuned", "untuned")
-    rows = run("mart_summary", eval_icl=[r for m in models for r in answers(m, "10", partition=m)])
-    assert [(r["model"], r["accuracy"], r["gain"], r["p"]) for r in rows] == [
-        (model, 0.5, None, None) for model in models
+def test_a_variant_alone_has_an_accuracy_and_no_gain(run: Run) -> None:
+    variants = ("pretrained", "tuned", "untuned")
+    rows = run("mart_summary", eval_icl=[r for v in variants for r in answers(v, "10", model=v)])
+    assert [(r["variant"], r["accuracy"], r["gain"], r["p"]) for r in rows] == [
+        (variant, 0.5, None, None) for variant in variants
     ]
 
 
@@ -539,7 +546,7 @@ def test_flipped_labels_are_summed_over_sets_at_each_share(run: Run) -> None:
             row
             for percent in (25, 100)
             for dataset, right in (("a", "11"), ("b", "01"))
-            for row in answers("untuned", right, dataset=dataset, flipped_percent=percent)
+            for row in flips("untuned", right, percent, dataset=dataset)
         ],
     )
     assert [(row["setting"], row["flipped_percent"], row["n"], row["correct"]) for row in rows] == [
@@ -558,7 +565,7 @@ def test_algorithmic_answers_are_summed_by_category_and_have_no_chance_level(run
             *solutions("tuned", "11", concept="c003", category="sorting"),
         ],
     )
-    assert [(r["category"], r["model"], r["n"], r["correct"], r["gain"]) for r in rows] == [
+    assert [(r["category"], r["variant"], r["n"], r["correct"], r["gain"]) for r in rows] == [
         ("slicing", "tuned", 2, 2, 0.5),
         ("slicing", "untuned", 4, 2, None),
         ("sorting", "tuned", 2, 2, None),
@@ -566,11 +573,11 @@ def test_algorithmic_answers_are_summed_by_category_and_have_no_chance_level(run
     assert {row["chance"] for row in rows} == {None}
 
 
-def test_the_summary_has_one_row_per_setting_and_model_and_averages_chance(run: Run) -> None:
+def test_the_summary_has_one_row_per_setting_and_variant_and_averages_chance(run: Run) -> None:
     rows = run(
         "mart_summary",
         eval_icl=answers("untuned", "01") + answers("untuned", "11", dataset="b", chance=0.25),
-        eval_flipped=answers("untuned", "0", flipped_percent=100),
+        eval_flipped=flips("untuned", "0", 100),
         eval_algorithmic=solutions("untuned", "01")
         + solutions("untuned", "1", benchmark="turing_concepts"),
     )
@@ -585,7 +592,7 @@ def test_the_summary_has_one_row_per_setting_and_model_and_averages_chance(run: 
 
 def sized(**parameters: int) -> list[Row]:
     """What the catalogue says about models of so many parameters."""
-    return [{"partition": key, "parameters": count} for key, count in parameters.items()]
+    return [{"model": key, "parameters": count} for key, count in parameters.items()]
 
 
 def test_a_tuned_model_stands_beside_the_smallest_untuned_one_that_is_as_accurate(run: Run) -> None:
@@ -595,20 +602,18 @@ def test_a_tuned_model_stands_beside_the_smallest_untuned_one_that_is_as_accurat
         catalog_models=sized(s=10, m=50, l=400, xl=900),
         eval_icl=[
             row
-            for partition, both in right.items()
-            for model, correct in zip(("untuned", "tuned"), both, strict=True)
-            for row in answers(model, correct, partition=partition)
+            for model, both in right.items()
+            for variant, correct in zip(("untuned", "tuned"), both, strict=True)
+            for row in answers(variant, correct, model=model)
         ],
     )
-    found = [(r["partition"], r["model"], r["flops_per_token"], r["accuracy"]) for r in rows]
+    found = [(r["model"], r["variant"], r["flops_per_token"], r["accuracy"]) for r in rows]
     assert found[:3] == [
         ("s", "tuned", 20, 0.75),
         ("s", "untuned", 20, 0.25),
         ("m", "tuned", 100, 0.5),
     ]
-    matched = {
-        (r["partition"], r["model"]): (r["as_good_untuned"], r["as_good_flops"]) for r in rows
-    }
+    matched = {(r["model"], r["variant"]): (r["as_good_untuned"], r["as_good_flops"]) for r in rows}
     assert matched == {
         ("s", "untuned"): (None, None),
         ("m", "untuned"): (None, None),
@@ -623,10 +628,10 @@ def test_models_are_compared_within_a_setting_only(run: Run) -> None:
     rows = run(
         "mart_scaling",
         catalog_models=sized(s=10, l=400),
-        eval_icl=answers("tuned", "01", partition="s")
-        + answers("untuned", "11", partition="l", setting="symbols, instruction")
-        + answers("pretrained", "11", partition="l"),
-        eval_flipped=answers("untuned", "11", partition="l", flipped_percent=100),
+        eval_icl=answers("tuned", "01", model="s")
+        + answers("untuned", "11", model="l", setting="symbols, instruction")
+        + answers("pretrained", "11", model="l"),
+        eval_flipped=flips("untuned", "11", 100, model="l"),
     )
     assert {(row["as_good_untuned"], row["as_good_flops"]) for row in rows} == {(None, None)}
 
@@ -634,12 +639,12 @@ def test_models_are_compared_within_a_setting_only(run: Run) -> None:
 def test_intervals_over_draws_need_ten_draws_and_count_whole_ones(run: Run) -> None:
     def drawn(number: int) -> list[Row]:
         # In every other draw all are right, in the rest none: ten answers say as much as one.
-        models = {"untuned": lambda context: "0", "tuned": lambda context: str(context % 2)}
+        variants = {"untuned": lambda context: "0", "tuned": lambda context: str(context % 2)}
         return [
             row
-            for model, right in models.items()
+            for variant, right in variants.items()
             for context in range(number)
-            for row in answers(model, 10 * right(context), context=context)
+            for row in answers(variant, 10 * right(context), context=context)
         ]
 
     (few, _) = run("mart_summary", eval_icl=drawn(9))
@@ -663,8 +668,8 @@ def test_a_sets_p_is_corrected_for_the_sets_of_its_setting(run: Run) -> None:
     rows = [
         row
         for dataset, won in right.items()
-        for model, correct in (("untuned", "0" * len(won)), ("tuned", won))
-        for row in answers(model, correct, dataset=dataset)
+        for variant, correct in (("untuned", "0" * len(won)), ("tuned", won))
+        for row in answers(variant, correct, dataset=dataset)
     ]
     elsewhere = [row | {"setting": "symbols, instruction"} for row in rows if row["dataset"] == "a"]
     found = run("mart_icl", eval_icl=rows + elsewhere)
@@ -675,7 +680,7 @@ def test_a_sets_p_is_corrected_for_the_sets_of_its_setting(run: Run) -> None:
         ("symbols, no instruction", "b"): 3 / 64,
         ("symbols, no instruction", "c"): 1 / 4,
     }
-    assert {row["p_holm"] for row in found if row["model"] == "untuned"} == {None}
+    assert {row["p_holm"] for row in found if row["variant"] == "untuned"} == {None}
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=15)
@@ -695,8 +700,8 @@ def test_holms_correction_is_that_of_statsmodels(families: list[list[tuple[int, 
             for j, value in enumerate(family)
         ]
     ).with_columns(
-        benchmark=pl.lit("icl"), level=pl.lit("dataset"), model=pl.lit("tuned"),
-        **{name: pl.lit("") for name in ("partition", "flipped_percent", "category")},
+        benchmark=pl.lit("icl"), level=pl.lit("dataset"), variant=pl.lit("tuned"),
+        **{name: pl.lit("") for name in ("model", "flipped_percent", "category")},
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
@@ -998,7 +1003,7 @@ def test_the_declared_tests_hold_on_good_tables(run: Run, tmp_path: Path) -> Non
             raw(f"{d}/train/{i}", f"{d} {i}", i % 2) for d in ("t", "held") for i in range(6)
         ],
         eval_icl=answers("untuned", "01") + answers("tuned", "11"),
-        eval_flipped=answers("tuned", "0", flipped_percent=100),
+        eval_flipped=flips("tuned", "0", 100),
         eval_algorithmic=solutions("untuned", "01"),
     )
     tables = {table: [tmp_path / f"{table}.parquet"] for table in (*SCHEMAS, *MODELS)}
