@@ -13,7 +13,8 @@ from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sql.engine import run_model, run_tests
-from symtune_pipeline.sql.model import Model, column_lineage, load_models
+from symtune_pipeline.sql.model import SqlModel, column_lineage, load_models
+from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, SOURCES
 
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "marts"}
@@ -25,10 +26,10 @@ CATALOG = {"catalog_datasets": "catalog/datasets.yaml", "catalog_models": "catal
 
 def sql_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The assets stg_..., int_... and mart_...."""
-    return [_sql_asset(model, experiment) for model in load_models(MODELS_FOLDER).values()]
+    return [_sql_asset(model, experiment) for model in load_models(MODELS_FOLDER, SOURCES).values()]
 
 
-def _sql_asset(model: Model, experiment: Experiment) -> dg.AssetsDefinition:
+def _sql_asset(model: SqlModel, experiment: Experiment) -> dg.AssetsDefinition:
     version = code_version(
         experiment,
         ("data",),
@@ -104,7 +105,7 @@ def _asset_keys(table: str, experiment: Experiment) -> list[str]:
     return [] if table in CATALOG else [table]
 
 
-def _lineage(model: Model, experiment: Experiment) -> dg.TableColumnLineage:
+def _lineage(model: SqlModel, experiment: Experiment) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             column: [
@@ -134,7 +135,7 @@ def _preview(path: Path) -> str:
 
 
 def _tables(
-    model: Model, experiment: Experiment, store: StoreResource
+    model: SqlModel, experiment: Experiment, store: StoreResource
 ) -> Mapping[str, list[Path] | pl.DataFrame]:
     """The model's inputs: Parquet files of assets, and the catalogue as a frame."""
     tables: dict[str, list[Path] | pl.DataFrame] = {}
@@ -153,7 +154,7 @@ def _tables(
 
 def catalog_table(experiment: Experiment) -> pl.DataFrame:
     """The experiment's datasets as the SQL sees them."""
-    return pl.DataFrame(
+    return CATALOG_DATASETS.frame(
         [
             {
                 "dataset": entry.key,
@@ -169,9 +170,6 @@ def catalog_table(experiment: Experiment) -> pl.DataFrame:
 
 def model_table() -> pl.DataFrame:
     """The models of the catalogue as the SQL sees them."""
-    return pl.DataFrame(
-        [
-            {"model": model.key, "parameters": model.parameters}
-            for model in all_models().values()
-        ]
+    return CATALOG_MODELS.frame(
+        [{"model": model.key, "parameters": model.parameters} for model in all_models().values()]
     )

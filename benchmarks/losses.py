@@ -31,6 +31,7 @@ from symtune_pipeline.report.tables import (
 from symtune_pipeline.sql.engine import run_model
 from symtune_pipeline.sql.model import load_models
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import SOURCES
 
 BUDGET = "quickstart"
 SEEDS = (0, 1)
@@ -93,7 +94,7 @@ def summary(folder: Path) -> pl.DataFrame:
             for which, frame in {**seeds, "all seeds": together}.items()
         ]
         pl.concat(frames).write_parquet(folder / f"{name}.parquet")
-    sql = load_models(ROOT / "dbt_like_sql")
+    sql = load_models(ROOT / "dbt_like_sql", SOURCES)
     for name in ("int_outcomes", "int_scores", "mart_summary"):
         tables = {table: [folder / f"{table}.parquet"] for table in sql[name].depends_on}
         run_model(sql[name], tables, {}, folder / f"{name}.parquet")

@@ -18,79 +18,13 @@ from hypothesis import strategies as st
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sql import engine, statistics
 from symtune_pipeline.sql.model import column_lineage, load_models
-from symtune_pipeline.tables import flipped_setting
+from symtune_pipeline.tables import BENCHMARKS, SOURCES, Column, Table, flipped_setting
 
-MODELS = load_models(ROOT / "dbt_like_sql")
+MODELS = load_models(ROOT / "dbt_like_sql", SOURCES)
 VARIABLES: dict[str, int | float | str] = {"cap": 100, "seed": 1, "labels": "symbols"}
 
 Row = dict[str, Any]
 Run = Callable[..., list[Row]]
-Schema = dict[str, pl.DataType | type[pl.DataType]]
-
-RAW: Schema = {
-    "example_id": pl.String,
-    "dataset": pl.String,
-    "task_type": pl.String,
-    "split": pl.String,
-    "input": pl.String,
-    "label": pl.String,
-    "label_id": pl.Int64,
-}
-CATALOG: Schema = {
-    "dataset": pl.String,
-    "role": pl.String,
-    "task_type": pl.String,
-    "labels": pl.List(pl.String),
-    "instruction": pl.String,
-}
-POOL: Schema = {"symbol": pl.String, "category": pl.String, "split": pl.String}
-MIXTURE: Schema = {
-    "prompt": pl.Int64,
-    "dataset": pl.String,
-    "format": pl.Int64,
-    "examples": pl.List(pl.UInt32),
-    "targets": pl.List(pl.UInt8),
-    "labels": pl.List(pl.String),
-    "instructed": pl.Boolean,
-}
-PREDICTIONS: Schema = {
-    "model": pl.String,
-    "variant": pl.String,
-    "setting": pl.String,
-    "flipped_percent": pl.Int64,
-    "dataset": pl.String,
-    "context": pl.Int64,
-    "query": pl.UInt32,
-    "labels": pl.List(pl.String),
-    "target": pl.Int64,
-    "prediction": pl.Int64,
-    "correct": pl.Boolean,
-    "logprobs": pl.List(pl.Float64),
-    "chance": pl.Float64,
-}
-ALGORITHMIC: Schema = {
-    "model": pl.String,
-    "variant": pl.String,
-    "benchmark": pl.String,
-    "setting": pl.String,
-    "concept": pl.String,
-    "category": pl.String,
-    "context": pl.Int64,
-    "query": pl.Int64,
-    "target": pl.String,
-    "completion": pl.String,
-    "correct": pl.Boolean,
-}
-SCHEMAS = {
-    "raw_examples": RAW,
-    "catalog_datasets": CATALOG,
-    "catalog_models": {"model": pl.String, "parameters": pl.Int64},
-    "symbol_pool": POOL,
-    "tuning_mixture": MIXTURE,
-    "eval_icl": PREDICTIONS,
-    "eval_flipped": PREDICTIONS,
-    "eval_algorithmic": ALGORITHMIC,
-}
 
 
 @pytest.fixture
@@ -103,9 +37,9 @@ def run(tmp_path: Path) -> Run:
         variables: dict[str, int | float | str] = {"cap": cap, "seed": seed, "labels": labels}
         upstream = set().union(*map(_upstream, names))
         tables: dict[str, list[Path] | pl.DataFrame] = {}
-        for source, schema in ((key, SCHEMAS[key]) for key in SCHEMAS if key in upstream):
+        for source in SOURCES.keys() & upstream:
             path = tmp_path / f"{source}.parquet"
-            pl.DataFrame(sources.get(source, []), schema=schema).write_parquet(path)
+            SOURCES[source].frame(sources.get(source, [])).write_parquet(path)
             tables[source] = [path]
         for model in (MODELS[key] for key in MODELS if key in upstream):
             out = tmp_path / f"{model.name}.parquet"
@@ -428,9 +362,9 @@ def test_the_guard_finds_an_evaluation_text_that_reached_tuning_after_all(tmp_pa
         "int_evaluation_examples": pl.DataFrame(
             [row | {"example_id": "held/test/0", "dataset": "held", "example": 0}]
         ),
-        "symbol_pool": pl.DataFrame(schema=POOL),
-        "tuning_mixture": pl.DataFrame(schema=MIXTURE),
-        "catalog_datasets": pl.DataFrame(schema=CATALOG),
+        "symbol_pool": SOURCES["symbol_pool"].frame(),
+        "tuning_mixture": SOURCES["tuning_mixture"].frame(),
+        "catalog_datasets": SOURCES["catalog_datasets"].frame(),
     }
     out = tmp_path / "out.parquet"
     model = MODELS["int_contamination"]
@@ -826,20 +760,21 @@ def test_more_discordant_pairs_than_pairs_are_refused() -> None:
 # --- the engine ---------------------------------------------------------------------------------
 
 
+SOURCE = {"source": Table("source", "d", {key: Column(pl.Int64(), "d") for key in ("a", "b")})}
+
+
 def folder(tmp_path: Path, **files: str) -> Path:
-    """A folder of models: file name → SQL, each entered in schema.yml with no columns."""
+    """A folder of SQL models: file name → SQL, each entered in schema.yml with no columns."""
     (tmp_path / "staging").mkdir()
     for name, sql in files.items():
         (tmp_path / "staging" / f"{name}.sql").write_text(sql)
     entries = "".join(f"  {name}: {{description: d, columns: {{}}}}\n" for name in files)
-    (tmp_path / "schema.yml").write_text(
-        "sources:\n  source: {description: d, columns: {a: {description: d}}}\nmodels:\n" + entries
-    )
+    (tmp_path / "schema.yml").write_text(f"models:\n{entries}" if files else "models: {}")
     return tmp_path
 
 
 def test_every_model_comes_after_the_models_it_reads() -> None:
-    seen = set(SCHEMAS)
+    seen = set(SOURCES)
     for model in MODELS.values():
         assert set(model.depends_on) <= seen
         seen.add(model.name)
@@ -847,51 +782,62 @@ def test_every_model_comes_after_the_models_it_reads() -> None:
 
 def test_a_common_table_expression_is_not_a_dependency(tmp_path: Path) -> None:
     sql = "WITH cte AS (SELECT a FROM source) SELECT a FROM cte WHERE a IN (SELECT a FROM m0)"
-    models = load_models(folder(tmp_path, m0="SELECT a FROM source", m1=sql))
+    models = load_models(folder(tmp_path, m0="SELECT a FROM source", m1=sql), SOURCE)
     assert models["m1"].depends_on == ("m0", "source")
 
 
 @pytest.mark.parametrize(
     ("sql", "complaint"),
     [
-        ("SELECT a FROM nowhere", r"m\.sql: table nowhere is neither a model nor a source"),
+        ("SELECT a FROM nowhere", r"m\.sql: table nowhere is neither a SQL model nor a source"),
         ("SELECT a FROM source; SELECT 1", r"m\.sql: holds 2 statements"),
         ("DROP TABLE source", r"m\.sql: holds 1 statements; write exactly one SELECT"),
         ("-- nothing yet", r"m\.sql: holds 1 statements; write exactly one SELECT"),
         ("SELECT\n a FROM WHERE", r"m\.sql: line 2: "),
-        ("SELECT a FROM m", r"m\.sql: the models read each other in a circle \(m → m\)"),
+        ("SELECT a FROM m", r"m\.sql: the SQL models read each other in a circle \(m → m\)"),
     ],
 )
 def test_a_file_that_is_not_one_good_select_is_named(
     tmp_path: Path, sql: str, complaint: str
 ) -> None:
     with pytest.raises(UserError, match=complaint):
-        load_models(folder(tmp_path, m=sql))
+        load_models(folder(tmp_path, m=sql), SOURCE)
 
 
 def test_a_longer_circle_is_shown_in_the_order_of_reading(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(a → b → a|b → a → b)"):
-        load_models(folder(tmp_path, a="SELECT 1 FROM b", b="SELECT 1 FROM a"))
+        load_models(folder(tmp_path, a="SELECT 1 FROM b", b="SELECT 1 FROM a"), SOURCE)
 
 
 def test_files_and_schema_entries_must_match(tmp_path: Path) -> None:
     home = folder(tmp_path, m="SELECT a FROM source")
     (home / "staging" / "extra.sql").write_text("SELECT 1 AS a")
     with pytest.raises(UserError, match=r"extra\.sql: no entry in schema\.yml"):
-        load_models(home)
+        load_models(home, SOURCE)
     (home / "staging" / "extra.sql").unlink()
     (home / "staging" / "m.sql").unlink()
     with pytest.raises(UserError, match=r"schema\.yml: m has an entry but no SQL file"):
-        load_models(home)
+        load_models(home, SOURCE)
 
 
 def test_a_misspelt_test_is_refused(tmp_path: Path) -> None:
     home = folder(tmp_path)
     (home / "schema.yml").write_text(
-        "sources: {s: {description: d, columns: {a: {description: d, tests: [uniqe]}}}}\nmodels: {}"
+        "models: {m: {description: d, columns: {a: {description: d, tests: [uniqe]}}}}"
     )
-    with pytest.raises(UserError, match=r"schema\.yml: sources\.s\.columns\.a\.tests"):
-        load_models(home)
+    with pytest.raises(UserError, match=r"schema\.yml: models\.m\.columns\.a\.tests"):
+        load_models(home, SOURCE)
+
+
+def test_the_accepted_values_of_a_claim_may_be_those_of_a_vocabulary(tmp_path: Path) -> None:
+    home = folder(tmp_path, m="SELECT a FROM source")
+    entry = "models: {{m: {{description: d, columns: {{a: {{description: d, tests: [{}]}}}}}}}}"
+    (home / "schema.yml").write_text(entry.format("accepted_values: benchmarks"))
+    (model,) = load_models(home, SOURCE).values()
+    assert model.tests[0].values == tuple(BENCHMARKS)
+    (home / "schema.yml").write_text(entry.format("accepted_values: colours"))
+    with pytest.raises(UserError, match=r"no vocabulary is called 'colours'; choose one of roles"):
+        load_models(home, SOURCE)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -910,7 +856,9 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     )
     tables: dict[str, list[Path] | pl.DataFrame] = {
         "stg_examples": frame,
-        "catalog_datasets": pl.DataFrame(catalog(**{f"d{i}": "tuning" for i in range(7)}), CATALOG),
+        "catalog_datasets": SOURCES["catalog_datasets"].frame(
+            catalog(**{f"d{i}": "tuning" for i in range(7)})
+        ),
     }
     outs = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
     for out in outs:
@@ -921,7 +869,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_sums_of_fractions_do_not_depend_on_the_order_of_threads(tmp_path: Path) -> None:
     sql = "SELECT sum(a) AS a FROM source ORDER BY a"
-    (model,) = load_models(folder(tmp_path, m=sql)).values()
+    (model,) = load_models(folder(tmp_path, m=sql), SOURCE).values()
     path, out = tmp_path / "source.parquet", tmp_path / "out.parquet"
     number = pl.int_range(200_000)
     pl.select(a=(number * number % 9973) / 7).write_parquet(path, row_group_size=5_000)
@@ -933,7 +881,7 @@ def test_sums_of_fractions_do_not_depend_on_the_order_of_threads(tmp_path: Path)
 
 
 def test_files_of_one_table_are_read_together_by_column_name(tmp_path: Path) -> None:
-    (model,) = load_models(folder(tmp_path, m="SELECT * FROM source ORDER BY a")).values()
+    (model,) = load_models(folder(tmp_path, m="SELECT * FROM source ORDER BY a"), SOURCE).values()
     paths = [tmp_path / "k=1" / "one.parquet", tmp_path / "k=1" / "two [b].parquet"]
     paths[0].parent.mkdir()
     pl.DataFrame({"a": [1], "b": ["x"]}).write_parquet(paths[0])
@@ -957,7 +905,7 @@ def test_what_a_model_lacks_is_said_in_one_sentence(
     tmp_path: Path, tables: dict[str, Any], variables: dict[str, int], complaint: str
 ) -> None:
     sql = "SELECT a FROM source WHERE a < getvariable('cap')"
-    (model,) = load_models(folder(tmp_path, m=sql)).values()
+    (model,) = load_models(folder(tmp_path, m=sql), SOURCE).values()
     with pytest.raises(UserError, match=complaint) as error:
         engine.run_model(model, tables, variables, tmp_path / "out.parquet")
     assert "\n" not in str(error.value)
@@ -968,7 +916,6 @@ def test_declared_tests_count_the_rows_that_fail_and_show_one(tmp_path: Path) ->
     home = folder(tmp_path, m="SELECT a, b FROM source")
     (home / "schema.yml").write_text(
         """
-sources: {source: {description: d, columns: {a: {description: d}, b: {description: d}}}}
 models:
   m:
     description: d
@@ -978,7 +925,7 @@ models:
       b: {description: d, tests: [{accepted_values: ["1", "2"]}]}
 """
     )
-    (model,) = load_models(home).values()
+    (model,) = load_models(home, SOURCE).values()
     pl.DataFrame({"a": [1, 1, 4, None], "b": [1, 1, 9, 2]}).write_parquet(tmp_path / "own.parquet")
     tables = {"source": pl.DataFrame({"a": [0, 0], "b": [1, 2]})}
     results = engine.run_tests(model, tables, tmp_path / "own.parquet")
@@ -1006,7 +953,7 @@ def test_the_declared_tests_hold_on_good_tables(run: Run, tmp_path: Path) -> Non
         eval_flipped=flips("tuned", "0", 100),
         eval_algorithmic=solutions("untuned", "01"),
     )
-    tables = {table: [tmp_path / f"{table}.parquet"] for table in (*SCHEMAS, *MODELS)}
+    tables = {table: [tmp_path / f"{table}.parquet"] for table in (*SOURCES, *MODELS)}
     for model in MODELS.values():
         results = engine.run_tests(model, tables, tables[model.name][0])
         assert len(results) == len(model.tests) > 0
