@@ -7,7 +7,7 @@ WITH sized AS (
         model,
         variant,
         parameters,
-        2 * parameters AS flops_per_token,
+        2 * parameters AS flops_per_token,  -- a forward pass multiplies and adds once a weight
         n,
         accuracy,
         low,

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report import page, plots, tables
-from symtune_pipeline.tables import flipped_setting
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, benchmarks_of, flipped_setting
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
 ICL_SETTINGS = {
@@ -353,8 +353,9 @@ def test_the_papers_rows_name_settings_that_the_pipeline_has() -> None:
     known = {
         "icl": set(tables.IN_CONTEXT),
         "flipped": {flipped_setting(100)},
-        "list_functions": {"published", "fresh"},
-        "turing_concepts": {"published", "fresh"},
+        **dict.fromkeys(
+            benchmarks_of("algorithmic"), set(ALGORITHMIC_SUITE.columns["setting"].allowed)
+        ),
     }
     for row in tables.paper()["results"]:
         if "ours" in row:

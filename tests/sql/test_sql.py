@@ -507,6 +507,15 @@ def test_algorithmic_answers_are_summed_by_category_and_have_no_chance_level(run
     assert {row["chance"] for row in rows} == {None}
 
 
+def test_the_mart_of_categories_takes_every_benchmark_that_has_some(run: Run) -> None:
+    rows = run(
+        "mart_algorithmic",
+        eval_icl=answers("untuned", "01"),
+        eval_algorithmic=solutions("untuned", "01", benchmark="words"),
+    )
+    assert [(row["benchmark"], row["category"]) for row in rows] == [("words", "slicing")]
+
+
 def test_the_summary_has_one_row_per_setting_and_variant_and_averages_chance(run: Run) -> None:
     rows = run(
         "mart_summary",
