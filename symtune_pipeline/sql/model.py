@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlglot import exp, parse
 from sqlglot.errors import ParseError
 from sqlglot.lineage import lineage
+from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlglot.optimizer.scope import traverse_scope
 
 from symtune_pipeline.errors import UserError
@@ -91,15 +92,32 @@ def column_lineage(model: SqlModel) -> dict[str, list[tuple[str, str]]]:
     }
 
 
+def tables_read(statement: exp.Expr) -> set[str]:
+    """The tables that a parsed statement reads, as `table` or `schema.table` in lower case.
+
+    A common table expression is none, but in its own query it may stand for a table of its name.
+    """
+    lower = normalize_identifiers(statement.copy(), dialect="duckdb")
+    scoped = {
+        _address(source)
+        for scope in traverse_scope(lower)
+        for source in scope.sources.values()
+        if isinstance(source, exp.Table)
+    }
+    # DESCRIBE and SUMMARIZE have no scopes.
+    named = {_address(table) for table in lower.find_all(exp.Table)}
+    expressions = {expression.alias for expression in lower.find_all(exp.CTE)}
+    return (scoped | (named - expressions)) - {""}  # a table function has no name
+
+
+def _address(table: exp.Table) -> str:
+    return f"{table.db}.{table.name}" if table.db not in ("", "main") else table.name
+
+
 def _model(path: Path, table: TableEntry, declared: Mapping[str, tuple[str, ...]]) -> SqlModel:
     sql = path.read_text(encoding="utf-8")
     query = _parse(path, sql)
-    sources = {
-        source.name
-        for scope in traverse_scope(query)
-        for source in scope.sources.values()
-        if isinstance(source, exp.Table) and source.name
-    }
+    sources = tables_read(query)
     for name in sorted(sources - declared.keys()):
         raise UserError(
             f"{path}: table {name} is neither a SQL model nor a source; "
