@@ -16,7 +16,7 @@ from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sql.engine import TestResult, run_model, run_tests
 from symtune_pipeline.sql.model import SqlModel, column_lineage, load_models
-from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, RAW_EXAMPLES
+from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, RAW_EXAMPLES, SOURCES
 
 SQL = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 # By layer; three intermediate tables stand where their inputs come from.
@@ -32,7 +32,7 @@ Tables = Mapping[str, list[Path] | pl.DataFrame]
 
 def sql_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The assets stg_..., int_... and mart_...."""
-    return [_sql_asset(model, experiment) for model in load_models(SQL).values()]
+    return [_sql_asset(model, experiment) for model in load_models(SQL, SOURCES).values()]
 
 
 def _sql_asset(model: SqlModel, experiment: Experiment) -> dg.AssetsDefinition:

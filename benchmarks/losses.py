@@ -2,7 +2,7 @@
 
 For each seed the pipeline runs twice on the experiment's budget, with nothing but `tuning.loss`
 changed: the same prompts, blocks, steps and evaluation, so equal compute. The paired difference is
-the one that the marts compute between two models, with `final_label` in the untuned model's place.
+the one that the marts compute between two variants, with `final_label` standing for the untuned one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from symtune_pipeline.report.tables import (
 from symtune_pipeline.sql.engine import run_model
 from symtune_pipeline.sql.model import load_models
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import SOURCES
 
 BUDGET = "quickstart"
 SEEDS = (0, 1)
 FIRST, SECOND = "final_label", "all_labels"
-# The marts pair the tuned model's answers with the untuned model's; here they pair the losses.
-MART_NAMES = {FIRST: "untuned", SECOND: "tuned"}
+# The marts pair the tuned variant's answers with the untuned one's; here they pair the losses.
+STANDS_FOR = {FIRST: "untuned", SECOND: "tuned"}
 UNTUNED = "pretrained"
 PREDICTIONS = ("eval_icl", "eval_flipped", "eval_algorithmic")
 
@@ -69,14 +70,14 @@ def _materialized(seed: int, loss: str) -> Experiment:
 
 
 def answers(name: str, seed: int) -> pl.DataFrame:
-    """An asset's answers of the untuned model and of both losses, under the marts' model names."""
+    """An asset's answers of the untuned model and of both losses, under the marts' names of variants."""
     first, second = predictions(seed, FIRST)[name], predictions(seed, SECOND)[name]
-    tuned = pl.col("model") == "tuned"
+    tuned = pl.col("variant") == "tuned"
     frame = pl.concat(
         [
-            first.filter(~tuned).with_columns(model=pl.lit(UNTUNED)),
-            first.filter(tuned).with_columns(model=pl.lit(MART_NAMES[FIRST])),
-            second.filter(tuned).with_columns(model=pl.lit(MART_NAMES[SECOND])),
+            first.filter(~tuned).with_columns(variant=pl.lit(UNTUNED)),
+            first.filter(tuned).with_columns(variant=pl.lit(STANDS_FOR[FIRST])),
+            second.filter(tuned).with_columns(variant=pl.lit(STANDS_FOR[SECOND])),
         ]
     )
     # A draw of exemplars of one seed is no draw of another.
@@ -84,16 +85,16 @@ def answers(name: str, seed: int) -> pl.DataFrame:
 
 
 def summary(folder: Path) -> pl.DataFrame:
-    """The rows of mart_summary for every seed and for all together, the column partition."""
+    """The rows of mart_summary; the column model has every seed and all together."""
     for name in PREDICTIONS:
         seeds = {f"seed {seed}": answers(name, seed) for seed in SEEDS}
         together = pl.concat(seeds.values())
         frames = [
-            frame.with_columns(partition=pl.lit(which))
+            frame.with_columns(model=pl.lit(which))
             for which, frame in {**seeds, "all seeds": together}.items()
         ]
         pl.concat(frames).write_parquet(folder / f"{name}.parquet")
-    sql = load_models(ROOT / "dbt_like_sql")
+    sql = load_models(ROOT / "dbt_like_sql", SOURCES)
     for name in ("int_outcomes", "int_scores", "mart_summary"):
         tables = {table: [folder / f"{table}.parquet"] for table in sql[name].depends_on}
         run_model(sql[name], tables, {}, folder / f"{name}.parquet")
@@ -107,7 +108,7 @@ def markdown(rows: pl.DataFrame) -> str:
     for pair in comparisons_by_seed(rows):
         first, second = pair.rows["untuned"], pair.rows["tuned"]
         cells = (
-            pair.partition,
+            pair.model,
             setting_label(pair.benchmark, pair.setting),
             str(first["n"]),
             fraction_text(pair.rows[UNTUNED]["accuracy"]),
@@ -122,8 +123,8 @@ def markdown(rows: pl.DataFrame) -> str:
 
 def comparisons_by_seed(rows: pl.DataFrame) -> list[Comparison]:
     """The settings of all seeds together, then of each."""
-    seeds = rows["partition"].unique().sort()
-    return [pair for seed in seeds for pair in comparisons(rows.filter(partition=seed))]
+    seeds = rows["model"].unique().sort()
+    return [pair for seed in seeds for pair in comparisons(rows.filter(model=seed))]
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
         rows = summary(Path(folder))
     records = [
         Record(
-            f"{pair.partition}: {setting_label(pair.benchmark, pair.setting)}",
+            f"{pair.model}: {setting_label(pair.benchmark, pair.setting)}",
             pair.rows["tuned"]["accuracy"],
             pair.rows["untuned"]["accuracy"],
             "accuracy",

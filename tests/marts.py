@@ -9,8 +9,8 @@ import polars as pl
 SCHEMA = {
     "benchmark": pl.String,
     "setting": pl.String,
-    "partition": pl.String,
     "model": pl.String,
+    "variant": pl.String,
     "n": pl.Int64,
     "correct": pl.Int64,
     "accuracy": pl.Float64,
@@ -34,12 +34,12 @@ def pair(
     tuned: float,
     p: float,
     chance: float | None = 0.4,
-    partition: str = "smollm2-135m",
+    model: str = "smollm2-135m",
     **more: Any,
 ) -> list[dict[str, Any]]:
     """The untuned and the tuned row of a mart, with a stand-in for an interval."""
     rows = []
-    for model, accuracy in (("untuned", untuned), ("tuned", tuned)):
+    for variant, accuracy in (("untuned", untuned), ("tuned", tuned)):
         gain = tuned - untuned
         over_draws = {"gain_cluster_low": gain - 0.08, "gain_cluster_high": gain + 0.07}
         test = {"gain": gain, "p": p, "gain_low": None, "gain_high": None, **over_draws}
@@ -47,16 +47,16 @@ def pair(
             {
                 "benchmark": benchmark,
                 "setting": setting,
-                "partition": partition,
                 "model": model,
+                "variant": variant,
                 "n": 440,
                 "correct": round(440 * accuracy),
                 "accuracy": accuracy,
                 "low": max(0.0, accuracy - 0.047),
                 "high": min(1.0, accuracy + 0.046),
                 "chance": chance,
-                "ece": None if chance is None else 0.2 if model == "untuned" else 0.1,
-                **(test if model == "tuned" else dict.fromkeys(test)),
+                "ece": None if chance is None else 0.2 if variant == "untuned" else 0.1,
+                **(test if variant == "tuned" else dict.fromkeys(test)),
                 **more,
             }
         )

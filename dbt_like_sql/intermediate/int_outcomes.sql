@@ -1,39 +1,37 @@
--- The answers to all benchmarks in one normal form. Beside each answer of the tuned model stands
--- whether the untuned model was right on the same prompt (null where it gave no answer).
--- `confidence` is the probability that a model gives to its choice, among the labels alone.
+-- The answers to all benchmarks in one normal form. Beside each answer of the tuned variant stands
+-- whether the untuned one was right on the same prompt (null where it gave no answer).
+-- `confidence` is the probability that a variant gives to its prediction, among the labels alone.
 WITH answers AS (
     SELECT
-        'icl' AS benchmark, setting, NULL::INTEGER AS flipped_percent, partition, model,
+        'icl' AS benchmark, setting, NULL::INTEGER AS flipped_percent, model, variant,
         dataset, NULL::VARCHAR AS category, context, query, correct, chance, logprobs
     FROM eval_icl
     UNION ALL
     SELECT
-        'flipped' AS benchmark, setting, flipped_percent, partition, model,
+        'flipped' AS benchmark, setting, flipped_percent, model, variant,
         dataset, NULL::VARCHAR AS category, context, query, correct, chance, logprobs
     FROM eval_flipped
     UNION ALL
     SELECT
-        benchmark, setting, NULL::INTEGER AS flipped_percent, partition, model,
+        benchmark, setting, NULL::INTEGER AS flipped_percent, model, variant,
         concept AS dataset, category, context, query, correct, NULL::DOUBLE AS chance,
         NULL::DOUBLE[] AS logprobs
     FROM eval_algorithmic
 )
 SELECT
     benchmark,
-    CASE benchmark
-        WHEN 'flipped' THEN concat(flipped_percent, '% flipped')
-        ELSE setting
-    END AS setting,
+    setting,
     flipped_percent,
-    partition,
     model,
+    variant,
     dataset,
     category,
     context,
     query,
     correct,
     CASE
-        WHEN model = 'tuned' THEN bool_or(correct) FILTER (WHERE model = 'untuned') OVER prompts
+        WHEN variant = 'tuned'
+            THEN bool_or(correct) FILTER (WHERE variant = 'untuned') OVER prompts
     END AS untuned_correct,
     chance,
     1 / list_sum([exp(logprob - list_max(logprobs)) FOR logprob IN logprobs]) AS confidence
@@ -41,6 +39,6 @@ FROM answers
 -- A window, not a join: it also matches prompts whose flipped_percent is null.
 WINDOW prompts AS (
     PARTITION BY
-        benchmark, answers.setting, flipped_percent, partition, dataset, category, context, query
+        benchmark, setting, flipped_percent, model, dataset, category, context, query
 )
-ORDER BY benchmark, flipped_percent, setting, partition, model, dataset, category, context, query
+ORDER BY benchmark, flipped_percent, setting, model, variant, dataset, category, context, query

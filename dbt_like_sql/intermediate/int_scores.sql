@@ -6,8 +6,8 @@ WITH answers AS (
         outcomes.benchmark,
         outcomes.setting,
         outcomes.flipped_percent,
-        outcomes.partition,
         outcomes.model,
+        outcomes.variant,
         CASE WHEN level = 'dataset' THEN outcomes.dataset END AS dataset,
         CASE WHEN level = 'category' THEN outcomes.category END AS category,
         -- Answers to queries that share their exemplars are no independent trials.
@@ -28,7 +28,7 @@ binned AS (
     FROM answers
     WINDOW bins AS (
         PARTITION BY
-            level, benchmark, setting, flipped_percent, partition, model, dataset, category, bin
+            level, benchmark, setting, flipped_percent, model, variant, dataset, category, bin
     )
 ),
 draws AS (
@@ -73,7 +73,7 @@ SELECT
     CASE WHEN len(n_by_draw) >= 10 THEN cluster_high(correct_by_draw, n_by_draw) END AS cluster_high,
     chance,
     ece,
-    -- Null without pairs, and so on every row that is not the tuned model's.
+    -- Null without pairs, and so on every row that is not the tuned variant's.
     (won - lost) / nullif(pairs, 0) AS gain,
     paired_low(won, lost, nullif(pairs, 0)) AS gain_low,
     paired_high(won, lost, nullif(pairs, 0)) AS gain_high,
@@ -85,4 +85,4 @@ SELECT
     END AS gain_cluster_high,
     CASE WHEN pairs > 0 THEN mcnemar_p(won, lost) END AS p
 FROM counts
-ORDER BY level, benchmark, flipped_percent, setting, partition, model, dataset, category
+ORDER BY level, benchmark, flipped_percent, setting, model, variant, dataset, category

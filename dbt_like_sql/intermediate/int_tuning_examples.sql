@@ -1,5 +1,5 @@
 -- What tuning may see: training rows of the tuning sets, without any text that an evaluation set
--- holds too, and at most `cap` per dataset, chosen by a hash that `seed` varies.
+-- holds too, and at most `cap` per dataset, picked by a hash that `seed` varies.
 WITH allowed AS (
     SELECT *
     FROM int_examples
@@ -8,7 +8,7 @@ WITH allowed AS (
         AND split = 'train'
         AND normalized NOT IN (SELECT normalized FROM int_examples WHERE role = 'evaluation')
 ),
-chosen AS (
+capped AS (
     SELECT *
     FROM allowed
     QUALIFY
@@ -25,5 +25,5 @@ SELECT
     input,
     label,
     label_id
-FROM chosen
+FROM capped
 ORDER BY example

@@ -1,5 +1,5 @@
--- List functions and Turing concepts, category by category.
+-- The benchmarks whose concepts have categories, category by category.
 SELECT * EXCLUDE (level, flipped_percent, dataset)
 FROM int_scores
-WHERE benchmark IN ('list_functions', 'turing_concepts') AND level = 'category'
-ORDER BY benchmark, partition, setting, category, model
+WHERE level = 'category' AND category IS NOT NULL
+ORDER BY benchmark, model, setting, category, variant

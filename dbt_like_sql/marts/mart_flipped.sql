@@ -2,4 +2,4 @@
 SELECT * EXCLUDE (level, dataset, category)
 FROM int_scores
 WHERE benchmark = 'flipped' AND level = 'all'
-ORDER BY partition, flipped_percent, model
+ORDER BY model, flipped_percent, variant

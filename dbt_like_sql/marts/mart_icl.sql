@@ -3,16 +3,16 @@
 WITH ranked AS (
     SELECT
         * EXCLUDE (level, flipped_percent, category),
-        p * (count(p) OVER (PARTITION BY partition, setting) - rank() OVER tests + 1) AS product
+        p * (count(p) OVER (PARTITION BY model, setting) - rank() OVER tests + 1) AS product
     FROM int_scores
     WHERE benchmark = 'icl' AND level = 'dataset'
-    WINDOW tests AS (PARTITION BY partition, setting ORDER BY p)
+    WINDOW tests AS (PARTITION BY model, setting ORDER BY p)
 )
 SELECT
     * EXCLUDE (product),
     CASE
         WHEN p IS NOT NULL
-            THEN least(1, max(product) OVER (PARTITION BY partition, setting ORDER BY p))
+            THEN least(1, max(product) OVER (PARTITION BY model, setting ORDER BY p))
     END AS p_holm
 FROM ranked
-ORDER BY partition, setting, dataset, model
+ORDER BY model, setting, dataset, variant

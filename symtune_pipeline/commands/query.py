@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import duckdb
 import typer
+from sqlglot import exp, parse_one
+from sqlglot.errors import SqlglotError
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE
+from symtune_pipeline.sql.model import tables_read
 from symtune_pipeline.store.folder import Store
 
 Part = tuple[str, str | None, str]  # key, partition and file
+
+# sqlglot warns of a statement that it does not know; we refuse it in a sentence.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 
 def query(
@@ -36,12 +43,12 @@ def tables(store: Store) -> dict[str, list[Part]]:
     A table has the name of its asset. One of several tables of an asset has its own name after it,
     as in `eval.algorithmic`.
     """
-    found: dict[str, list[Part]] = {}
+    parts: dict[str, list[Part]] = {}
     for key, partition in store.made():
         for file in store.manifest(key, partition).rows:
             name = key if file == TABLE else f"{key}.{Path(file).stem}"
-            found.setdefault(name, []).append((key, partition, file))
-    return found
+            parts.setdefault(name, []).append((key, partition, file))
+    return parts
 
 
 def print_query(store: Store, sql: str, rows: int) -> None:
@@ -50,43 +57,76 @@ def print_query(store: Store, sql: str, rows: int) -> None:
     Raises UserError for anything but one SELECT, for a table that was not made, and for whatever
     DuckDB finds wrong.
     """
-    with database_of(store, sql) as database:
-        statements = database.extract_statements(sql)
-        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise UserError(f"'{sql}' is not one SELECT, and tables can only be read; write one.")
+    with database_of(store, _tables_named(sql)) as database:
         print_rows(database.sql(sql), rows)
 
 
 @contextmanager
-def database_of(store: Store, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """In memory, with a view for each table that `sql` may name."""
-    files = tables(store)
+def database_of(store: Store, names: Collection[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """In memory, with a view for each of the store's tables among `names`, in lower case.
+
+    There are no other views, because the tables of a store on s3 are fetched.
+    """
+    parts = tables(store)
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
         try:
-            for name, parts in files.items():
-                # No others, since those of a store on s3 are fetched.
-                if not all(word.lower() in sql.lower() for word in name.split(".")):
-                    continue
-                paths = [store.folder(key, partition) / file for key, partition, file in parts]
-                if "." in name:
-                    database.execute(f"CREATE SCHEMA IF NOT EXISTS {name.partition('.')[0]}")
-                listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
-                database.execute(
-                    f"CREATE VIEW {name} AS FROM read_parquet([{listed}], union_by_name = true)"
-                )
+            for name in parts:
+                if name.lower() in names:
+                    _add_view(database, store, name, parts[name])
             yield database
         except duckdb.Error as error:
-            reason = str(error).splitlines()[0].rstrip(".!")
+            reason = _reason(error)
             missing = reason.startswith("Catalog Error: Table")
-            raise UserError(f"{reason}{f'; {choice(files)}' if missing else ''}.") from error
+            raise UserError(f"{reason}{f'; {choice(parts)}' if missing else ''}.") from error
 
 
-def choice(files: dict[str, list[Part]]) -> str:
-    if not files:
+def choice(parts: Mapping[str, list[Part]]) -> str:
+    """The end of a sentence about a table that was not made: which others there are."""
+    if not parts:
         return "none was made yet, and `make sql` makes the first"
-    return f"choose one of {', '.join(files)}"
+    return f"choose one of {', '.join(parts)}"
 
 
 def print_rows(result: duckdb.DuckDBPyRelation, rows: int) -> None:
+    """Print the first and last `rows` / 2 rows."""
     # As wide as the terminal; where there is none, a line need not be cut.
     result.show(max_rows=rows, max_width=shutil.get_terminal_size((1_000, 0)).columns)
+
+
+def _tables_named(sql: str) -> set[str]:
+    """The names in lower case; raises UserError for anything but one SELECT."""
+    try:
+        kinds = [statement.type for statement in duckdb.extract_statements(sql)]
+    except duckdb.Error as error:
+        raise UserError(f"{_reason(error)}.") from error
+    refusal = UserError(f"'{sql}' is not one SELECT, and tables can only be read; write one.")
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise refusal
+    try:
+        statement = parse_one(sql, read="duckdb")
+        named = tables_read(statement)
+    except SqlglotError as error:
+        raise UserError(
+            f"The tables that '{sql}' names cannot be read from it; write it in another way."
+        ) from error
+    # To DuckDB, SHOW TABLES is a SELECT. It would list only the tables that the query names: none.
+    if isinstance(statement, exp.Show | exp.Command):
+        raise refusal
+    return named
+
+
+def _add_view(
+    database: duckdb.DuckDBPyConnection, store: Store, name: str, parts: list[Part]
+) -> None:
+    """A view of a table's parts, which are read as one, by column name."""
+    schema, _, own = name.rpartition(".")
+    if schema:
+        database.execute(f"CREATE SCHEMA IF NOT EXISTS {exp.to_identifier(schema, quoted=True)}")
+    view = exp.table_(own, schema or None, quoted=True).sql("duckdb")
+    paths = [str(store.folder(key, partition) / file) for key, partition, file in parts]
+    listed = exp.array(*map(exp.Literal.string, paths)).sql("duckdb")
+    database.execute(f"CREATE VIEW {view} AS FROM read_parquet({listed}, union_by_name = true)")
+
+
+def _reason(error: duckdb.Error) -> str:
+    return str(error).splitlines()[0].rstrip(".!")

@@ -73,6 +73,6 @@ def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
     if store.find("mart_summary"):
         from symtune_pipeline.report.tables import accuracy_text, comparisons, setting_label
 
-        for pair in comparisons(store.read_table("mart_summary").filter(partition=model.key)):
+        for pair in comparisons(store.read_table("mart_summary").filter(model=model.key)):
             answers = " → ".join(accuracy_text(row) for row in pair.rows.values())
             yield setting_label(pair.benchmark, pair.setting), answers

@@ -25,8 +25,8 @@ def table(
 
 def print_table(store: Store, name: str, rows: int) -> None:
     """Print the first rows of a table; raises UserError where it was not made."""
-    files = tables(store)
-    if name not in files:
-        raise UserError(f"There is no table '{name}' in {store.address}; {choice(files)}.")
-    with database_of(store, name) as database:
+    parts = tables(store)
+    if name not in parts:
+        raise UserError(f"There is no table '{name}' in {store.address}; {choice(parts)}.")
+    with database_of(store, {name.lower()}) as database:
         print_rows(database.table(name).limit(rows), rows)

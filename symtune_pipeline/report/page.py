@@ -28,24 +28,26 @@ from symtune_pipeline.report.tables import (
     fraction_text,
     html_tables,
     in_order,
+    models,
     p_relation,
-    partitions,
     points_text,
     setting_label,
-    several_partitions,
+    several_models,
     summary_records,
     unbroken,
 )
+from symtune_pipeline.tables import SETTINGS, flipped_setting
 
 if TYPE_CHECKING:
     from symtune_pipeline.report.plots import Chart
 
 SIGNIFICANT = 0.05
+IN_CONTEXT = {(setting.relevant, setting.instructed): setting.name for setting in SETTINGS}
 # The settings a finding spells out: the method's aim, its hardest test, and what it may cost.
 HEADLINES = {
-    ("icl", "symbols, no instruction"): "With symbols and no instruction",
-    ("flipped", "100% flipped"): "With all labels flipped",
-    ("icl", "relevant labels, instruction"): "With relevant labels and an instruction",
+    ("icl", IN_CONTEXT[False, False]): "With symbols and no instruction",
+    ("flipped", flipped_setting(100)): "With all labels flipped",
+    ("icl", IN_CONTEXT[True, True]): "With relevant labels and an instruction",
 }
 
 
@@ -72,14 +74,16 @@ def write_report(
 ) -> None:
     """Write index.html, `<chart>-<subject>.png` per chart, and summary.json into `folder`.
 
-    The frames are `mart_summary`, `mart_icl`, `mart_flipped`, `mart_algorithmic` and `mart_scaling`;
-    `training_log` holds each partition's log, and `provenance` may nest. All but `summary` may
-    be empty, and what is empty is left out. index.html is written last, so a page never
-    speaks of a file that is not there. Raises UserError where `summary` has no row.
+    Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
+    one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
+    and `scaling` adds the cost of inference. `training_log` holds each model's log, and `provenance`
+    may nest. All but `summary` may be empty, and what is empty is left out. index.html is written
+    last, so a page never speaks of a file that is not there. Raises UserError where `summary` has no
+    row.
     """
     if summary.is_empty():
         raise UserError(
-            "mart_summary has no row to report: run the evaluation for at least one partition."
+            "The summary has no row to report; run the evaluation for at least one model."
         )
     figures = list(draw(summary, icl, flipped, algorithmic, scaling, training_log))
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +108,10 @@ def render(
     return template.from_string(
         (files(__package__) / "page.html").read_text(encoding="utf-8")
     ).render(
-        partitions=partitions(summary),
+        models=models(summary),
         findings={
             name: [unbroken(sentence) for sentence in finding(rows)]
-            for name, rows in by_partition(summary)
+            for name, rows in by_model(summary)
         },
         figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
@@ -129,7 +133,7 @@ def chart_library() -> str:
 
 
 def finding(summary: pl.DataFrame) -> list[str]:
-    """One partition's result in short sentences, from its numbers, whichever way they point."""
+    """One model's result in short sentences, from its numbers, whichever way they point."""
     tested = [pair for pair in comparisons(summary) if pair.tuned.get("p") is not None]
     if not tested:
         return ["No setting was measured on both the untuned and the symbol-tuned model."]
@@ -154,7 +158,7 @@ def named(pairs: list[Comparison]) -> str:
 
 
 def headline(opening: str, pair: Comparison) -> str:
-    untuned, tuned = (fraction_text(pair.rows[model]["accuracy"]) for model in ("untuned", "tuned"))
+    untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
     gain, p = pair.tuned["gain"], pair.tuned["p"]
     doubt = "" if p < SIGNIFICANT else ", which chance could bring"
     return (
@@ -172,32 +176,32 @@ def draw(
     training_log: dict[str, pl.DataFrame],
 ) -> Iterator[Figure]:
     """Every chart that the frames have rows for, kind by kind."""
-    for partition, rows in by_partition(summary):
-        yield figure("settings", partition, plots.settings_chart(rows))
-    for partition, rows in by_partition(flipped):
+    for model, rows in by_model(summary):
+        yield figure("settings", model, plots.settings_chart(rows))
+    for model, rows in by_model(flipped):
         if rows["flipped_percent"].n_unique() > 1:
-            yield figure("flipped", partition, plots.flipped_chart(rows))
-    if several_partitions(scaling):
+            yield figure("flipped", model, plots.flipped_chart(rows))
+    if several_models(scaling):
         for setting, rows in by_setting(scaling):
             yield figure("scaling", setting, plots.scaling_chart(rows))
-    for partition, rows in by_partition(icl):
-        yield figure("gains", partition, plots.gains_chart(rows))
-    for partition, rows in by_partition(algorithmic):
-        yield figure("algorithmic", partition, plots.category_chart(rows))
-    for partition in partitions(summary):
-        log = training_log.get(partition)
+    for model, rows in by_model(icl):
+        yield figure("gains", model, plots.gains_chart(rows))
+    for model, rows in by_model(algorithmic):
+        yield figure("algorithmic", model, plots.category_chart(rows))
+    for model in models(summary):
+        log = training_log.get(model)
         if log is not None and not log.is_empty():
-            yield figure("loss", partition, plots.loss_chart(log))
+            yield figure("loss", model, plots.loss_chart(log))
 
 
 def figure(kind: str, subject: str, chart: Chart) -> Figure:
-    # A partition's name becomes part of a file name: anything but plain characters is replaced.
+    # A model's name becomes part of a file name: anything but plain characters is replaced.
     return Figure(kind, subject, f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}", chart)
 
 
-def by_partition(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    for partition in partitions(mart) if not mart.is_empty() else []:
-        yield partition, mart.filter(pl.col("partition") == partition)
+def by_model(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    for model in models(mart) if not mart.is_empty() else []:
+        yield model, mart.filter(pl.col("model") == model)
 
 
 def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -207,7 +211,7 @@ def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def page_spec(chart: Chart) -> dict[str, Any]:
-    """The chart as Vega-Lite for a page: as wide as its place, and with no address in it."""
+    """The chart as Vega-Lite for a page: as wide as its container, and with no address in it."""
     spec: dict[str, Any] = chart.to_dict()
     del spec["$schema"]
     return {**spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}

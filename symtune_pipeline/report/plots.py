@@ -1,4 +1,4 @@
-"""Charts of the report, from the marts' rows of one partition, or of one setting over partitions.
+"""Charts of the report, from the marts' rows of one model, or of one setting over models.
 
 Each function returns an Altair chart whose width a page may stretch. It knows nothing about
 files or pages, and computes no metric; the loss curve's moving mean is only a line to the eye.
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from symtune_pipeline.report.tables import MODELS, SETTINGS, in_order, setting_label
+from symtune_pipeline.report.tables import IN_CONTEXT, in_order, setting_label
+from symtune_pipeline.tables import VARIANTS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -19,57 +20,57 @@ if TYPE_CHECKING:
     Chart = alt.LayerChart | alt.FacetChart  # what `alt.layer` is declared to return
 
 WIDTH = 640  # pixels, of a PNG before scaling; a page gives its own
-MODEL_COLOURS = {"pretrained": "#E69F00", "untuned": "#808080", "tuned": "#0072B2"}
-SETTING_COLOURS = dict(zip(SETTINGS, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
+VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=True))
+SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (black: chance)"
 MEAN_OF_STEPS = 20
 
 
 def settings_chart(summary: pl.DataFrame) -> Chart:
-    """Accuracy of each model per setting: a dot, its 95% interval, and a mark at chance."""
+    """Accuracy of each variant per setting: a dot, its 95% interval, and a mark at chance."""
     return accuracy_chart(in_order(summary), "Accuracy by setting")
 
 
 def category_chart(algorithmic: pl.DataFrame) -> Chart:
-    """Accuracy of each model per category of the algorithmic benchmarks."""
+    """Accuracy of each variant per category of the algorithmic benchmarks."""
     return accuracy_chart(
         in_order(algorithmic, "category"), "Algorithmic accuracy by category", detail="category"
     )
 
 
 def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) -> Chart:
-    """Dots with intervals, one line per setting (and `detail`), one colour per model."""
+    """Dots with intervals, one line per setting (and `detail`), one colour per variant."""
     import altair as alt
 
     rows = [
         {
             "row": setting_label(row["benchmark"], row["setting"])
             + (f", {row[detail]}" if detail else ""),
-            **{key: row[key] for key in ("model", "n", "accuracy", "low", "high", "chance")},
+            **{key: row[key] for key in ("variant", "n", "accuracy", "low", "high", "chance")},
         }
         for row in mart.iter_rows(named=True)
     ]
     lines = list(dict.fromkeys(row["row"] for row in rows))
-    models = present(rows)
+    variants = present(rows)
 
     base = alt.Chart(inline(rows)).encode(
         y=alt.Y("row:N", sort=lines, title=None, axis=wrapped_labels())
     )
-    by_model = base.encode(
-        yOffset=alt.YOffset("model:N", sort=models),
-        color=colours("model", {model: MODEL_COLOURS[model] for model in models}),
-        tooltip=["row:N", "model:N", "n:Q", *map(three_decimals, ("accuracy", "low", "high"))],
+    by_variant = base.encode(
+        yOffset=alt.YOffset("variant:N", sort=variants),
+        color=variant_colours(rows),
+        tooltip=["row:N", "variant:N", "n:Q", *map(three_decimals, ("accuracy", "low", "high"))],
     )
     fraction = alt.Scale(domain=[0, 1])
     return alt.layer(
         base.transform_filter("isValid(datum.chance)")
         .mark_tick(color="black", thickness=1.5, size=32)
         .encode(x=alt.X("chance:Q", scale=fraction), tooltip=["row:N", three_decimals("chance")]),
-        by_model.mark_rule(strokeWidth=2).encode(
+        by_variant.mark_rule(strokeWidth=2).encode(
             x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=ACCURACY)), x2="high:Q"
         ),
-        by_model.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q"),
+        by_variant.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q"),
     ).properties(title=title, width=WIDTH, height=46 * len(lines))
 
 
@@ -78,7 +79,7 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
     import altair as alt
 
     tuned = in_order(icl, "dataset").filter(
-        pl.col("model") == "tuned", pl.col("gain").is_not_null()
+        pl.col("variant") == "tuned", pl.col("gain").is_not_null()
     )
     points = [pl.col(name) * 100 for name in ("gain", "gain_low", "gain_high")]
     rows = tuned.select("dataset", "setting", "n", "p", *points).to_dicts()
@@ -114,13 +115,12 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
     """Accuracy (following the flip) against the percentage of labels that were flipped."""
     import altair as alt
 
-    columns = ("flipped_percent", "model", "n", "accuracy", "low", "high", "chance")
-    rows = flipped.select(columns).sort("flipped_percent", "model").to_dicts()
-    models = present(rows)
+    columns = ("flipped_percent", "variant", "n", "accuracy", "low", "high", "chance")
+    rows = flipped.select(columns).sort("flipped_percent", "variant").to_dicts()
 
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("flipped_percent:Q", title="labels flipped, %"),
-        color=colours("model", {model: MODEL_COLOURS[model] for model in models}),
+        color=variant_colours(rows),
     )
     fraction = alt.Scale(domain=[0, 1])
     return alt.layer(
@@ -130,18 +130,18 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
         base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(point=True).encode(
             y=alt.Y("accuracy:Q", title=ACCURACY),
-            tooltip=["flipped_percent:Q", "model:N", "n:Q", three_decimals("accuracy")],
+            tooltip=["flipped_percent:Q", "variant:N", "n:Q", three_decimals("accuracy")],
         ),
     ).properties(title="Following flipped labels", width=WIDTH, height=300)
 
 
 def scaling_chart(scaling: pl.DataFrame) -> Chart:
-    """Accuracy against the cost of inference, over the partitions of one setting."""
+    """Accuracy against the cost of inference, over the models of one setting."""
     import altair as alt
 
-    columns = ("partition", "model", "flops_per_token", "n", "accuracy", "low", "high", "chance")
+    columns = ("model", "variant", "flops_per_token", "n", "accuracy", "low", "high", "chance")
     measured = in_order(scaling).select(columns)
-    rows, sizes = measured.to_dicts(), measured.unique("partition", maintain_order=True).to_dicts()
+    rows, sizes = measured.to_dicts(), measured.unique("model", maintain_order=True).to_dicts()
     cost = alt.X(
         "flops_per_token:Q",
         scale=alt.Scale(type="log", padding=40),
@@ -149,10 +149,10 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     )
     base = alt.Chart(inline(rows)).encode(
         x=cost,
-        color=colours("model", {model: MODEL_COLOURS[model] for model in present(rows)}),
+        color=variant_colours(rows),
         tooltip=[
-            "partition:N",
             "model:N",
+            "variant:N",
             "n:Q",
             *map(three_decimals, ("accuracy", "low", "high")),
         ],
@@ -161,7 +161,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     return alt.layer(
         alt.Chart(inline(sizes))
         .mark_text(baseline="top")
-        .encode(x=cost, y=alt.value(2), text="partition:N"),
+        .encode(x=cost, y=alt.value(2), text="model:N"),
         base.transform_filter("isValid(datum.chance)")
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
@@ -184,11 +184,11 @@ def loss_chart(training_log: pl.DataFrame) -> Chart:
 
     base = alt.Chart(inline(rows.to_dicts())).encode(x=alt.X("step:Q", title="step"))
     return alt.layer(
-        base.mark_line(color=MODEL_COLOURS["tuned"], opacity=0.3, strokeWidth=1).encode(
+        base.mark_line(color=VARIANT_COLOURS["tuned"], opacity=0.3, strokeWidth=1).encode(
             y=alt.Y("loss:Q", title="loss"), tooltip=["step:Q", three_decimals("loss")]
         ),
         base.transform_window(mean="mean(loss)", frame=[1 - MEAN_OF_STEPS, 0])
-        .mark_line(color=MODEL_COLOURS["tuned"])
+        .mark_line(color=VARIANT_COLOURS["tuned"])
         .encode(y="mean:Q"),
     ).properties(
         title=f"Training loss, and its mean over {MEAN_OF_STEPS} points",
@@ -205,8 +205,13 @@ def to_png(chart: Chart | alt.VConcatChart) -> bytes:
 
 
 def present(rows: list[dict[str, Any]]) -> list[str]:
-    """The models that have rows, in reading order."""
-    return [model for model in MODELS if any(row["model"] == model for row in rows)]
+    """The variants that have rows, in reading order."""
+    return [variant for variant in VARIANTS if any(row["variant"] == variant for row in rows)]
+
+
+def variant_colours(rows: list[dict[str, Any]]) -> alt.Color:
+    """One colour for each variant that has rows."""
+    return colours("variant", {variant: VARIANT_COLOURS[variant] for variant in present(rows)})
 
 
 def inline(rows: list[dict[str, Any]]) -> alt.InlineData:

@@ -1,4 +1,4 @@
-"""Tables of the report: the mart rows of each model side by side, for a terminal, a page and JSON.
+"""Tables of the report: the mart rows of each variant side by side, for a terminal, a page and JSON.
 
 It knows the marts' columns and the order in which a reader wants their rows. It knows nothing
 about how a figure was computed, nor about where a table is put.
@@ -19,24 +19,13 @@ import polars as pl
 import yaml
 
 from symtune_pipeline.catalog.models import all_models
+from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS
 
 if TYPE_CHECKING:
     from great_tables import GT
     from rich.table import Table
 
-BENCHMARKS = {
-    "icl": "In-context learning",
-    "flipped": "Flipped labels",
-    "list_functions": "List functions",
-    "turing_concepts": "Turing concepts",
-}
-SETTINGS = (
-    "relevant labels, instruction",
-    "relevant labels, no instruction",
-    "symbols, instruction",
-    "symbols, no instruction",
-)
-MODELS = ("pretrained", "untuned", "tuned")
+IN_CONTEXT = tuple(setting.name for setting in SETTINGS)
 # The marts' two intervals of a gain: over queries, and over draws of exemplars.
 OVER_QUERIES, OVER_DRAWS = "gain", "gain_cluster"
 
@@ -45,9 +34,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One setting (of one dataset or category, where given) and the mart row of each model."""
+    """One setting (of one dataset or category, where given) and the mart row of each variant."""
 
-    partition: str
+    model: str
     benchmark: str
     setting: str
     detail: str | None
@@ -55,20 +44,20 @@ class Comparison:
 
     @property
     def tuned(self) -> Row:
-        """The row that carries gain and p; empty where no tuned model was measured."""
+        """The row that carries gain and p; empty where the tuned variant was not measured."""
         return self.rows.get("tuned", {})
 
     @property
     def first(self) -> Row:
-        """A row to read what all models share: n and chance."""
+        """A row to read what all variants share: n and chance."""
         return next(iter(self.rows.values()))
 
 
 def terminal_table(summary: pl.DataFrame) -> Table:
-    """The table that a run ends with: one line per setting, in sections where partitions differ.
+    """The table that a run ends with: one line per setting, in sections where models differ.
 
-    Made for 120 columns; below that, and beside a pretrained model, names of settings are broken.
-    `summary` is `mart_summary`.
+    It is made for 120 columns. Names of settings are broken below that, and beside a pretrained
+    variant. `summary` has a row per model, benchmark, setting and variant.
     """
     from rich import box
     from rich.table import Table
@@ -76,19 +65,19 @@ def terminal_table(summary: pl.DataFrame) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("setting", overflow="fold")
-    models = [model for model in MODELS if model in summary["model"]]
-    for name in ("n", *models, "chance", "points", "p"):
+    variants = [variant for variant in VARIANTS if variant in summary["variant"]]
+    for name in ("n", *variants, "chance", "points", "p"):
         table.add_column(name, justify="right", no_wrap=True)
 
-    for partition in partitions(summary):
-        if several_partitions(summary):
+    for model in models(summary):
+        if several_models(summary):
             table.add_section()
-            table.add_row(Text(partition, style="bold"))
-        for pair in comparisons(summary.filter(pl.col("partition") == partition)):
+            table.add_row(Text(model, style="bold"))
+        for pair in comparisons(summary.filter(pl.col("model") == model)):
             cells = (
                 setting_label(pair.benchmark, pair.setting),
                 str(pair.first["n"]),
-                *(accuracy_text(pair.rows.get(model)) for model in models),
+                *(accuracy_text(pair.rows.get(variant)) for variant in variants),
                 fraction_text(pair.first["chance"]),
                 gain_text(pair.tuned, OVER_DRAWS),
                 p_text(pair.tuned.get("p")),
@@ -98,18 +87,18 @@ def terminal_table(summary: pl.DataFrame) -> Table:
 
 
 def summary_records(summary: pl.DataFrame) -> list[Row]:
-    """The records of summary.json: one per partition, benchmark, setting and model.
+    """The records of summary.json: one per model, benchmark, setting and variant.
 
-    Every record has partition, benchmark, setting, model, n, accuracy and its interval low and
-    high, chance and ece; records of the tuned model also have gain, its interval over draws of
+    Every record has model, benchmark, setting, variant, n, accuracy and its interval low and
+    high, chance and ece; records of the tuned variant also have gain, its interval over draws of
     exemplars, and p. Figures are the mart's own, unrounded.
     """
-    shared = ("partition", "benchmark", "setting", "model", "n", "accuracy", "low", "high")
+    shared = ("model", "benchmark", "setting", "variant", "n", "accuracy", "low", "high")
     paired = ("gain", "gain_cluster_low", "gain_cluster_high", "p")
     return [
         {
             key: row[key]
-            for key in (*shared, "chance", "ece", *(paired if row["model"] == "tuned" else ()))
+            for key in (*shared, "chance", "ece", *(paired if row["variant"] == "tuned" else ()))
         }
         for row in in_order(summary).iter_rows(named=True)
     ]
@@ -120,8 +109,8 @@ def html_tables(
 ) -> dict[str, str]:
     """HTML of the page's tables, escaped: `settings`, `scaling`, `sets`, `algorithmic` and `paper`.
 
-    A table whose mart is empty is left out, and `scaling` where there is one partition only. The
-    arguments are `mart_summary`, `mart_icl`, `mart_algorithmic` and `mart_scaling`.
+    A table whose mart is empty is left out, and `scaling` where there is one model only. The
+    arguments are those of `write_report`.
     """
     tables = {
         "settings": settings_table(summary),
@@ -134,11 +123,11 @@ def html_tables(
 
 
 def settings_table(summary: pl.DataFrame) -> GT:
-    """Every setting with its models; grouped by partition where there are several."""
-    several = several_partitions(summary)
+    """Every setting with its variants; grouped by model where there are several."""
+    several = several_models(summary)
     return comparison_table(
         [
-            (pair.partition if several else None, setting_label(pair.benchmark, pair.setting), pair)
+            (pair.model if several else None, setting_label(pair.benchmark, pair.setting), pair)
             for pair in comparisons(summary)
         ],
         first_column="setting",
@@ -150,48 +139,48 @@ def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
     """Every dataset or category, grouped by setting; None where the mart has no row."""
     if mart.is_empty():
         return None
-    several = several_partitions(mart)
+    several = several_models(mart)
     rows = []
     for pair in comparisons(mart, detail):
         label = setting_label(pair.benchmark, pair.setting)
-        rows.append((f"{pair.partition}: {label}" if several else label, str(pair.detail), pair))
+        rows.append((f"{pair.model}: {label}" if several else label, str(pair.detail), pair))
     return comparison_table(rows, first_column=detail, interval=OVER_QUERIES)
 
 
 def scaling_table(scaling: pl.DataFrame) -> GT | None:
-    """The partitions of each setting by size; None where there are not several."""
+    """The models of each setting by size; None where there are not several."""
     from great_tables import GT
 
-    if not several_partitions(scaling):
+    if not several_models(scaling):
         return None
-    models = [model for model in MODELS if model in scaling["model"]]
+    variants = [variant for variant in VARIANTS if variant in scaling["variant"]]
     body = pl.DataFrame(
         [
             {
                 "setting": setting_label(pair.benchmark, pair.setting),
-                "model": pair.partition,
+                "model": pair.model,
                 "GFLOPs a token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
-                **{model: unbroken(accuracy_text(pair.rows.get(model))) for model in models},
+                **accuracies(pair, variants),
                 "as good untuned": as_good_text(pair.tuned),
             }
             for pair in comparisons(scaling)
         ]
     )
     table = GT(body, groupname_col="setting")  # which gathers the rows of a setting
-    return table.cols_align("right", ["GFLOPs a token", *models])
+    return table.cols_align("right", ["GFLOPs a token", *variants])
 
 
 def paper_table(summary: pl.DataFrame) -> GT:
     """The paper's figures beside ours, each with its source (`paper.yaml`)."""
     from great_tables import GT
 
-    several = several_partitions(summary)
+    several = several_models(summary)
     measured = [pair for pair in comparisons(summary) if pair.tuned.get("gain") is not None]
 
     def ours(wanted: Row) -> str:
         return unbroken(
             "; ".join(
-                (f"{pair.partition}, " if several else "")
+                (f"{pair.model}, " if several else "")
                 + (f"{pair.setting}: " if len(wanted["settings"]) > 1 else "")
                 + f"{points_text(pair.tuned['gain'])} (p {p_relation(pair.tuned['p'])})"
                 for pair in measured
@@ -222,20 +211,20 @@ def paper() -> Row:
 def comparison_table(
     rows: Sequence[tuple[str | None, str, Comparison]], first_column: str, interval: str
 ) -> GT:
-    """Rows of (group or None, name, comparison) as a table with a column for each model present.
+    """Rows of (group or None, name, comparison) as a table with a column for each variant present.
 
     `interval` says which of the gain's is shown.
     """
     from great_tables import GT
 
-    figures = ("n", *MODELS, "chance", "points", "p", "p, Holm", "ECE")
+    figures = ("n", *VARIANTS, "chance", "points", "p", "p, Holm", "ECE")
     body = pl.DataFrame(
         [
             {
                 "group": group,
                 first_column: name,
                 "n": str(pair.first["n"]),
-                **{model: unbroken(accuracy_text(pair.rows.get(model))) for model in MODELS},
+                **accuracies(pair, VARIANTS),
                 "chance": fraction_text(pair.first["chance"]),
                 "points": unbroken(gain_text(pair.tuned, interval)),
                 "p": p_text(pair.tuned.get("p")),
@@ -245,10 +234,15 @@ def comparison_table(
             for group, name, pair in rows
         ]
     )
-    # An algorithmic table has no chance, and a single partition no group: no empty columns.
+    # An algorithmic table has no chance, and a single model no group: no empty columns.
     body = body.select(name for name in body.columns if body[name].fill_null("").ne("").any())
     table = GT(body, groupname_col="group" if "group" in body.columns else None)
     return table.cols_align("right", [name for name in body.columns if name in figures])
+
+
+def accuracies(pair: Comparison, variants: Sequence[str]) -> dict[str, str]:
+    """The cells of accuracy by variant; empty where a variant was not measured."""
+    return {variant: unbroken(accuracy_text(pair.rows.get(variant))) for variant in variants}
 
 
 def as_html(name: str, table: GT) -> str:
@@ -259,46 +253,48 @@ def as_html(name: str, table: GT) -> str:
 
 def comparisons(mart: pl.DataFrame, detail: str | None = None) -> list[Comparison]:
     """The mart's rows gathered by setting (and by the column `detail`), in reading order."""
-    found: dict[tuple[str, str, str, str | None], dict[str, Row]] = {}
+    gathered: dict[tuple[str, str, str, str | None], dict[str, Row]] = {}
     for row in in_order(mart, detail).iter_rows(named=True):
-        key = (row["partition"], row["benchmark"], row["setting"], row[detail] if detail else None)
-        found.setdefault(key, {})[row["model"]] = row
-    return [Comparison(*key, rows) for key, rows in found.items()]
+        key = (row["model"], row["benchmark"], row["setting"], row[detail] if detail else None)
+        gathered.setdefault(key, {})[row["variant"]] = row
+    return [Comparison(*key, rows) for key, rows in gathered.items()]
 
 
 def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
     """The mart sorted as a reader wants it, small models first, whatever order its rows came in."""
-
     return mart.sort(
-        rank("partition", tuple(all_models())),
-        "partition",
+        rank("model", tuple(all_models())),
+        "model",
         rank("benchmark", tuple(BENCHMARKS)),
-        rank("setting", SETTINGS),
+        rank("setting", IN_CONTEXT),
         "setting",
         *([detail] if detail else []),
-        rank("model", MODELS),
+        rank("variant", VARIANTS),
     )
 
 
 def rank(column: str, known: Sequence[str]) -> pl.Expr:
-    """The place of the column's values in `known`; what is not there comes last."""
-    places = {name: place for place, name in enumerate(known)}
-    return pl.col(column).replace_strict(places, default=len(known), return_dtype=pl.Int64)
+    """The position of the column's values in `known`; what is not there comes last."""
+    positions = {name: position for position, name in enumerate(known)}
+    return pl.col(column).replace_strict(positions, default=len(known), return_dtype=pl.Int64)
 
 
-def partitions(mart: pl.DataFrame) -> list[str]:
-    """The partitions present, small models first."""
-    return in_order(mart)["partition"].unique(maintain_order=True).to_list()
+def models(mart: pl.DataFrame) -> list[str]:
+    """The models present, small models first."""
+    return in_order(mart)["model"].unique(maintain_order=True).to_list()
 
 
-def several_partitions(mart: pl.DataFrame) -> bool:
-    """Whether rows must say which partition they are about."""
-    return not mart.is_empty() and mart["partition"].n_unique() > 1
+def several_models(mart: pl.DataFrame) -> bool:
+    """Whether rows must say which model they are about."""
+    return not mart.is_empty() and mart["model"].n_unique() > 1
 
 
 def setting_label(benchmark: str, setting: str) -> str:
     """What a reader calls the setting; in-context settings name themselves."""
-    return setting if benchmark == "icl" else f"{BENCHMARKS.get(benchmark, benchmark)}, {setting}"
+    if setting in IN_CONTEXT:
+        return setting
+    title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
+    return f"{title}, {setting}"
 
 
 def accuracy_text(row: Row | None) -> str:
@@ -326,15 +322,15 @@ def as_good_text(tuned: Row) -> str:
 
 
 def calibration_text(pair: Comparison) -> str:
-    """The expected calibration error of the models present, as `0.19 → 0.11`."""
-    errors = [pair.rows[model].get("ece") for model in MODELS if model in pair.rows]
+    """The expected calibration error of the variants present, as `0.19 → 0.11`."""
+    errors = [pair.rows[variant].get("ece") for variant in VARIANTS if variant in pair.rows]
     return " → ".join(fraction_text(error) for error in errors if error is not None)
 
 
 def unbroken(text: str) -> str:
     """The text with every [interval] and `p = …` kept on one line by a page, however narrow."""
     whole = r"\[[^]]*\]|\b[np] [=<] [\d.]+"
-    return re.sub(whole, lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return re.sub(whole, lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def points_text(gain: float | None) -> str:

@@ -1,1 +1,1 @@
-"""SQL models in a folder: what schema.yml says of them, what they read, and running them in DuckDB."""
+"""SQL models in a folder: what schema.yml says of them, what they read, and how they run in DuckDB."""

@@ -13,7 +13,7 @@ import duckdb
 import polars as pl
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.sql.model import Model
+from symtune_pipeline.sql.model import SqlModel
 from symtune_pipeline.sql.schema import Claim
 from symtune_pipeline.sql.statistics import FUNCTIONS
 
@@ -23,7 +23,7 @@ Tables = Mapping[str, Sequence[Path] | pl.DataFrame]
 
 @dataclass(frozen=True)
 class TestResult:
-    """How many rows of a model break a claim; `message` shows one of them."""
+    """How many rows of a table break a claim; `message` shows one of them."""
 
     test: Claim
     failures: int
@@ -36,9 +36,9 @@ class TestResult:
 
 
 def run_model(
-    model: Model, tables: Tables, variables: Mapping[str, int | float | str], out: Path
+    model: SqlModel, tables: Tables, variables: Mapping[str, int | float | str], out: Path
 ) -> int:
-    """Write the model's table to `out` and return its number of rows.
+    """Write the table of a SQL model to `out` and return its number of rows.
 
     The same inputs give the same bytes. `out` appears as it is written: hand in a temporary name
     and rename it, if a reader could come by. Raises UserError for a missing table or variable and
@@ -55,8 +55,8 @@ def run_model(
         return int(database.fetchall()[0][0])
 
 
-def run_tests(model: Model, tables: Tables, own_path: Path) -> list[TestResult]:
-    """Check the claims about the model's table at `own_path`; `tables` are the model's inputs."""
+def run_tests(model: SqlModel, tables: Tables, own_path: Path) -> list[TestResult]:
+    """Check the claims about a SQL model's table at `own_path`; `tables` are its inputs."""
     with _database(model, {**tables, model.name: [own_path]}, own=True) as database:
         return [_run_claim(database, model.name, claim) for claim in model.tests]
 
@@ -78,7 +78,7 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def _database(
-    model: Model, tables: Tables, own: bool = False
+    model: SqlModel, tables: Tables, own: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     with engine() as database:
         try:
@@ -91,7 +91,7 @@ def _database(
 
 
 def _add_table(
-    database: duckdb.DuckDBPyConnection, model: Model, name: str, tables: Tables
+    database: duckdb.DuckDBPyConnection, model: SqlModel, name: str, tables: Tables
 ) -> None:
     table = tables.get(name, ())
     if isinstance(table, pl.DataFrame):

@@ -1,7 +1,7 @@
 """Reads SQL models from a folder; knows nothing about Dagster or where tables live.
 
-A model is a file with one SELECT. The tables it names are its dependencies: other models, or the
-sources that `schema.yml` declares.
+A SQL model is a file with one SELECT. The tables that it names are its dependencies: other SQL
+models, or sources.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from pathlib import Path
 from sqlglot import exp, parse
 from sqlglot.errors import ParseError
 from sqlglot.lineage import lineage
+from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlglot.optimizer.scope import traverse_scope
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sql.schema import Claim, TableEntry, read_schema
+from symtune_pipeline.tables import Table
 
 
 @dataclass(frozen=True)
-class Model:
-    """One SQL file and what `schema.yml` says about the table that it makes."""
+class SqlModel:
+    """One SQL file and what `schema.yml` says of the table that it makes."""
 
     name: str
     layer: str
@@ -42,35 +44,37 @@ class Model:
         return tuple(self.inputs)
 
 
-def load_models(folder: Path) -> dict[str, Model]:
-    """All models under `folder`, each after the models it reads.
+def load_models(folder: Path, sources: Mapping[str, Table]) -> dict[str, SqlModel]:
+    """All SQL models under `folder` by name, each after those that it reads.
 
-    Raises UserError, naming the file, for SQL that is not one SELECT, a table that nobody declares,
-    a cycle, and a `schema.yml` that does not fit the files.
+    `sources` are the tables that SQL reads and does not make, by the name that it uses. Raises
+    UserError, naming the file, for SQL that is not one SELECT, a table that is neither a SQL model
+    nor a source, a cycle, and a `schema.yml` that does not fit the files.
     """
     schema = read_schema(folder / "schema.yml")
     paths = {path.stem: path for path in sorted(folder.glob("*/*.sql"))}
-    for name in sorted(schema.models.keys() ^ paths.keys()):
+    for name in sorted(schema.keys() ^ paths.keys()):
         raise UserError(
             f"{folder / 'schema.yml'}: {name} has an entry but no SQL file; add one or remove it."
-            if name in schema.models
-            else f"{paths[name]}: no entry in schema.yml; describe the model there."
+            if name in schema
+            else f"{paths[name]}: no entry in schema.yml; describe the SQL model there."
         )
-    declared = {name: tuple(table.columns) for name, table in schema.tables.items()}
-    models = {name: _model(path, schema.models[name], declared) for name, path in paths.items()}
+    tables: dict[str, Table | TableEntry] = {**sources, **schema}
+    declared = {name: tuple(table.columns) for name, table in tables.items()}
+    models = {name: _model(path, schema[name], declared) for name, path in paths.items()}
     try:
         order = TopologicalSorter({m.name: m.depends_on for m in models.values()}).static_order()
         return {name: models[name] for name in order if name in models}
     except CycleError as error:
         circle = error.args[1]
         raise UserError(
-            f"{paths[circle[0]]}: the models read each other in a circle "
+            f"{paths[circle[0]]}: the SQL models read each other in a circle "
             f"({' → '.join(reversed(circle))}); break it."
         ) from None
 
 
-def column_lineage(model: Model) -> dict[str, list[tuple[str, str]]]:
-    """For each column of the model, the `(table, column)` pairs of its inputs that it shows.
+def column_lineage(model: SqlModel) -> dict[str, list[tuple[str, str]]]:
+    """For each column of the SQL model, the `(table, column)` pairs of its inputs that it shows.
 
     What only filters, joins, groups or orders is not lineage.
     """
@@ -88,19 +92,36 @@ def column_lineage(model: Model) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def _model(path: Path, table: TableEntry, declared: Mapping[str, tuple[str, ...]]) -> Model:
+def tables_read(statement: exp.Expr) -> set[str]:
+    """The tables that a parsed statement reads, as `table` or `schema.table` in lower case.
+
+    A common table expression is none, but in its own query it may stand for a table of its name.
+    """
+    lower = normalize_identifiers(statement.copy(), dialect="duckdb")
+    scoped = {
+        _address(source)
+        for scope in traverse_scope(lower)
+        for source in scope.sources.values()
+        if isinstance(source, exp.Table)
+    }
+    # DESCRIBE and SUMMARIZE have no scopes.
+    named = {_address(table) for table in lower.find_all(exp.Table)}
+    expressions = {expression.alias for expression in lower.find_all(exp.CTE)}
+    return (scoped | (named - expressions)) - {""}  # a table function has no name
+
+
+def _address(table: exp.Table) -> str:
+    return f"{table.db}.{table.name}" if table.db not in ("", "main") else table.name
+
+
+def _model(path: Path, table: TableEntry, declared: Mapping[str, tuple[str, ...]]) -> SqlModel:
     sql = path.read_text(encoding="utf-8")
     query = _parse(path, sql)
-    sources = {
-        source.name
-        for scope in traverse_scope(query)
-        for source in scope.sources.values()
-        if isinstance(source, exp.Table) and source.name
-    }
+    sources = tables_read(query)
     for name in sorted(sources - declared.keys()):
         raise UserError(
-            f"{path}: table {name} is neither a model nor a source; "
-            "correct the name or declare it under sources in schema.yml."
+            f"{path}: table {name} is neither a SQL model nor a source; "
+            "correct the name, or declare it in SOURCES of symtune_pipeline/tables.py."
         )
     claims = tuple(table.claims())
     for claim in claims:
@@ -111,9 +132,9 @@ def _model(path: Path, table: TableEntry, declared: Mapping[str, tuple[str, ...]
         ):
             raise UserError(
                 f"{path}: {claim} refers to {'.'.join(claim.to)}, "
-                "which is no column of a table that the model reads."
+                "which is no column of a table that it reads."
             )
-    return Model(
+    return SqlModel(
         name=path.stem,
         layer=path.parent.name,
         sql=sql,

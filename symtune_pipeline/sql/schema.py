@@ -1,16 +1,20 @@
-"""What `schema.yml` says: every table in words, and what must hold of it."""
+"""What `schema.yml` says: every table that SQL makes in words, and what must hold of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.tables import VOCABULARIES
+
+UNKNOWN: Final = "unknown_vocabulary"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,20 @@ class _Relationship(_Strict):
 class _Accepted(_Strict):
     accepted_values: list[str]
 
+    @field_validator("accepted_values", mode="before")
+    @classmethod
+    def _of_a_vocabulary(cls, values: object) -> object:
+        """The words of the vocabulary that a string names."""
+        if not isinstance(values, str):
+            return values
+        if values not in VOCABULARIES:
+            raise PydanticCustomError(
+                UNKNOWN,
+                "no vocabulary is called '{name}'; choose one of {known}",
+                {"name": values, "known": ", ".join(VOCABULARIES)},
+            )
+        return list(VOCABULARIES[values])
+
 
 class _Column(_Strict):
     description: str
@@ -65,11 +83,14 @@ class _Unique(_Strict):
 
 
 class TableEntry(_Strict):
+    """What `schema.yml` says of one table."""
+
     description: str
     columns: dict[str, _Column]
     tests: list[Literal["empty"] | _Unique] = []
 
     def claims(self) -> Iterator[Claim]:
+        """What must hold: of the table as a whole, then of each column."""
         for test in self.tests:
             if isinstance(test, _Unique):
                 yield Claim("unique", tuple(test.unique))
@@ -86,23 +107,21 @@ class TableEntry(_Strict):
                     yield Claim(check, (name,))
 
 
-class Schema(_Strict):
-    sources: dict[str, TableEntry]
+class _Schema(_Strict):
     models: dict[str, TableEntry]
 
-    @property
-    def tables(self) -> dict[str, TableEntry]:
-        return self.sources | self.models
 
-
-def read_schema(path: Path) -> Schema:
+def read_schema(path: Path) -> dict[str, TableEntry]:
+    """The entries by the name of the SQL model; raises UserError for a file that has none."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; it declares the sources and describes the models.")
+        raise UserError(f"{path}: no such file; describe the SQL models there.")
     try:
-        return Schema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _Schema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).models
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {place}: {first['msg']}.") from None
+        # A test has several forms: what is wrong with the vocabulary says more than that the test has
+        # none of the other forms.
+        first = min(error.errors(), key=lambda one: one["type"] != UNKNOWN)
+        entry = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {entry}: {first['msg']}.") from None

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report import page, plots, tables
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, benchmarks_of, flipped_setting
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
 ICL_SETTINGS = {
@@ -26,31 +27,30 @@ ICL_SETTINGS = {
 }
 
 
-def scaling(*partitions: str) -> pl.DataFrame:
-    """mart_scaling in two settings; each partition has ten times the parameters of the one before."""
+def scaling(*models: str) -> pl.DataFrame:
+    """The mart of scaling in two settings; each model has ten times the parameters of the one before."""
     rows = [
         row
         | {
             "flops_per_token": 2 * 10**power,
-            "as_good_untuned": partitions[-1] if row["model"] == "tuned" and power == 6 else None,
-            "as_good_flops": 10.0 ** (len(partitions) - 1) if power == 6 else None,
+            "as_good_untuned": models[-1] if row["variant"] == "tuned" and power == 6 else None,
+            "as_good_flops": 10.0 ** (len(models) - 1) if power == 6 else None,
         }
-        for power, partition in enumerate(partitions, start=6)
+        for power, model in enumerate(models, start=6)
         for setting in ("symbols, instruction", "symbols, no instruction")
-        for row in pair("icl", setting, 0.5, 0.6, 0.01, partition=partition)
+        for row in pair("icl", setting, 0.5, 0.6, 0.01, model=model)
     ]
     sizes = {"flops_per_token": pl.Int64, "as_good_untuned": pl.String, "as_good_flops": pl.Float64}
     return pl.DataFrame(rows, schema={**SCHEMA, **sizes})
 
 
-def marts(partition: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any]:
+def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any]:
     """Everything that write_report asks for, small."""
     settings = [
-        pair("icl", setting, *figures, partition=partition)
-        for setting, figures in ICL_SETTINGS.items()
+        pair("icl", setting, *figures, model=model) for setting, figures in ICL_SETTINGS.items()
     ]
     sets = [
-        pair("icl", setting, *figures, partition=partition, dataset=name)
+        pair("icl", setting, *figures, model=model, dataset=name)
         for setting, figures in ICL_SETTINGS.items()
         for name in ("weather", dataset)
     ]
@@ -59,19 +59,19 @@ def marts(partition: str = "smollm2-135m", dataset: str = "plants") -> dict[str,
             "flipped",
             f"{percent}% flipped",
             *(0.8 - percent / 250, 0.8 - percent / 500, 0.02),
-            partition=partition,
+            model=model,
             flipped_percent=percent,
         )
         for percent in (0, 50, 100)
     ]
     lists = [
-        pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, partition, category=category)
+        pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, model, category=category)
         for category in ("identity", "sorting")
     ]
     summary = [
         *settings,
-        pair("flipped", "100% flipped", 0.4, 0.6, 1e-9, 0.5, partition),
-        pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, partition),
+        pair("flipped", "100% flipped", 0.4, 0.6, 1e-9, 0.5, model),
+        pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, model),
     ]
     steps = range(40)
     log = pl.DataFrame({"step": list(steps), "loss": [3 / (1 + step) for step in steps]})
@@ -80,8 +80,8 @@ def marts(partition: str = "smollm2-135m", dataset: str = "plants") -> dict[str,
         "icl": mart(*sets, dataset=pl.String),
         "flipped": mart(*flips, flipped_percent=pl.Int64),
         "algorithmic": mart(*lists, category=pl.String),
-        "scaling": scaling(partition),
-        "training_log": {partition: log},
+        "scaling": scaling(model),
+        "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
 
@@ -140,12 +140,12 @@ def test_the_chart_library_is_in_the_page_once(report: Path) -> None:
     assert len(html) < 1_500_000
 
 
-def test_every_chart_has_a_place_on_the_page_and_a_png(report: Path) -> None:
+def test_every_chart_is_on_the_page_and_a_png(report: Path) -> None:
     elements = Elements((report / "index.html").read_text()).found
-    places = {str(attrs["id"]) for _, attrs in elements if attrs.get("class") == "chart"}
+    charts = {str(attrs["id"]) for _, attrs in elements if attrs.get("class") == "chart"}
     kinds = ("settings", "flipped", "gains", "algorithmic", "loss")
-    assert places == {f"{kind}-smollm2-135m" for kind in kinds}
-    assert {image.stem for image in report.glob("*.png")} == places
+    assert charts == {f"{kind}-smollm2-135m" for kind in kinds}
+    assert {image.stem for image in report.glob("*.png")} == charts
     for image in report.glob("*.png"):
         content = image.read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
@@ -186,11 +186,11 @@ def test_the_json_holds_the_figures_of_the_frame_unrounded(report: Path) -> None
     records = json.loads((report / "summary.json").read_text())
     assert len(records) == summary.height
     for record in records:
-        same = [pl.col(key) == record[key] for key in ("benchmark", "setting", "model")]
+        same = [pl.col(key) == record[key] for key in ("benchmark", "setting", "variant")]
         row = summary.filter(*same).row(0, named=True)
         assert record == {key: row[key] for key in record}
         paired = {"gain", "gain_cluster_low", "gain_cluster_high", "p"}
-        assert paired & set(record) == (paired if record["model"] == "tuned" else set())
+        assert paired & set(record) == (paired if record["variant"] == "tuned" else set())
 
 
 def test_the_terminal_table_keeps_a_setting_on_a_line_and_loses_nothing_at_100_columns() -> None:
@@ -209,8 +209,8 @@ def test_the_terminal_table_keeps_a_setting_on_a_line_and_loses_nothing_at_100_c
     )
 
 
-def test_partitions_are_named_only_where_there_are_several() -> None:
-    one, other = marts()["summary"], marts(partition="[bold]big")["summary"]
+def test_models_are_named_only_where_there_are_several() -> None:
+    one, other = marts()["summary"], marts(model="[bold]big")["summary"]
     assert "smollm2-135m" not in printed(tables.terminal_table(one))
     both = pl.concat([one, other])
     assert {"smollm2-135m", "[bold]big"} <= set(
@@ -221,7 +221,7 @@ def test_partitions_are_named_only_where_there_are_several() -> None:
     assert "smollm2-135m" in html and "[bold]big" in html
 
 
-def test_partitions_stand_side_by_side_small_models_first(tmp_path: Path) -> None:
+def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
     small, large = marts("micro"), marts("smollm2-135m")
     both = {
         name: pl.concat([large[name], small[name]])
@@ -236,14 +236,14 @@ def test_partitions_stand_side_by_side_small_models_first(tmp_path: Path) -> Non
         provenance={},
     )
     html = (tmp_path / "index.html").read_text()
-    places = [a["id"] for _, a in Elements(html).found if a.get("class") == "chart"]
-    assert places == [
+    charts = [a["id"] for _, a in Elements(html).found if a.get("class") == "chart"]
+    assert charts == [
         *("settings-micro", "settings-smollm2-135m", "flipped-micro", "flipped-smollm2-135m"),
         *("scaling-symbols-instruction", "scaling-symbols-no-instruction"),
         *("gains-micro", "gains-smollm2-135m", "algorithmic-micro", "algorithmic-smollm2-135m"),
         "loss-smollm2-135m",
     ]
-    assert {image.stem for image in tmp_path.glob("*.png")} == set(places)
+    assert {image.stem for image in tmp_path.glob("*.png")} == set(charts)
     assert html.index("<strong>micro</strong>") < html.index("<strong>smollm2-135m</strong>")
 
 
@@ -261,7 +261,7 @@ def test_a_tuned_model_stands_beside_the_untuned_one_that_it_replaces() -> None:
 
 def test_the_terminal_table_has_a_column_for_a_pretrained_model_where_there_is_one() -> None:
     summary = marts()["summary"]
-    pretrained = summary.filter(model="untuned").with_columns(model=pl.lit("pretrained"))
+    pretrained = summary.filter(variant="untuned").with_columns(variant=pl.lit("pretrained"))
     assert "pretrained" not in printed(tables.terminal_table(summary))
     with_it = printed(tables.terminal_table(pl.concat([summary, pretrained])))
     assert "pretrained" in with_it.splitlines()[0] and max(map(len, with_it.splitlines())) <= 120
@@ -269,7 +269,7 @@ def test_the_terminal_table_has_a_column_for_a_pretrained_model_where_there_is_o
 
 def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
     settings = [row.setting for row in tables.comparisons(marts()["summary"].reverse())]
-    assert settings == [*tables.SETTINGS, "100% flipped", "fresh"]
+    assert settings == [*tables.IN_CONTEXT, "100% flipped", "fresh"]
 
 
 def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
@@ -292,7 +292,7 @@ def test_the_finding_claims_nothing_that_is_not_significant() -> None:
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
-    untuned = marts()["summary"].filter(pl.col("model") == "untuned")
+    untuned = marts()["summary"].filter(pl.col("variant") == "untuned")
     (sentence,) = page.finding(untuned)
     assert "No setting was measured on both" in sentence
 
@@ -303,8 +303,8 @@ def test_the_pretrained_model_is_shown_where_it_was_measured() -> None:
     without = tables.html_tables(summary=summary, icl=none, algorithmic=none, scaling=none)[
         "settings"
     ]
-    pretrained = summary.filter(pl.col("model") == "untuned").with_columns(
-        model=pl.lit("pretrained"), accuracy=pl.lit(0.315)
+    pretrained = summary.filter(pl.col("variant") == "untuned").with_columns(
+        variant=pl.lit("pretrained"), accuracy=pl.lit(0.315)
     )
     both = pl.concat([summary, pretrained])
     with_it = tables.html_tables(summary=both, icl=none, algorithmic=none, scaling=none)["settings"]
@@ -325,7 +325,7 @@ def test_empty_marts_are_left_out(tmp_path: Path) -> None:
 def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path) -> None:
     inputs = marts()
     inputs["summary"] = inputs["summary"].clear()
-    with pytest.raises(UserError, match="mart_summary has no row"):
+    with pytest.raises(UserError, match="The summary has no row"):
         page.write_report(tmp_path / "page", **inputs)
     assert not (tmp_path / "page").exists()
 
@@ -350,12 +350,9 @@ def test_our_gains_stand_beside_the_papers() -> None:
 
 
 def test_the_papers_rows_name_settings_that_the_pipeline_has() -> None:
-    known = {
-        "icl": set(tables.SETTINGS),
-        "flipped": {"100% flipped"},
-        "list_functions": {"published", "fresh"},
-        "turing_concepts": {"published", "fresh"},
-    }
+    inputs = set(ALGORITHMIC_SUITE.columns["setting"].allowed)
+    known = {key: inputs for key in benchmarks_of("algorithmic")}
+    known |= {"icl": set(tables.IN_CONTEXT), "flipped": {flipped_setting(100)}}
     for row in tables.paper()["results"]:
         if "ours" in row:
             assert set(row["ours"]["settings"]) <= known[row["ours"]["benchmark"]]

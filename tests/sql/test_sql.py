@@ -18,78 +18,13 @@ from hypothesis import strategies as st
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sql import engine, statistics
 from symtune_pipeline.sql.model import column_lineage, load_models
+from symtune_pipeline.tables import BENCHMARKS, SOURCES, Column, Table, flipped_setting
 
-MODELS = load_models(ROOT / "dbt_like_sql")
+MODELS = load_models(ROOT / "dbt_like_sql", SOURCES)
 VARIABLES: dict[str, int | float | str] = {"cap": 100, "seed": 1, "labels": "symbols"}
 
 Row = dict[str, Any]
 Run = Callable[..., list[Row]]
-Schema = dict[str, pl.DataType | type[pl.DataType]]
-
-RAW: Schema = {
-    "example_id": pl.String,
-    "dataset": pl.String,
-    "task_type": pl.String,
-    "split": pl.String,
-    "input": pl.String,
-    "label": pl.String,
-    "label_id": pl.Int64,
-}
-CATALOG: Schema = {
-    "dataset": pl.String,
-    "role": pl.String,
-    "task_type": pl.String,
-    "labels": pl.List(pl.String),
-    "instruction": pl.String,
-}
-POOL: Schema = {"symbol": pl.String, "category": pl.String, "split": pl.String}
-MIXTURE: Schema = {
-    "prompt": pl.Int64,
-    "dataset": pl.String,
-    "format": pl.Int64,
-    "examples": pl.List(pl.UInt32),
-    "answers": pl.List(pl.UInt8),
-    "labels": pl.List(pl.String),
-    "instructed": pl.Boolean,
-}
-PREDICTIONS: Schema = {
-    "partition": pl.String,
-    "model": pl.String,
-    "setting": pl.String,
-    "flipped_percent": pl.Int64,
-    "dataset": pl.String,
-    "context": pl.Int64,
-    "query": pl.UInt32,
-    "labels": pl.List(pl.String),
-    "target": pl.Int64,
-    "choice": pl.Int64,
-    "correct": pl.Boolean,
-    "logprobs": pl.List(pl.Float64),
-    "chance": pl.Float64,
-}
-ALGORITHMIC: Schema = {
-    "partition": pl.String,
-    "model": pl.String,
-    "benchmark": pl.String,
-    "setting": pl.String,
-    "concept": pl.String,
-    "category": pl.String,
-    "context": pl.Int64,
-    "query": pl.Int64,
-    "expected": pl.String,
-    "answer": pl.String,
-    "correct": pl.Boolean,
-}
-SCHEMAS = {
-    "raw_examples": RAW,
-    "catalog_datasets": CATALOG,
-    "catalog_models": {"partition": pl.String, "parameters": pl.Int64},
-    "symbol_pool": POOL,
-    "tuning_mixture": MIXTURE,
-    "eval_icl": PREDICTIONS,
-    "eval_flipped": PREDICTIONS,
-    "eval_algorithmic": ALGORITHMIC,
-}
 
 
 @pytest.fixture
@@ -102,9 +37,9 @@ def run(tmp_path: Path) -> Run:
         variables: dict[str, int | float | str] = {"cap": cap, "seed": seed, "labels": labels}
         upstream = set().union(*map(_upstream, names))
         tables: dict[str, list[Path] | pl.DataFrame] = {}
-        for source, schema in ((key, SCHEMAS[key]) for key in SCHEMAS if key in upstream):
+        for source in SOURCES.keys() & upstream:
             path = tmp_path / f"{source}.parquet"
-            pl.DataFrame(sources.get(source, []), schema=schema).write_parquet(path)
+            SOURCES[source].frame(sources.get(source, [])).write_parquet(path)
             tables[source] = [path]
         for model in (MODELS[key] for key in MODELS if key in upstream):
             out = tmp_path / f"{model.name}.parquet"
@@ -354,7 +289,7 @@ def test_rows_beyond_the_cap_are_counted_as_capped(run: Run) -> None:
 
 def prompt(dataset: str, *labels: str, instructed: bool = False) -> Row:
     """A prompt of the mixture with these labels."""
-    row: Row = {"prompt": 0, "dataset": dataset, "format": 0, "examples": [0], "answers": [0]}
+    row: Row = {"prompt": 0, "dataset": dataset, "format": 0, "examples": [0], "targets": [0]}
     return row | {"labels": list(labels), "instructed": instructed}
 
 
@@ -427,9 +362,9 @@ def test_the_guard_finds_an_evaluation_text_that_reached_tuning_after_all(tmp_pa
         "int_evaluation_examples": pl.DataFrame(
             [row | {"example_id": "held/test/0", "dataset": "held", "example": 0}]
         ),
-        "symbol_pool": pl.DataFrame(schema=POOL),
-        "tuning_mixture": pl.DataFrame(schema=MIXTURE),
-        "catalog_datasets": pl.DataFrame(schema=CATALOG),
+        "symbol_pool": SOURCES["symbol_pool"].frame(),
+        "tuning_mixture": SOURCES["tuning_mixture"].frame(),
+        "catalog_datasets": SOURCES["catalog_datasets"].frame(),
     }
     out = tmp_path / "out.parquet"
     model = MODELS["int_contamination"]
@@ -442,11 +377,11 @@ def test_the_guard_finds_an_evaluation_text_that_reached_tuning_after_all(tmp_pa
 # --- scores -------------------------------------------------------------------------------------
 
 
-def answers(model: str, correct: str, **fields: Any) -> list[Row]:
+def answers(variant: str, correct: str, **fields: Any) -> list[Row]:
     """One prediction a character of `correct`: '1' right, '0' wrong."""
     row: Row = {
-        "partition": "micro",
-        "model": model,
+        "model": "micro",
+        "variant": variant,
         "setting": "symbols, no instruction",
         "flipped_percent": 0,
         "dataset": "held",
@@ -457,24 +392,30 @@ def answers(model: str, correct: str, **fields: Any) -> list[Row]:
         "chance": 0.5,
     }
     return [
-        row | {"query": i, "choice": int(c == "0"), "correct": c == "1"} | fields
+        row | {"query": i, "prediction": int(c == "0"), "correct": c == "1"} | fields
         for i, c in enumerate(correct)
     ]
 
 
-def solutions(model: str, correct: str, **fields: Any) -> list[Row]:
+def flips(variant: str, correct: str, percent: int, **fields: Any) -> list[Row]:
+    """Predictions where so many percent of the exemplars have another class's label."""
+    flipped = {"setting": flipped_setting(percent), "flipped_percent": percent}
+    return answers(variant, correct, **flipped, **fields)
+
+
+def solutions(variant: str, correct: str, **fields: Any) -> list[Row]:
     row: Row = {
-        "partition": "micro",
-        "model": model,
+        "model": "micro",
+        "variant": variant,
         "benchmark": "list_functions",
         "setting": "fresh",
         "concept": "c001",
         "category": "slicing",
         "context": 0,
-        "expected": "[1]",
+        "target": "[1]",
     }
     return [
-        row | {"query": i, "answer": "[1]" if c == "1" else "", "correct": c == "1"} | fields
+        row | {"query": i, "completion": "[1]" if c == "1" else "", "correct": c == "1"} | fields
         for i, c in enumerate(correct)
     ]
 
@@ -482,8 +423,8 @@ def solutions(model: str, correct: str, **fields: Any) -> list[Row]:
 def test_gain_and_its_test_are_paired_by_prompt(run: Run) -> None:
     untuned, tuned = "1100000000", "0111111100"  # 6 won, 1 lost
     rows = run("mart_icl", eval_icl=answers("untuned", untuned) + answers("tuned", tuned)[::-1])
-    before, after = {row["model"]: row for row in rows}["untuned"], rows[0]
-    assert after["model"] == "tuned"
+    before, after = {row["variant"]: row for row in rows}["untuned"], rows[0]
+    assert after["variant"] == "tuned"
     assert (after["n"], after["correct"], after["accuracy"]) == (10, 7, 0.7)
     assert after["low"] == pytest.approx(0.396778, abs=1e-6)
     assert after["high"] == pytest.approx(0.892209, abs=1e-6)
@@ -500,29 +441,29 @@ def test_gain_and_its_test_are_paired_by_prompt(run: Run) -> None:
     ]
 
 
-def test_only_prompts_that_both_models_answered_enter_the_gain(run: Run) -> None:
+def test_only_prompts_that_both_variants_answered_enter_the_gain(run: Run) -> None:
     (tuned, _) = run("mart_icl", eval_icl=answers("untuned", "01") + answers("tuned", "1111"))
     assert (tuned["n"], tuned["accuracy"], tuned["gain"]) == (4, 1.0, 0.5)
 
 
 def test_answers_to_another_prompt_are_never_paired(run: Run) -> None:
     elsewhere: list[Row] = [
-        {"partition": "other"},
+        {"model": "other"},
         {"setting": "symbols, instruction"},
         {"dataset": "another"},
         {"context": 1},
         {"query": 1},
     ]
-    untuned = [row for place in elsewhere for row in answers("untuned", "0", **place)]
+    untuned = [row for other in elsewhere for row in answers("untuned", "0", **other)]
     rows = run("mart_icl", eval_icl=untuned + answers("tuned", "1"))
-    assert [row["gain"] for row in rows if row["model"] == "tuned"] == [None]
+    assert [row["gain"] for row in rows if row["variant"] == "tuned"] == [None]
 
 
-def test_a_model_alone_has_an_accuracy_and_no_gain(run: Run) -> None:
-    models = ("pretrained", "tuned", "untuned")
-    rows = run("mart_summary", eval_icl=[r for m in models for r in answers(m, "10", partition=m)])
-    assert [(r["model"], r["accuracy"], r["gain"], r["p"]) for r in rows] == [
-        (model, 0.5, None, None) for model in models
+def test_a_variant_alone_has_an_accuracy_and_no_gain(run: Run) -> None:
+    variants = ("pretrained", "tuned", "untuned")
+    rows = run("mart_summary", eval_icl=[r for v in variants for r in answers(v, "10", model=v)])
+    assert [(r["variant"], r["accuracy"], r["gain"], r["p"]) for r in rows] == [
+        (variant, 0.5, None, None) for variant in variants
     ]
 
 
@@ -539,7 +480,7 @@ def test_flipped_labels_are_summed_over_sets_at_each_share(run: Run) -> None:
             row
             for percent in (25, 100)
             for dataset, right in (("a", "11"), ("b", "01"))
-            for row in answers("untuned", right, dataset=dataset, flipped_percent=percent)
+            for row in flips("untuned", right, percent, dataset=dataset)
         ],
     )
     assert [(row["setting"], row["flipped_percent"], row["n"], row["correct"]) for row in rows] == [
@@ -558,7 +499,7 @@ def test_algorithmic_answers_are_summed_by_category_and_have_no_chance_level(run
             *solutions("tuned", "11", concept="c003", category="sorting"),
         ],
     )
-    assert [(r["category"], r["model"], r["n"], r["correct"], r["gain"]) for r in rows] == [
+    assert [(r["category"], r["variant"], r["n"], r["correct"], r["gain"]) for r in rows] == [
         ("slicing", "tuned", 2, 2, 0.5),
         ("slicing", "untuned", 4, 2, None),
         ("sorting", "tuned", 2, 2, None),
@@ -566,11 +507,20 @@ def test_algorithmic_answers_are_summed_by_category_and_have_no_chance_level(run
     assert {row["chance"] for row in rows} == {None}
 
 
-def test_the_summary_has_one_row_per_setting_and_model_and_averages_chance(run: Run) -> None:
+def test_the_mart_of_categories_takes_every_benchmark_that_has_some(run: Run) -> None:
+    rows = run(
+        "mart_algorithmic",
+        eval_icl=answers("untuned", "01"),
+        eval_algorithmic=solutions("untuned", "01", benchmark="words"),
+    )
+    assert [(row["benchmark"], row["category"]) for row in rows] == [("words", "slicing")]
+
+
+def test_the_summary_has_one_row_per_setting_and_variant_and_averages_chance(run: Run) -> None:
     rows = run(
         "mart_summary",
         eval_icl=answers("untuned", "01") + answers("untuned", "11", dataset="b", chance=0.25),
-        eval_flipped=answers("untuned", "0", flipped_percent=100),
+        eval_flipped=flips("untuned", "0", 100),
         eval_algorithmic=solutions("untuned", "01")
         + solutions("untuned", "1", benchmark="turing_concepts"),
     )
@@ -585,7 +535,7 @@ def test_the_summary_has_one_row_per_setting_and_model_and_averages_chance(run: 
 
 def sized(**parameters: int) -> list[Row]:
     """What the catalogue says about models of so many parameters."""
-    return [{"partition": key, "parameters": count} for key, count in parameters.items()]
+    return [{"model": key, "parameters": count} for key, count in parameters.items()]
 
 
 def test_a_tuned_model_stands_beside_the_smallest_untuned_one_that_is_as_accurate(run: Run) -> None:
@@ -595,20 +545,18 @@ def test_a_tuned_model_stands_beside_the_smallest_untuned_one_that_is_as_accurat
         catalog_models=sized(s=10, m=50, l=400, xl=900),
         eval_icl=[
             row
-            for partition, both in right.items()
-            for model, correct in zip(("untuned", "tuned"), both, strict=True)
-            for row in answers(model, correct, partition=partition)
+            for model, both in right.items()
+            for variant, correct in zip(("untuned", "tuned"), both, strict=True)
+            for row in answers(variant, correct, model=model)
         ],
     )
-    found = [(r["partition"], r["model"], r["flops_per_token"], r["accuracy"]) for r in rows]
+    found = [(r["model"], r["variant"], r["flops_per_token"], r["accuracy"]) for r in rows]
     assert found[:3] == [
         ("s", "tuned", 20, 0.75),
         ("s", "untuned", 20, 0.25),
         ("m", "tuned", 100, 0.5),
     ]
-    matched = {
-        (r["partition"], r["model"]): (r["as_good_untuned"], r["as_good_flops"]) for r in rows
-    }
+    matched = {(r["model"], r["variant"]): (r["as_good_untuned"], r["as_good_flops"]) for r in rows}
     assert matched == {
         ("s", "untuned"): (None, None),
         ("m", "untuned"): (None, None),
@@ -623,10 +571,10 @@ def test_models_are_compared_within_a_setting_only(run: Run) -> None:
     rows = run(
         "mart_scaling",
         catalog_models=sized(s=10, l=400),
-        eval_icl=answers("tuned", "01", partition="s")
-        + answers("untuned", "11", partition="l", setting="symbols, instruction")
-        + answers("pretrained", "11", partition="l"),
-        eval_flipped=answers("untuned", "11", partition="l", flipped_percent=100),
+        eval_icl=answers("tuned", "01", model="s")
+        + answers("untuned", "11", model="l", setting="symbols, instruction")
+        + answers("pretrained", "11", model="l"),
+        eval_flipped=flips("untuned", "11", 100, model="l"),
     )
     assert {(row["as_good_untuned"], row["as_good_flops"]) for row in rows} == {(None, None)}
 
@@ -634,12 +582,12 @@ def test_models_are_compared_within_a_setting_only(run: Run) -> None:
 def test_intervals_over_draws_need_ten_draws_and_count_whole_ones(run: Run) -> None:
     def drawn(number: int) -> list[Row]:
         # In every other draw all are right, in the rest none: ten answers say as much as one.
-        models = {"untuned": lambda context: "0", "tuned": lambda context: str(context % 2)}
+        variants = {"untuned": lambda context: "0", "tuned": lambda context: str(context % 2)}
         return [
             row
-            for model, right in models.items()
+            for variant, right in variants.items()
             for context in range(number)
-            for row in answers(model, 10 * right(context), context=context)
+            for row in answers(variant, 10 * right(context), context=context)
         ]
 
     (few, _) = run("mart_summary", eval_icl=drawn(9))
@@ -663,8 +611,8 @@ def test_a_sets_p_is_corrected_for_the_sets_of_its_setting(run: Run) -> None:
     rows = [
         row
         for dataset, won in right.items()
-        for model, correct in (("untuned", "0" * len(won)), ("tuned", won))
-        for row in answers(model, correct, dataset=dataset)
+        for variant, correct in (("untuned", "0" * len(won)), ("tuned", won))
+        for row in answers(variant, correct, dataset=dataset)
     ]
     elsewhere = [row | {"setting": "symbols, instruction"} for row in rows if row["dataset"] == "a"]
     found = run("mart_icl", eval_icl=rows + elsewhere)
@@ -675,7 +623,7 @@ def test_a_sets_p_is_corrected_for_the_sets_of_its_setting(run: Run) -> None:
         ("symbols, no instruction", "b"): 3 / 64,
         ("symbols, no instruction", "c"): 1 / 4,
     }
-    assert {row["p_holm"] for row in found if row["model"] == "untuned"} == {None}
+    assert {row["p_holm"] for row in found if row["variant"] == "untuned"} == {None}
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=15)
@@ -695,8 +643,8 @@ def test_holms_correction_is_that_of_statsmodels(families: list[list[tuple[int, 
             for j, value in enumerate(family)
         ]
     ).with_columns(
-        benchmark=pl.lit("icl"), level=pl.lit("dataset"), model=pl.lit("tuned"),
-        **{name: pl.lit("") for name in ("partition", "flipped_percent", "category")},
+        benchmark=pl.lit("icl"), level=pl.lit("dataset"), variant=pl.lit("tuned"),
+        **{name: pl.lit("") for name in ("model", "flipped_percent", "category")},
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
@@ -821,20 +769,21 @@ def test_more_discordant_pairs_than_pairs_are_refused() -> None:
 # --- the engine ---------------------------------------------------------------------------------
 
 
+SOURCE = {"source": Table("source", "d", {key: Column(pl.Int64(), "d") for key in ("a", "b")})}
+
+
 def folder(tmp_path: Path, **files: str) -> Path:
-    """A folder of models: file name → SQL, each entered in schema.yml with no columns."""
+    """A folder of SQL models: file name → SQL, each entered in schema.yml with no columns."""
     (tmp_path / "staging").mkdir()
     for name, sql in files.items():
         (tmp_path / "staging" / f"{name}.sql").write_text(sql)
     entries = "".join(f"  {name}: {{description: d, columns: {{}}}}\n" for name in files)
-    (tmp_path / "schema.yml").write_text(
-        "sources:\n  source: {description: d, columns: {a: {description: d}}}\nmodels:\n" + entries
-    )
+    (tmp_path / "schema.yml").write_text(f"models:\n{entries}" if files else "models: {}")
     return tmp_path
 
 
 def test_every_model_comes_after_the_models_it_reads() -> None:
-    seen = set(SCHEMAS)
+    seen = set(SOURCES)
     for model in MODELS.values():
         assert set(model.depends_on) <= seen
         seen.add(model.name)
@@ -842,51 +791,62 @@ def test_every_model_comes_after_the_models_it_reads() -> None:
 
 def test_a_common_table_expression_is_not_a_dependency(tmp_path: Path) -> None:
     sql = "WITH cte AS (SELECT a FROM source) SELECT a FROM cte WHERE a IN (SELECT a FROM m0)"
-    models = load_models(folder(tmp_path, m0="SELECT a FROM source", m1=sql))
+    models = load_models(folder(tmp_path, m0="SELECT a FROM source", m1=sql), SOURCE)
     assert models["m1"].depends_on == ("m0", "source")
 
 
 @pytest.mark.parametrize(
     ("sql", "complaint"),
     [
-        ("SELECT a FROM nowhere", r"m\.sql: table nowhere is neither a model nor a source"),
+        ("SELECT a FROM nowhere", r"m\.sql: table nowhere is neither a SQL model nor a source"),
         ("SELECT a FROM source; SELECT 1", r"m\.sql: holds 2 statements"),
         ("DROP TABLE source", r"m\.sql: holds 1 statements; write exactly one SELECT"),
         ("-- nothing yet", r"m\.sql: holds 1 statements; write exactly one SELECT"),
         ("SELECT\n a FROM WHERE", r"m\.sql: line 2: "),
-        ("SELECT a FROM m", r"m\.sql: the models read each other in a circle \(m → m\)"),
+        ("SELECT a FROM m", r"m\.sql: the SQL models read each other in a circle \(m → m\)"),
     ],
 )
 def test_a_file_that_is_not_one_good_select_is_named(
     tmp_path: Path, sql: str, complaint: str
 ) -> None:
     with pytest.raises(UserError, match=complaint):
-        load_models(folder(tmp_path, m=sql))
+        load_models(folder(tmp_path, m=sql), SOURCE)
 
 
 def test_a_longer_circle_is_shown_in_the_order_of_reading(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(a → b → a|b → a → b)"):
-        load_models(folder(tmp_path, a="SELECT 1 FROM b", b="SELECT 1 FROM a"))
+        load_models(folder(tmp_path, a="SELECT 1 FROM b", b="SELECT 1 FROM a"), SOURCE)
 
 
 def test_files_and_schema_entries_must_match(tmp_path: Path) -> None:
     home = folder(tmp_path, m="SELECT a FROM source")
     (home / "staging" / "extra.sql").write_text("SELECT 1 AS a")
     with pytest.raises(UserError, match=r"extra\.sql: no entry in schema\.yml"):
-        load_models(home)
+        load_models(home, SOURCE)
     (home / "staging" / "extra.sql").unlink()
     (home / "staging" / "m.sql").unlink()
     with pytest.raises(UserError, match=r"schema\.yml: m has an entry but no SQL file"):
-        load_models(home)
+        load_models(home, SOURCE)
 
 
 def test_a_misspelt_test_is_refused(tmp_path: Path) -> None:
     home = folder(tmp_path)
     (home / "schema.yml").write_text(
-        "sources: {s: {description: d, columns: {a: {description: d, tests: [uniqe]}}}}\nmodels: {}"
+        "models: {m: {description: d, columns: {a: {description: d, tests: [uniqe]}}}}"
     )
-    with pytest.raises(UserError, match=r"schema\.yml: sources\.s\.columns\.a\.tests"):
-        load_models(home)
+    with pytest.raises(UserError, match=r"schema\.yml: models\.m\.columns\.a\.tests"):
+        load_models(home, SOURCE)
+
+
+def test_the_accepted_values_of_a_claim_may_be_those_of_a_vocabulary(tmp_path: Path) -> None:
+    home = folder(tmp_path, m="SELECT a FROM source")
+    entry = "models: {{m: {{description: d, columns: {{a: {{description: d, tests: [{}]}}}}}}}}"
+    (home / "schema.yml").write_text(entry.format("accepted_values: benchmarks"))
+    (model,) = load_models(home, SOURCE).values()
+    assert model.tests[0].values == tuple(BENCHMARKS)
+    (home / "schema.yml").write_text(entry.format("accepted_values: colours"))
+    with pytest.raises(UserError, match=r"no vocabulary is called 'colours'; choose one of roles"):
+        load_models(home, SOURCE)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -905,7 +865,9 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     )
     tables: dict[str, list[Path] | pl.DataFrame] = {
         "stg_examples": frame,
-        "catalog_datasets": pl.DataFrame(catalog(**{f"d{i}": "tuning" for i in range(7)}), CATALOG),
+        "catalog_datasets": SOURCES["catalog_datasets"].frame(
+            catalog(**{f"d{i}": "tuning" for i in range(7)})
+        ),
     }
     outs = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
     for out in outs:
@@ -916,7 +878,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_sums_of_fractions_do_not_depend_on_the_order_of_threads(tmp_path: Path) -> None:
     sql = "SELECT sum(a) AS a FROM source ORDER BY a"
-    (model,) = load_models(folder(tmp_path, m=sql)).values()
+    (model,) = load_models(folder(tmp_path, m=sql), SOURCE).values()
     path, out = tmp_path / "source.parquet", tmp_path / "out.parquet"
     number = pl.int_range(200_000)
     pl.select(a=(number * number % 9973) / 7).write_parquet(path, row_group_size=5_000)
@@ -928,7 +890,7 @@ def test_sums_of_fractions_do_not_depend_on_the_order_of_threads(tmp_path: Path)
 
 
 def test_files_of_one_table_are_read_together_by_column_name(tmp_path: Path) -> None:
-    (model,) = load_models(folder(tmp_path, m="SELECT * FROM source ORDER BY a")).values()
+    (model,) = load_models(folder(tmp_path, m="SELECT * FROM source ORDER BY a"), SOURCE).values()
     paths = [tmp_path / "k=1" / "one.parquet", tmp_path / "k=1" / "two [b].parquet"]
     paths[0].parent.mkdir()
     pl.DataFrame({"a": [1], "b": ["x"]}).write_parquet(paths[0])
@@ -952,7 +914,7 @@ def test_what_a_model_lacks_is_said_in_one_sentence(
     tmp_path: Path, tables: dict[str, Any], variables: dict[str, int], complaint: str
 ) -> None:
     sql = "SELECT a FROM source WHERE a < getvariable('cap')"
-    (model,) = load_models(folder(tmp_path, m=sql)).values()
+    (model,) = load_models(folder(tmp_path, m=sql), SOURCE).values()
     with pytest.raises(UserError, match=complaint) as error:
         engine.run_model(model, tables, variables, tmp_path / "out.parquet")
     assert "\n" not in str(error.value)
@@ -963,7 +925,6 @@ def test_declared_tests_count_the_rows_that_fail_and_show_one(tmp_path: Path) ->
     home = folder(tmp_path, m="SELECT a, b FROM source")
     (home / "schema.yml").write_text(
         """
-sources: {source: {description: d, columns: {a: {description: d}, b: {description: d}}}}
 models:
   m:
     description: d
@@ -973,7 +934,7 @@ models:
       b: {description: d, tests: [{accepted_values: ["1", "2"]}]}
 """
     )
-    (model,) = load_models(home).values()
+    (model,) = load_models(home, SOURCE).values()
     pl.DataFrame({"a": [1, 1, 4, None], "b": [1, 1, 9, 2]}).write_parquet(tmp_path / "own.parquet")
     tables = {"source": pl.DataFrame({"a": [0, 0], "b": [1, 2]})}
     results = engine.run_tests(model, tables, tmp_path / "own.parquet")
@@ -998,10 +959,10 @@ def test_the_declared_tests_hold_on_good_tables(run: Run, tmp_path: Path) -> Non
             raw(f"{d}/train/{i}", f"{d} {i}", i % 2) for d in ("t", "held") for i in range(6)
         ],
         eval_icl=answers("untuned", "01") + answers("tuned", "11"),
-        eval_flipped=answers("tuned", "0", flipped_percent=100),
+        eval_flipped=flips("tuned", "0", 100),
         eval_algorithmic=solutions("untuned", "01"),
     )
-    tables = {table: [tmp_path / f"{table}.parquet"] for table in (*SCHEMAS, *MODELS)}
+    tables = {table: [tmp_path / f"{table}.parquet"] for table in (*SOURCES, *MODELS)}
     for model in MODELS.values():
         results = engine.run_tests(model, tables, tables[model.name][0])
         assert len(results) == len(model.tests) > 0

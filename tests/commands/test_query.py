@@ -1,0 +1,111 @@
+"""`symtune query` and `symtune show table`: which tables they read, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from symtune_pipeline.commands.query import print_query
+from symtune_pipeline.commands.show_table import print_table
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.store.folder import Store
+
+
+class RecordingStore(Store):
+    """A store that remembers of which tables it gave the files, which one on s3 would fetch."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.opened: set[str] = set()
+
+    def folder(self, key: str, partition: str | None = None) -> Path:
+        self.opened.add(key)
+        return super().folder(key, partition)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordingStore:
+    """The numbers 1 of `words`, 2 of `words_more`, 3 of `eval.algorithmic`, 4 and 5 of `parts`."""
+    store = RecordingStore(tmp_path / "it's a store")
+    for key, partition, file, number in (
+        ("words", None, TABLE, 1),
+        ("words_more", None, TABLE, 2),
+        ("eval", None, "algorithmic.parquet", 3),
+        ("parts", "small", TABLE, 4),
+        ("parts", "large", TABLE, 5),
+    ):
+        with store.writing(key, partition) as folder:
+            pl.DataFrame({"n": [number * 1_111]}).write_parquet(folder / file)
+    store.opened.clear()
+    return store
+
+
+@pytest.mark.parametrize(
+    ("sql", "opened", "printed"),
+    [
+        ("SELECT * FROM words_more", {"words_more"}, ["2222"]),
+        ("FROM words", {"words"}, ["1111"]),
+        ('SELECT * FROM "Words"', {"words"}, ["1111"]),
+        ("SELECT * FROM WORDS AS parts", {"words"}, ["1111"]),
+        ("SELECT n FROM eval.algorithmic", {"eval"}, ["3333"]),
+        ('SELECT n FROM EVAL."Algorithmic"', {"eval"}, ["3333"]),
+        ("SELECT sum(n) FROM parts", {"parts"}, ["9999"]),
+        ("WITH Words AS (SELECT 7777 AS n) SELECT * FROM words", set(), ["7777"]),
+        ("WITH words AS (SELECT n + 1 AS n FROM words) SELECT * FROM words", {"words"}, ["1112"]),
+        ("SELECT * FROM words, (SELECT max(n) FROM words_more)", {"words", "words_more"}, ["2222"]),
+        ("SELECT 'parts' AS word, n AS eval FROM words -- words_more", {"words"}, ["1111", "eval"]),
+        ("DESCRIBE words", {"words"}, ["BIGINT"]),
+        ("SUMMARIZE words", {"words"}, ["BIGINT"]),
+        ("SELECT * FROM (SUMMARIZE words)", {"words"}, ["BIGINT"]),
+    ],
+)
+def test_a_query_opens_the_tables_that_it_names_and_no_others(
+    store: RecordingStore,
+    capfd: pytest.CaptureFixture[str],
+    sql: str,
+    opened: set[str],
+    printed: list[str],
+) -> None:
+    print_query(store, sql, rows=5)
+    out = capfd.readouterr().out
+    assert store.opened == opened
+    assert all(word in out for word in printed)
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("SHOW TABLES", "'SHOW TABLES' is not one SELECT, and tables can only be read; write one."),
+        ("SHOW words", "'SHOW words' is not one SELECT"),
+        ("DROP VIEW words", "is not one SELECT"),
+        ("COPY words TO 'x.csv'", "is not one SELECT"),
+        ("SELECT 1; SELECT 2", "is not one SELECT"),
+        ("", "is not one SELECT"),
+        ("SELEC 1", 'syntax error at or near "SELEC".'),
+        ("DESCRIBE nope", "Table with name nope does not exist; choose one of eval.algorithmic, "),
+        (
+            "FROM eval.nope",
+            '"eval.nope" does not exist because .*; choose one of eval.algorithmic, ',
+        ),
+        ("SELECT nope FROM words", 'column "nope" not found'),
+    ],
+)
+def test_what_is_refused_opens_no_other_table_and_is_one_sentence(
+    store: RecordingStore, capfd: pytest.CaptureFixture[str], sql: str, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence) as error:
+        print_query(store, sql, rows=5)
+    assert "\n" not in str(error.value)
+    assert store.opened <= {"words"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_table_is_shown_alone(store: RecordingStore, capfd: pytest.CaptureFixture[str]) -> None:
+    print_table(store, "eval.algorithmic", rows=5)
+    assert "3333" in capfd.readouterr().out
+    assert store.opened == {"eval"}
+    with pytest.raises(UserError, match=r"There is no table 'nope' in .*; choose one of eval"):
+        print_table(store, "nope", rows=5)
