@@ -17,9 +17,9 @@ from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, write_text
 from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrained_model
 from symtune_pipeline.report.curves import curves
+from symtune_pipeline.tables import TUNING_LOG
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import job_config
-from symtune_pipeline.tuning.metrics import LOG
 
 GROUP = "model"
 
@@ -116,7 +116,7 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             )
             result = launcher.run(context, job)
             summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
-            log = pl.DataFrame(summary["log"], schema=LOG)
+            log = TUNING_LOG.frame(summary["log"])
             settings = job.model_dump(
                 mode="json", exclude={"model_folder", "blocks", "output_folder", "checkpoint_url"}
             )

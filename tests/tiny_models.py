@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
+from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
 
 VOCABULARY = 97
@@ -80,20 +81,7 @@ def random_blocks(count: int, prompts: int, length: int) -> pl.DataFrame:
         rows.append(
             (block, tokens, lengths, places, [FIRST, FIRST, SEEN, SEEN, QUERY, QUERY] * prompts)
         )
-    table = pl.DataFrame(
-        rows,
-        schema=["block", "tokens", "prompt_lengths", "target_places", "target_kinds"],
-        orient="row",
-    )
-    return table.cast(
-        {
-            "block": pl.UInt32,
-            "tokens": pl.List(pl.Int32),
-            "prompt_lengths": pl.List(pl.UInt32),
-            "target_places": pl.List(pl.UInt32),
-            "target_kinds": pl.List(pl.UInt8),
-        }
-    )
+    return PACKED_MIXTURE.frame(rows, orient="row")
 
 
 def tiny_job(folder: Path, **settings: Any) -> JobConfig:

@@ -158,7 +158,7 @@ def train(
         )
     tokens = table["tokens"].list.len().to_numpy()
     total = int(sum(tokens[step].sum() for step in steps))
-    lengths = table["prompt_lengths"].to_list()
+    lengths = table["sequence_lengths"].to_list()
 
     def block_of(number: int) -> Block:
         return Block.from_row(table.row(number, named=True), config.loss, config.block_tokens)

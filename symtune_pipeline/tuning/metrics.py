@@ -1,7 +1,6 @@
 """The numbers of a step, as a row of the log: speed, memory, use of the hardware, progress.
 
-This module knows nothing about losses and optimisers. The graph reads its columns when it is
-loaded, so torch is imported inside.
+This module knows nothing about losses and optimisers.
 """
 
 from __future__ import annotations
@@ -12,31 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
+import torch
 
 from symtune_pipeline.catalog.gpus import all_gpus
+from symtune_pipeline.tuning.trainable import decoder_layers
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
-
-# The columns of a log. Row 0 stands for the state before the first step and holds only what is
-# measured on the held-out blocks; the row of a step holds that where it was measured after it.
-LOG: dict[str, pl.DataType] = {
-    "step": pl.Int64(),
-    "loss": pl.Float64(),  # nats per target, before the step
-    "accuracy": pl.Float64(),  # of targets, which are tokens
-    "tokens": pl.Int64(),  # so far
-    "seconds": pl.Float64(),  # so far
-    "learning_rate": pl.Float64(),
-    "gradient_norm": pl.Float64(),  # before clipping
-    "tokens_per_second": pl.Float64(),
-    "targets_per_second": pl.Float64(),
-    "memory_gib": pl.Float64(),  # the most so far, of the first rank
-    "flop_utilisation": pl.Float64(),  # of the GPUs' peak in bf16; null where it is not known
-    "held_out_loss": pl.Float64(),
-    "held_out_accuracy": pl.Float64(),  # of symbols: right where each of its tokens is
-}
 
 Row = dict[str, float | None]
 
@@ -45,8 +26,6 @@ class Meter:
     """Speed and memory of steps of one model on `ranks` devices like this one."""
 
     def __init__(self, model: PreTrainedModel, ranks: int = 1) -> None:
-        from symtune_pipeline.tuning.trainable import decoder_layers
-
         inner = [p for layer in decoder_layers(model) for p in layer.parameters()]
         # What a token costs in multiply-adds, and the part of it whose weights are tuned.
         self._inner = sum(p.numel() for p in inner)
@@ -86,8 +65,6 @@ class Meter:
 
 def memory_bytes() -> int:
     """The most memory that this process has held: of the GPU where there is one."""
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -103,6 +80,4 @@ def peak_flops(name: str) -> float | None:
 
 
 def _gpu_name(device: torch.device) -> str:
-    import torch
-
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

@@ -263,7 +263,7 @@ def _counted(key: str, bf16: bool, halved: bool) -> Sizes:
 def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
     """The blocks that were packed for a model, with what the loss trains on."""
     trained_on = pl.col("target_kinds").list.eval(pl.element() >= LEAST_KIND[loss])
-    lengths = pl.col("prompt_lengths").list.explode().cast(pl.Float64)
+    lengths = pl.col("sequence_lengths").list.explode().cast(pl.Float64)
     found = (
         pl.scan_parquet(blocks)
         .select(

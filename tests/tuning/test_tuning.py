@@ -79,11 +79,11 @@ def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
     expected = torch.zeros(())
     best = 0
     start = 0
-    for length in row["prompt_lengths"]:
+    for length in row["sequence_lengths"]:
         tokens = row["tokens"][start : start + length]
         logprobs = reference_logprobs(alone, tokens)
         best_tokens = alone(input_ids=torch.tensor([tokens])).logits[0].argmax(dim=-1).tolist()
-        for place, kind in zip(row["target_places"], row["target_kinds"], strict=True):
+        for place, kind in zip(row["target_positions"], row["target_kinds"], strict=True):
             if start <= place < start + length and kind in kinds:
                 expected = expected - logprobs[place - start - 1]
                 best += best_tokens[place - start - 1] == tokens[place - start]
@@ -108,7 +108,9 @@ def test_the_first_label_of_a_class_is_never_a_target() -> None:
 
 
 def _places(row: dict[str, list[int]], kind: int) -> list[int]:
-    return [p for p, k in zip(row["target_places"], row["target_kinds"], strict=True) if k == kind]
+    return [
+        p for p, k in zip(row["target_positions"], row["target_kinds"], strict=True) if k == kind
+    ]
 
 
 def test_a_block_without_a_target_is_a_user_error() -> None:
