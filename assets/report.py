@@ -54,7 +54,7 @@ def report_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         with user_errors():
             result = store.make(context, build)
             version = store.store.manifest("eval_report").version
-            page = f"{store.store.place('eval_report')}/{version}/index.html"
+            page = f"{store.store.address_of('eval_report')}/{version}/index.html"
             charts = _accuracy_charts(store.store.folder("eval_report"))
         shown = {"page": dg.MetadataValue.path(page), **charts}
         return result._replace(metadata={**(result.metadata or {}), **shown})

@@ -127,7 +127,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
         columns: Mapping[str, str] | None,
     ) -> dg.MaterializeResult:
         folder = self.store.location(name, partition, manifest)
-        place = f"{self.store.place(name, partition)}/{manifest.version}"
+        place = f"{self.store.address_of(name, partition)}/{manifest.version}"
         shown: Metadata = {
             "folder": dg.MetadataValue.path(place),
             "version": dg.MetadataValue.text(manifest.version),  # a hash of its files

@@ -76,10 +76,10 @@ def random_blocks(count: int, prompts: int, length: int) -> pl.DataFrame:
         starts = np.cumsum(lengths) - lengths
         # Not at a prompt's start: nothing there predicts a token.
         offsets = np.sort(rng.permutation(np.arange(1, length // 2 - 1, 2))[:3]).repeat(2)
-        places = (starts[:, None] + offsets + [0, 1] * 3).ravel()
+        positions = (starts[:, None] + offsets + [0, 1] * 3).ravel()
         tokens = rng.integers(1, VOCABULARY, size=lengths.sum())
         rows.append(
-            (block, tokens, lengths, places, [FIRST, FIRST, SEEN, SEEN, QUERY, QUERY] * prompts)
+            (block, tokens, lengths, positions, [FIRST, FIRST, SEEN, SEEN, QUERY, QUERY] * prompts)
         )
     return PACKED_MIXTURE.frame(rows, orient="row")
 

@@ -104,7 +104,7 @@ class Store:
             path = folder / name
             if not _holds(path, digest) and not (self._fetch(path) and _holds(path, digest)):
                 state = "does not match its manifest" if path.is_file() else "is missing"
-                where = self.place(key, partition)
+                where = self.address_of(key, partition)
                 raise Damaged(
                     f"File {where}/{manifest.version}/{name} {state}; delete {where} and materialise"
                     f" '{key}' again."
@@ -115,8 +115,8 @@ class Store:
         """Where the files of a manifest lie on this machine, unchecked."""
         return self.root / artifact(key, partition) / manifest.version
 
-    def place(self, key: str, partition: str | None = None) -> str:
-        """Where people find an artifact: its manifest, and a folder with its version."""
+    def address_of(self, key: str, partition: str | None = None) -> str:
+        """The folder or s3:// address of an artifact: its manifest, and a folder with its version."""
         return f"{self.address}/{artifact(key, partition)}"
 
     def manifest(self, key: str, partition: str | None = None) -> Manifest:
@@ -125,7 +125,7 @@ class Store:
         if found is None:
             which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
             raise UserError(
-                f"{self.place(key, partition)} holds nothing yet; materialise {which} first."
+                f"{self.address_of(key, partition)} holds nothing yet; materialise {which} first."
             )
         return found
 
@@ -137,7 +137,7 @@ class Store:
         try:
             return Manifest(**json.loads(text))
         except (ValueError, TypeError) as error:
-            where = self.place(key, partition)
+            where = self.address_of(key, partition)
             raise UserError(
                 f"File {where}/{MANIFEST} is no manifest; delete {where} and materialise '{key}' again."
             ) from error

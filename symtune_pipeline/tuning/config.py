@@ -60,32 +60,32 @@ def job_config(
     checkpoint_url: str | None = None,
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
-    chosen, defaults, plan = experiment.tuning, model.tuning, model.plan
-    lora = chosen.lora or Lora(rank=plan.lora_rank or 0)
-    checkpointing = chosen.activation_checkpointing
+    settings, defaults, plan = experiment.tuning, model.tuning, model.plan
+    lora = settings.lora or Lora(rank=plan.lora_rank or 0)
+    checkpointing = settings.activation_checkpointing
     return JobConfig(
         model_folder=model_folder,
         blocks=blocks,
         output_folder=output_folder,
         inputs=inputs,
-        optimizer=chosen.optimizer or defaults.optimizer,
-        learning_rate=chosen.learning_rate or defaults.learning_rate,
+        optimizer=settings.optimizer or defaults.optimizer,
+        learning_rate=settings.learning_rate or defaults.learning_rate,
         warmup_steps=defaults.warmup_steps,
-        block_tokens=experiment.tuning.block_tokens_for(model),
-        tokens_per_step=chosen.tokens_per_step or defaults.tokens_per_step,
+        block_tokens=settings.block_tokens_for(model),
+        tokens_per_step=settings.tokens_per_step or defaults.tokens_per_step,
         max_grad_norm=defaults.max_grad_norm,
-        epochs=chosen.epochs,
+        epochs=settings.epochs,
         steps=defaults.steps,
-        loss=chosen.loss,
-        precision=chosen.precision or defaults.precision,
-        held_out_blocks=chosen.held_out_blocks,
+        loss=settings.loss,
+        precision=settings.precision or defaults.precision,
+        held_out_blocks=settings.held_out_blocks,
         lora=lora if lora.rank else None,
         activation_checkpointing=(
             plan.activation_checkpointing if checkpointing is None else checkpointing
         ),
-        compile=chosen.compile,
-        checkpoint_seconds=chosen.checkpoint_seconds,
-        keep_checkpoints=chosen.keep_checkpoints,
+        compile=settings.compile,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        keep_checkpoints=settings.keep_checkpoints,
         checkpoint_url=checkpoint_url,
         seed=experiment.seed,
     )

@@ -115,17 +115,20 @@ def test_a_held_out_symbol_is_right_where_each_of_its_tokens_is(
     folder = save_tiny_model(tmp_path)
     alone = reference_model(folder)
     (row,) = random_blocks(count=1, prompts=1, length=24).rows(named=True)
-    tokens, places = list(row["tokens"]), [5, 6, 7, 10]  # a symbol of three tokens and one of one
-    for place in places:
-        best = int(alone(input_ids=torch.tensor([tokens])).logits[0, place - 1].argmax())
-        tokens[place] = best if place in predicted else (best + 1) % VOCABULARY
-    targets = {"target_positions": places, "target_kinds": [SEEN, SEEN, SEEN, QUERY]}
+    tokens, positions = (
+        list(row["tokens"]),
+        [5, 6, 7, 10],
+    )  # a symbol of three tokens and one of one
+    for position in positions:
+        best = int(alone(input_ids=torch.tensor([tokens])).logits[0, position - 1].argmax())
+        tokens[position] = best if position in predicted else (best + 1) % VOCABULARY
+    targets = {"target_positions": positions, "target_kinds": [SEEN, SEEN, SEEN, QUERY]}
     block = Block.from_row(row | targets | {"tokens": tokens}, "all_labels", len(tokens))
 
     model = load_model(folder, torch.float32, "cpu").train()
     found = measure(model, [block], "fp32")
     logprobs = reference_logprobs(alone, tokens)
-    expected = -sum(logprobs[place - 1].item() for place in places) / len(places)
+    expected = -sum(logprobs[position - 1].item() for position in positions) / len(positions)
     assert found["held_out_loss"] == pytest.approx(expected, abs=1e-4)
     assert found["held_out_accuracy"] == accuracy
     assert model.training

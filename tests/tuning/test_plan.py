@@ -26,7 +26,7 @@ from symtune_pipeline.models.sizing import sizes_of
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import make_optimizer
+from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.plan import GB, Plan, Workload, estimated_workload, make_plan
 
 MICRO = find_model("micro")
