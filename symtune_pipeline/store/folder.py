@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from uuid import uuid4
 
 import polars as pl
+import psutil
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE, content_hash, sha256, write_text
@@ -223,11 +224,5 @@ def _remove_leftovers(home: Path) -> None:
     """What processes of this host that were killed while writing have left."""
     for path in home.glob(".writing-*"):
         host, pid, _ = path.name.rsplit("-", 2)
-        if host != _writing_here():
-            continue
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
+        if host == _writing_here() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:  # alive, and another user's
-            continue

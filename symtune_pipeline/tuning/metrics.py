@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from symtune_pipeline.catalog.gpus import all_gpus
+from symtune_pipeline.models.sizing import Matrices
 from symtune_pipeline.tuning.trainable import decoder_layers
 
 if TYPE_CHECKING:
@@ -26,31 +27,13 @@ class Meter:
     """Speed and memory of steps of one model on `ranks` devices like this one."""
 
     def __init__(self, model: PreTrainedModel, ranks: int = 1) -> None:
-        inner = [p for layer in decoder_layers(model) for p in layer.parameters()]
-        # What a token costs in multiply-adds, and the part of it whose weights are tuned.
-        self._inner = sum(p.numel() for p in inner)
-        self._tuned = sum(p.numel() for p in inner if p.requires_grad)
-        head = model.get_output_embeddings().weight
-        self._head, self._head_tuned = head.numel(), head.numel() * head.requires_grad
-        config = model.config
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        self._attention = config.num_hidden_layers * config.num_attention_heads * width
+        self._matrices = _matrices(model)
         self._peak = peak_flops(_gpu_name(model.device))
         self._ranks = ranks
 
     def flops(self, lengths: Sequence[int], targets: int) -> float:
-        """Floating-point operations that a step on prompts of these lengths needs.
-
-        Two per weight and token forward and two for the inputs' gradients, two more for a tuned
-        weight's own: 6·N·tokens where all are tuned. The LM head counts at targets only, and causal
-        attention with the half of the scores that it keeps.
-        """
-        in_layers = sum(lengths) * (4 * self._inner + 2 * self._tuned)
-        in_head = targets * (4 * self._head + 2 * self._head_tuned)
-        in_attention = 6 * self._attention * sum(length**2 for length in lengths)
-        return float(in_layers + in_head + in_attention)
+        """Floating-point operations that a step on prompts of these lengths needs, however done."""
+        return self._matrices.flops(sum(lengths), sum(length**2 for length in lengths), targets)
 
     def row(self, lengths: Sequence[int], targets: int, seconds: float) -> Row:
         """The columns of speed and memory for a step that took `seconds`."""
@@ -61,6 +44,19 @@ class Meter:
             "memory_gib": memory_bytes() / 2**30,
             "flop_utilisation": speed / (self._peak * self._ranks) if self._peak else None,
         }
+
+
+def _matrices(model: PreTrainedModel) -> Matrices:
+    config, head = model.config, model.get_output_embeddings().weight
+    parameters = [p for layer in decoder_layers(model) for p in layer.parameters() if p.dim() > 1]
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Matrices(
+        layers=sum(p.numel() for p in parameters),
+        layers_tuned=sum(p.numel() for p in parameters if p.requires_grad),
+        lm_head=head.numel(),
+        lm_head_tuned=head.numel() if head.requires_grad else 0,
+        attention_width=config.num_hidden_layers * config.num_attention_heads * width,
+    )
 
 
 def memory_bytes() -> int:

@@ -21,13 +21,15 @@ from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.plan import workload
 from symtune_pipeline.commands.plan_tables import markdown
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.experiment import Experiment, Lora, load_experiment
 from symtune_pipeline.models.sizing import sizes_of
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.metrics import Meter
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.plan import GB, Plan, Workload, estimated_workload, make_plan
+from symtune_pipeline.tuning.trainable import load_trainable
 
 MICRO = find_model("micro")
 
@@ -147,6 +149,18 @@ def test_the_optimisers_memory_is_what_it_keeps(optimizer: str, tmp_path: Path) 
         value for state in chosen.state.values() for value in state.values() if value.numel() > 1
     ]
     assert plan.memory["optimiser"] == sum(value.nbytes for value in kept)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_the_plan_and_the_log_count_the_same_operations(lora: Lora | None, tmp_path: Path) -> None:
+    job = job_of_micro(tmp_path, 512).model_copy(update={"lora": lora})
+    lengths, targets = [100, 156, 256], 24
+    squares = sum(length**2 for length in lengths)
+    load = Workload("", sum(lengths), 1, targets, targets, squares / sum(lengths))
+    rank = lora.rank if lora else None
+    plan = Plan(MICRO, job, load, False, find_gpu("cpu"), 1, rank, False)
+    meter = Meter(load_trainable(job, "fp32", "cpu"))
+    assert plan.flops == pytest.approx(meter.flops(lengths, targets), rel=1e-12)
 
 
 def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment) -> None:
