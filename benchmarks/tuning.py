@@ -33,9 +33,10 @@ from symtune_pipeline.experiment import LossName, load_experiment
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.symbols import symbol_pool
-from symtune_pipeline.tuning.config import JobConfig, job_config
+from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.metrics import peak_flops
 from symtune_pipeline.tuning.order import step_plan
+from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block
 
 OURS, PEER = "symtune_pipeline.tuning", "benchmarks.tuning_peer"

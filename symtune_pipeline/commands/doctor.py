@@ -7,13 +7,13 @@ It changes nothing. Needs of memory and disk are rough, and those of tuning all 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 
+import psutil
 import typer
 
 from symtune_pipeline.catalog.models import Model, find_model
@@ -116,7 +116,7 @@ def gpu() -> Finding:
 
 
 def home() -> Finding:
-    """Whether the place where everything is kept can be written; a bucket is only asked."""
+    """Whether the folder of everything can be written; a bucket is only listed."""
     url = home_url()
     if url:
         try:
@@ -141,9 +141,9 @@ def home() -> Finding:
 
 def disk(models: list[Model]) -> Finding:
     """The space under the home, against what the largest model will leave there."""
-    place = next(path for path in (home_folder(), *home_folder().parents) if path.exists())
+    folder = next(path for path in (home_folder(), *home_folder().parents) if path.exists())
     remedy = "make room, or set SYMTUNE_HOME to a larger disk"
-    return _enough("disk", shutil.disk_usage(place).free, "free", models, DISK, remedy)
+    return _enough("disk", shutil.disk_usage(folder).free, "free", models, DISK, remedy)
 
 
 def memory(models: list[Model]) -> Finding:
@@ -153,8 +153,7 @@ def memory(models: list[Model]) -> Finding:
     if torch.cuda.is_available():
         size, where = torch.cuda.get_device_properties(0).total_memory, "on the GPU"
     else:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        where = "in this machine"
+        size, where = psutil.virtual_memory().total, "in this machine"
     remedy = "choose a smaller model, or see `symtune plan` for what it needs"
     return _enough("memory", size, where, models, MEMORY, remedy)
 

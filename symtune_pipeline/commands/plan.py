@@ -12,8 +12,8 @@ from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.commands.plan_tables import markdown, shown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
 
 
@@ -68,8 +68,10 @@ def plan(
 
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     """The mixture as packed for this model, or else for another one, or else estimated."""
-    made = store.partitions("packed_mixture")
+    made = store.partitions(PACKED_MIXTURE.asset)
     if not made:
         return estimated_workload(experiment, "estimated: materialise packed_mixture to know")
     key = model.key if model.key in made else made[0]
-    return packed_workload(store.folder("packed_mixture", key) / TABLE, key, experiment.tuning.loss)
+    return packed_workload(
+        store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
+    )

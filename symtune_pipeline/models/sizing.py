@@ -19,6 +19,34 @@ PROBE_TOKENS = 512
 
 
 @dataclass(frozen=True)
+class Matrices:
+    """How many numbers of matrices a token is multiplied with, and how many of them are tuned."""
+
+    layers: int
+    layers_tuned: int
+    lm_head: int
+    lm_head_tuned: int
+    attention_width: int  # of all heads of all layers
+
+    def flops(
+        self, tokens: float, squares: float, targets: float, recomputed: bool = False
+    ) -> float:
+        """Floating-point operations of training on so many tokens and targets.
+
+        `squares` is the sum of the squared lengths of the prompts. A number of a matrix costs two
+        per token forward, two for the gradient of its input, and two for its own where it is tuned:
+        6·N·tokens where all are. The LM head counts at targets only, and causal attention with the
+        half of the scores that it keeps. `recomputed` layers cost their forward pass once more, as
+        with activation checkpointing.
+        """
+        again = 2 if recomputed else 0
+        in_layers = tokens * ((4 + again) * self.layers + 2 * self.layers_tuned)
+        in_head = targets * (4 * self.lm_head + 2 * self.lm_head_tuned)
+        in_attention = (6 + again) * self.attention_width * squares
+        return float(in_layers + in_head + in_attention)
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Counts of a model; bytes are per token of a block."""
 
@@ -47,6 +75,16 @@ class Sizes:
     def lm_head(self) -> int:
         """Numbers in the LM head, tied or not: multiplied with once per target."""
         return self.vocabulary * self.width
+
+    def matrices(self, lora_rank: int | None) -> Matrices:
+        """What is multiplied and tuned: everything, or adapters of that rank."""
+        attention_width = self.layers * self.attention_width
+        if lora_rank is None:
+            both = self.layer_matrices, self.layer_matrices
+            return Matrices(*both, self.lm_head, self.lm_head, attention_width)
+        adapters = sum(map(prod, self.adapters(lora_rank)))
+        both = self.layer_matrices + adapters, adapters
+        return Matrices(*both, self.lm_head, 0, attention_width)
 
     def adapters(self, rank: int) -> list[tuple[int, int]]:
         """Shapes of LoRA adapters beside the decoder layers' matrices (Hu et al. 2021)."""

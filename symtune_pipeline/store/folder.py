@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from uuid import uuid4
 
 import polars as pl
+import psutil
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE, content_hash, sha256, write_text
@@ -104,7 +105,7 @@ class Store:
             path = folder / name
             if not _holds(path, digest) and not (self._fetch(path) and _holds(path, digest)):
                 state = "does not match its manifest" if path.is_file() else "is missing"
-                where = self.place(key, partition)
+                where = self.address_of(key, partition)
                 raise Damaged(
                     f"File {where}/{manifest.version}/{name} {state}; delete {where} and materialise"
                     f" '{key}' again."
@@ -115,8 +116,8 @@ class Store:
         """Where the files of a manifest lie on this machine, unchecked."""
         return self.root / artifact(key, partition) / manifest.version
 
-    def place(self, key: str, partition: str | None = None) -> str:
-        """Where people find an artifact: its manifest, and a folder with its version."""
+    def address_of(self, key: str, partition: str | None = None) -> str:
+        """The folder or s3:// address of an artifact: its manifest, and a folder with its version."""
         return f"{self.address}/{artifact(key, partition)}"
 
     def manifest(self, key: str, partition: str | None = None) -> Manifest:
@@ -125,7 +126,7 @@ class Store:
         if found is None:
             which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
             raise UserError(
-                f"{self.place(key, partition)} holds nothing yet; materialise {which} first."
+                f"{self.address_of(key, partition)} holds nothing yet; materialise {which} first."
             )
         return found
 
@@ -137,7 +138,7 @@ class Store:
         try:
             return Manifest(**json.loads(text))
         except (ValueError, TypeError) as error:
-            where = self.place(key, partition)
+            where = self.address_of(key, partition)
             raise UserError(
                 f"File {where}/{MANIFEST} is no manifest; delete {where} and materialise '{key}' again."
             ) from error
@@ -223,11 +224,5 @@ def _remove_leftovers(home: Path) -> None:
     """What processes of this host that were killed while writing have left."""
     for path in home.glob(".writing-*"):
         host, pid, _ = path.name.rsplit("-", 2)
-        if host != _writing_here():
-            continue
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
+        if host == _writing_here() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:  # alive, and another user's
-            continue

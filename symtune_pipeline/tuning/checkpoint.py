@@ -1,6 +1,6 @@
-"""Checkpoints of a job: model, optimiser, random states and place in the data.
+"""Checkpoints of a job: model, optimiser, random states and position in the data.
 
-    <folder>/step-<n>/shard-<rank>-….safetensors   each rank's part, its place in its header
+    <folder>/step-<n>/shard-<rank>-….safetensors   each rank's shard
     <folder>/step-<n>/state.json                   the rest, and every file's SHA-256; written last
 
 torch.distributed.checkpoint writes and reads the tensors, on any number of ranks. A step continues
@@ -94,9 +94,9 @@ class Checkpoints:
 
         Those that are newer and of no use are removed, with a line for each.
         """
-        for step in self._ranks.first(self._steps):
+        for step in self._ranks.broadcast(self._steps):
             path = self._folder / f"step-{step}"
-            faults = self._ranks.every(self._fault(path, fingerprint))
+            faults = self._ranks.all_gather(self._fault(path, fingerprint))
             if not any(faults):
                 return self._read(path, model, optimizer)
             self._say(f"tuning: {path} is passed over: {next(filter(None, faults))}")
@@ -129,16 +129,16 @@ class Checkpoints:
             kept = json.loads((path / STATE).read_text(encoding="utf-8"))
             if any(sha256(path / name) != digest for name, digest in kept["files"].items()):
                 return "a file does not match its checksum"
-        except (OSError, ValueError) as error:
+            same = kept["state"]["fingerprint"] == fingerprint
+        except (OSError, ValueError, LookupError, TypeError) as error:
             return f"it is not whole ({type(error).__name__})"
-        same = kept["state"]["fingerprint"] == fingerprint
         return None if same else "it is of other settings, inputs or code"
 
     def _read(self, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
         state_dict_loader.load(
             _tensors(model, optimizer),
             storage_reader=HuggingFaceStorageReader(str(path)),
-            process_group=self._ranks.files,
+            process_group=self._ranks.checkpoint_group,
             no_dist=self._ranks.count == 1,
         )
         kept = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -149,37 +149,38 @@ class Checkpoints:
     def _write(
         self, tensors: dict[str, torch.Tensor], state: dict[str, Any], random: dict[str, str]
     ) -> None:
-        """What the thread does; the ranks' threads talk in a group of their own."""
-        ranks, name = self._ranks, f"step-{state['step']}"
+        """What the thread does; the ranks' threads communicate in a group of their own."""
+        ranks, group, name = self._ranks, self._ranks.checkpoint_group, f"step-{state['step']}"
         path = self._folder / name
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         with disk_space(self._folder, needed):
             if ranks.local == 0:
                 shutil.rmtree(path, ignore_errors=True)  # an earlier start was killed in it
                 path.mkdir(parents=True)
-            ranks.every(None, ranks.files)
+            ranks.barrier(group)
             writer = HuggingFaceStorageWriter(str(path), _files(tensors), save_distributed=True)
             state_dict_saver.save(
-                tensors, storage_writer=writer, process_group=ranks.files, no_dist=ranks.count == 1
+                tensors, storage_writer=writer, process_group=group, no_dist=ranks.count == 1
             )
-            mine = path.glob(f"shard-{ranks.rank + 1:05d}-*")
-            parts = ranks.every(({file.name: sha256(file) for file in mine}, random), ranks.files)
+            shards = path.glob(f"shard-{ranks.rank + 1:05d}-*")
+            own = {shard.name: sha256(shard) for shard in shards}
+            gathered = ranks.all_gather((own, random), group)
             end = {
                 "state": state,
-                "files": {file: digest for files, _ in parts for file, digest in files.items()},
-                "random": [random for _, random in parts],
+                "files": {name: digest for files, _ in gathered for name, digest in files.items()},
+                "random": [random for _, random in gathered],
             }
             if self._bucket and ranks.local == 0:
                 self._bucket.upload_folder(path, name)
-            ranks.every(None, ranks.files)
+            ranks.barrier(group)
             if ranks.local == 0:
                 write_text(path / STATE, json.dumps(end))
         if self._bucket and ranks.rank == 0:
             self._bucket.write_text(f"{name}/{STATE}", json.dumps(end))
         if ranks.local == 0:
             whole = [f"step-{step}" for step in self._steps()]
-            every = {*whole, *(found.name for found in self._folder.glob("step-*"))}
-            for old in every.difference(whole[: self._keep]):
+            present = {*whole, *(folder.name for folder in self._folder.glob("step-*"))}
+            for old in present.difference(whole[: self._keep]):
                 self._remove(old)
 
     def _remove(self, name: str) -> None:

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from symtune_pipeline.catalog.models import Model
-from symtune_pipeline.experiment import Experiment, Lora, LossName, OptimizerName
+from symtune_pipeline.experiment import Lora, LossName, OptimizerName
 from symtune_pipeline.files import content_hash
 
 
@@ -47,45 +46,3 @@ class JobConfig(BaseModel):
             *("checkpoint_seconds", "keep_checkpoints", "checkpoint_url"),
         }
         return content_hash(self.model_dump(mode="json", exclude=paths_and_pace))[:16]
-
-
-def job_config(
-    model: Model,
-    experiment: Experiment,
-    *,
-    model_folder: Path,
-    blocks: Path,
-    output_folder: Path,
-    inputs: dict[str, str],
-    checkpoint_url: str | None = None,
-) -> JobConfig:
-    """The experiment's tuning settings, completed from the model's catalogue entry."""
-    chosen, defaults, plan = experiment.tuning, model.tuning, model.plan
-    lora = chosen.lora or Lora(rank=plan.lora_rank or 0)
-    checkpointing = chosen.activation_checkpointing
-    return JobConfig(
-        model_folder=model_folder,
-        blocks=blocks,
-        output_folder=output_folder,
-        inputs=inputs,
-        optimizer=chosen.optimizer or defaults.optimizer,
-        learning_rate=chosen.learning_rate or defaults.learning_rate,
-        warmup_steps=defaults.warmup_steps,
-        block_tokens=experiment.tuning.block_tokens_for(model),
-        tokens_per_step=chosen.tokens_per_step or defaults.tokens_per_step,
-        max_grad_norm=defaults.max_grad_norm,
-        epochs=chosen.epochs,
-        steps=defaults.steps,
-        loss=chosen.loss,
-        precision=chosen.precision or defaults.precision,
-        held_out_blocks=chosen.held_out_blocks,
-        lora=lora if lora.rank else None,
-        activation_checkpointing=(
-            plan.activation_checkpointing if checkpointing is None else checkpointing
-        ),
-        compile=chosen.compile,
-        checkpoint_seconds=chosen.checkpoint_seconds,
-        keep_checkpoints=chosen.keep_checkpoints,
-        checkpoint_url=checkpoint_url,
-        seed=experiment.seed,
-    )

@@ -38,30 +38,30 @@ def put_job(config: JobConfig, bucket: Bucket) -> str:
 
 
 @contextmanager
-def opened_job(place: str) -> Iterator[JobConfig]:
+def opened_job(address: str) -> Iterator[JobConfig]:
     """The job of a file. One on s3 runs in a temporary folder, and its result is put beside it.
 
     Raises UserError where the file cannot be used.
     """
-    if not place.startswith("s3://"):
-        yield _read(place, Path(place).parent)
+    if not address.startswith("s3://"):
+        yield _read(Path(address), Path(address).parent)
         return
-    bucket = Bucket(place.removesuffix(f"/{NAME}"))
+    bucket = Bucket(address.removesuffix(f"/{NAME}"))
     with TemporaryDirectory(prefix="symtune-") as name:
         folder = Path(name)
         bucket.download_file(NAME, folder / NAME)
         bucket.download_folder("base", folder / "base")
         bucket.download_folder("blocks", folder / "blocks")
-        yield _read(str(folder / NAME), folder)
+        yield _read(folder / NAME, folder)
         bucket.upload_folder(folder / "model", "model")
 
 
-def _read(place: str, folder: Path) -> JobConfig:
+def _read(file: Path, folder: Path) -> JobConfig:
     """The job of a file; relative paths in it are meant from `folder`."""
     try:
-        config = JobConfig.model_validate_json(Path(place).read_text(encoding="utf-8"))
+        config = JobConfig.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"Job file {place} cannot be used ({reason}); write it again.") from error
+        raise UserError(f"Job file {file} cannot be used ({reason}); write it again.") from error
     paths = ("model_folder", "blocks", "output_folder")
     return config.model_copy(update={name: folder / getattr(config, name) for name in paths})

@@ -1,7 +1,6 @@
 """The numbers of a step, as a row of the log: speed, memory, use of the hardware, progress.
 
-This module knows nothing about losses and optimisers. The graph reads its columns when it is
-loaded, so torch is imported inside.
+This module knows nothing about losses and optimisers.
 """
 
 from __future__ import annotations
@@ -12,31 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
+import torch
 
 from symtune_pipeline.catalog.gpus import all_gpus
+from symtune_pipeline.models.sizing import Matrices
+from symtune_pipeline.tuning.trainable import decoder_layers
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
-
-# The columns of a log. Row 0 stands for the state before the first step and holds only what is
-# measured on the held-out blocks; the row of a step holds that where it was measured after it.
-LOG: dict[str, pl.DataType] = {
-    "step": pl.Int64(),
-    "loss": pl.Float64(),  # nats per target, before the step
-    "accuracy": pl.Float64(),  # of targets, which are tokens
-    "tokens": pl.Int64(),  # so far
-    "seconds": pl.Float64(),  # so far
-    "learning_rate": pl.Float64(),
-    "gradient_norm": pl.Float64(),  # before clipping
-    "tokens_per_second": pl.Float64(),
-    "targets_per_second": pl.Float64(),
-    "memory_gib": pl.Float64(),  # the most so far, of the first rank
-    "flop_utilisation": pl.Float64(),  # of the GPUs' peak in bf16; null where it is not known
-    "held_out_loss": pl.Float64(),
-    "held_out_accuracy": pl.Float64(),  # of symbols: right where each of its tokens is
-}
 
 Row = dict[str, float | None]
 
@@ -45,33 +27,13 @@ class Meter:
     """Speed and memory of steps of one model on `ranks` devices like this one."""
 
     def __init__(self, model: PreTrainedModel, ranks: int = 1) -> None:
-        from symtune_pipeline.tuning.trainable import decoder_layers
-
-        inner = [p for layer in decoder_layers(model) for p in layer.parameters()]
-        # What a token costs in multiply-adds, and the part of it whose weights are tuned.
-        self._inner = sum(p.numel() for p in inner)
-        self._tuned = sum(p.numel() for p in inner if p.requires_grad)
-        head = model.get_output_embeddings().weight
-        self._head, self._head_tuned = head.numel(), head.numel() * head.requires_grad
-        config = model.config
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        self._attention = config.num_hidden_layers * config.num_attention_heads * width
+        self._matrices = _matrices(model)
         self._peak = peak_flops(_gpu_name(model.device))
         self._ranks = ranks
 
     def flops(self, lengths: Sequence[int], targets: int) -> float:
-        """Floating-point operations that a step on prompts of these lengths needs.
-
-        Two per weight and token forward and two for the inputs' gradients, two more for a tuned
-        weight's own: 6·N·tokens where all are tuned. The LM head counts at targets only, and causal
-        attention with the half of the scores that it keeps.
-        """
-        in_layers = sum(lengths) * (4 * self._inner + 2 * self._tuned)
-        in_head = targets * (4 * self._head + 2 * self._head_tuned)
-        in_attention = 6 * self._attention * sum(length**2 for length in lengths)
-        return float(in_layers + in_head + in_attention)
+        """Floating-point operations that a step on prompts of these lengths needs, however done."""
+        return self._matrices.flops(sum(lengths), sum(length**2 for length in lengths), targets)
 
     def row(self, lengths: Sequence[int], targets: int, seconds: float) -> Row:
         """The columns of speed and memory for a step that took `seconds`."""
@@ -84,10 +46,21 @@ class Meter:
         }
 
 
+def _matrices(model: PreTrainedModel) -> Matrices:
+    config, head = model.config, model.get_output_embeddings().weight
+    parameters = [p for layer in decoder_layers(model) for p in layer.parameters() if p.dim() > 1]
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Matrices(
+        layers=sum(p.numel() for p in parameters),
+        layers_tuned=sum(p.numel() for p in parameters if p.requires_grad),
+        lm_head=head.numel(),
+        lm_head_tuned=head.numel() if head.requires_grad else 0,
+        attention_width=config.num_hidden_layers * config.num_attention_heads * width,
+    )
+
+
 def memory_bytes() -> int:
     """The most memory that this process has held: of the GPU where there is one."""
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -103,6 +76,4 @@ def peak_flops(name: str) -> float | None:
 
 
 def _gpu_name(device: torch.device) -> str:
-    import torch
-
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""

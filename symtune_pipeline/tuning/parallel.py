@@ -1,4 +1,4 @@
-"""The processes that share a job, and what they tell each other.
+"""The processes that share a job, and how they communicate.
 
 Started once, a job is one rank. Started by torchrun, or where torch.distributed is already set up
 (Ray Train), each process is a rank: it keeps a share of every parameter (FSDP2) and takes a share
@@ -30,15 +30,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the job; all methods but `share_of` are for all ranks at once."""
+    """This process among those of the job; all methods but `share_of` are collective."""
 
     rank: int = 0
     count: int = 1
     local: int = 0  # among those on this machine
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    # For what is said between steps and, from another thread, for checkpoints.
-    talk: dist.ProcessGroup | None = None
-    files: dist.ProcessGroup | None = None
+    # Groups on the CPU: for small values between steps, and for the thread that writes checkpoints.
+    control_group: dist.ProcessGroup | None = None
+    checkpoint_group: dist.ProcessGroup | None = None
 
     def shard(self, model: PreTrainedModel, precision: str) -> None:
         """Leave on this rank its share of every parameter; gradients will be summed over ranks.
@@ -77,25 +77,30 @@ class Ranks:
         """This rank's block numbers; each rank has equally many, so some are beyond the last."""
         return range(self.rank, -(-blocks // self.count) * self.count, self.count)
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         """`values` summed over the ranks, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
-    def first(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, a small value."""
-        said = [make()] if self.rank == 0 else [None]
+    def broadcast(self, compute: Callable[[], T]) -> T:
+        """The small value that rank 0 computes; other ranks do not call `compute`."""
+        values = [compute()] if self.rank == 0 else [None]
         if self.count > 1:
-            dist.broadcast_object_list(said, group=self.talk)
-        return said[0]  # type: ignore[return-value]
+            dist.broadcast_object_list(values, group=self.control_group)
+        return values[0]  # type: ignore[return-value]
 
-    def every(self, value: T, group: dist.ProcessGroup | None = None) -> list[T]:
-        """What each rank says, small values; it comes after everything that they did before."""
-        said = [value] * self.count
+    def all_gather(self, value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+        """The small values of all ranks, by rank; without a group, in the one between steps."""
+        values = [value] * self.count
         if self.count > 1:
-            dist.all_gather_object(said, value, group=group or self.talk)
-        return said
+            dist.all_gather_object(values, value, group=group or self.control_group)
+        return values
+
+    def barrier(self, group: dist.ProcessGroup | None = None) -> None:
+        """Wait until all ranks are here; without a group, in the one between steps."""
+        if self.count > 1:
+            dist.barrier(group=group or self.control_group)
 
     def trained_weights(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """What was trained, by name; where there are several ranks, on rank 0 only."""
@@ -111,8 +116,8 @@ ALONE = Ranks()
 
 
 @contextmanager
-def ranks() -> Iterator[Ranks]:
-    """This process's place among those that were started together."""
+def joined() -> Iterator[Ranks]:
+    """This process among those that were started together."""
     cuda = torch.cuda.is_available()
     started = dist.is_torchelastic_launched() and not dist.is_initialized()
     if not (started or dist.is_initialized()):

@@ -6,7 +6,6 @@ peak that a GPU reaches and its price (catalog/gpus.yaml), and the constants bel
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from math import ceil, prod
 from pathlib import Path
 
 import polars as pl
+import psutil
 
 from symtune_pipeline.catalog.gpus import Gpu, find_gpu
 from symtune_pipeline.catalog.models import Model, find_model
@@ -22,7 +22,9 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, LossName
 from symtune_pipeline.models.sizing import Sizes, sizes_of
 from symtune_pipeline.prompts.targets import LEAST_KIND
-from symtune_pipeline.tuning.config import JobConfig, job_config
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.order import blocks_per_step
+from symtune_pipeline.tuning.settings import job_config
 
 GB = 1e9
 USABLE = 0.9  # of the memory: the rest is lost between tensors
@@ -133,20 +135,15 @@ class Plan:
         return self.needed <= USABLE * self.gpu.memory_gb * GB
 
     @property
-    def blocks_per_step(self) -> int:
-        """How many blocks a step has, and so how many ranks can share it."""
-        return max(1, round(self.job.tokens_per_step / self.job.block_tokens))
-
-    @property
     def steps(self) -> int:
         """Steps of the optimiser."""
-        steps = ceil(self.load.blocks * self.job.epochs / self.blocks_per_step)
+        steps = ceil(self.load.blocks * self.job.epochs / blocks_per_step(self.job))
         return min(steps, self.job.steps or steps)
 
     @property
     def blocks(self) -> int:
         """Blocks that are trained on, repeated ones counted again."""
-        return min(self.steps * self.blocks_per_step, self.load.blocks * self.job.epochs)
+        return min(self.steps * blocks_per_step(self.job), self.load.blocks * self.job.epochs)
 
     @property
     def tokens(self) -> float:
@@ -155,18 +152,14 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of the whole fine-tune.
-
-        A number of a matrix costs two per token forward and four backward, of which frozen weights
-        save half; attention stays within a prompt; the LM head sees the targets only.
-        """
-        sizes, load = self.sizes, self.load
-        backward = 2 if self.lora_rank else 4
-        again = 2 if self.activation_checkpointing else 0
-        attention = sizes.layers * load.prompt_tokens * sizes.attention_width
-        per_token = (2 + backward + again) * sizes.layer_matrices + (6 + again) * attention
-        per_target = (2 + backward) * sizes.lm_head
-        return self.tokens * (per_token + per_target * load.targets / load.tokens)
+        """Floating-point operations of the whole fine-tune."""
+        tokens, load = self.tokens, self.load
+        return self.sizes.matrices(self.lora_rank).flops(
+            tokens,
+            tokens * load.prompt_tokens,
+            tokens * load.targets / load.tokens,
+            recomputed=self.activation_checkpointing,
+        )
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -174,7 +167,7 @@ class Plan:
         assert self.gpu.tflops is not None
         launches = 0.0 if self.gpu.key == "cpu" else self.sizes.layers * LAUNCH_SECONDS
         of_block = self.flops / self.blocks / (self.gpu.tflops * 1e12)
-        of_rank = self.steps * ceil(self.blocks_per_step / self.gpus)  # blocks
+        of_rank = self.steps * ceil(blocks_per_step(self.job) / self.gpus)  # blocks
         low, high = self.gpu.utilisation
         return of_rank * max(of_block / high, launches), of_rank * max(of_block / low, launches)
 
@@ -198,14 +191,14 @@ class Plan:
                 )
                 for name, way in ways.items()
             }
-        found = []
+        fitting = []
         for name, way in ways.items():
-            most = self.gpus if self.gpu.key == "cpu" else self.blocks_per_step
+            most = self.gpus if self.gpu.key == "cpu" else blocks_per_step(self.job)
             numbers = [self.gpus, *(n for n in POWERS if self.gpus < n <= most)]
-            fitting = next((n for n in numbers if replace(way, gpus=n).fits), None)
-            if fitting:
-                found.append(f"{fitting} x {self.gpu.key}{name}")
-        return found
+            fewest = next((n for n in numbers if replace(way, gpus=n).fits), None)
+            if fewest:
+                fitting.append(f"{fewest} x {self.gpu.key}{name}")
+        return fitting
 
 
 def make_plan(
@@ -225,31 +218,32 @@ def make_plan(
     """
     from symtune_pipeline.tuning.job import resolve_precision
 
-    meant = model.plan
     anywhere = Path()  # nothing is run
     job = job_config(
         model, experiment, model_folder=anywhere, blocks=anywhere, output_folder=anywhere, inputs={}
     )
-    count = gpus or (meant.gpus if gpu in (None, meant.gpu) else 1)
-    device = "cpu" if (gpu or meant.gpu) == "cpu" else "cuda"
+    count = gpus or (model.plan.gpus if gpu in (None, model.plan.gpu) else 1)
+    device = "cpu" if (gpu or model.plan.gpu) == "cpu" else "cuda"
     bf16 = resolve_precision(job.precision, device) == "bf16"
-    chosen = job.lora.rank if job.lora else None
-    rank = chosen if lora is None else (chosen or Lora().rank) if lora else None
+    rank = job.lora.rank if job.lora else None
+    if lora is not None:
+        rank = (rank or Lora().rank) if lora else None
     plan = Plan(
         model,
         job,
         load,
         bf16,
-        _with_this_machine(find_gpu(gpu or meant.gpu), count, bf16),
+        _with_this_machine(find_gpu(gpu or model.plan.gpu), count, bf16),
         count,
         rank,
         job.activation_checkpointing
         if activation_checkpointing is None
         else activation_checkpointing,
     )
-    if count > plan.blocks_per_step:
+    per_step = blocks_per_step(job)
+    if count > per_step:
         raise UserError(
-            f"A step of {job.tokens_per_step:,} tokens has {plan.blocks_per_step} blocks for {count}"
+            f"A step of {job.tokens_per_step:,} tokens has {per_step} blocks for {count}"
             f" GPUs; raise tuning.tokens_per_step to {count * job.block_tokens:,} or take fewer GPUs."
         )
     return plan
@@ -263,8 +257,8 @@ def _counted(key: str, bf16: bool, halved: bool) -> Sizes:
 def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
     """The blocks that were packed for a model, with what the loss trains on."""
     trained_on = pl.col("target_kinds").list.eval(pl.element() >= LEAST_KIND[loss])
-    lengths = pl.col("prompt_lengths").list.explode().cast(pl.Float64)
-    found = (
+    lengths = pl.col("sequence_lengths").list.explode().cast(pl.Float64)
+    sums = (
         pl.scan_parquet(blocks)
         .select(
             tokens=lengths.sum(),
@@ -278,11 +272,11 @@ def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
     )
     return Workload(
         f"packed for {model}",
-        int(found["tokens"]),
-        found["blocks"],
-        found["targets"],
-        found["most"],
-        found["squares"] / found["tokens"],
+        int(sums["tokens"]),
+        sums["blocks"],
+        sums["targets"],
+        sums["most"],
+        sums["squares"] / sums["tokens"],
     )
 
 
@@ -309,7 +303,7 @@ def _with_this_machine(gpu: Gpu, ranks: int, bf16: bool) -> Gpu:
     """A CPU with a rank's share of this machine's memory and of its measured speed."""
     if gpu.key != "cpu":
         return gpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     return gpu.model_copy(
         update={"memory_gb": memory / GB / ranks, "tflops": _measured_tflops(bf16) / ranks}
     )

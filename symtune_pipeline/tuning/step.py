@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """A packed block as tensors: token ids [T], lengths of its parts, targets' places [N].
+    """A packed block as tensors: token ids [T], lengths of its parts, targets' positions [N].
 
     Every block is filled up to the same length with a last part that is no prompt: kernels are
     compiled per shape, and shapes that never repeat cost time and memory.
@@ -37,22 +37,22 @@ class Block:
     def from_row(cls, row: dict[str, list[int]], loss: LossName, block_tokens: int) -> Block:
         """From a row of a packed mixture; raises UserError where no token is a target."""
         least = LEAST_KIND[loss]
-        places = [
-            p
-            for p, kind in zip(row["target_places"], row["target_kinds"], strict=True)
+        positions = [
+            position
+            for position, kind in zip(row["target_positions"], row["target_kinds"], strict=True)
             if kind >= least
         ]
-        if not places:
+        if not positions:
             raise UserError(
-                f"Block {row['block']} has no token that loss '{loss}' trains on; materialise"
-                " packed_mixture again."
+                f"Block {row['block']} has no token that loss '{loss}' trains on; pack the"
+                " mixture again."
             )
         missing = block_tokens - len(row["tokens"])
         return cls(
             int(row["block"]),  # type: ignore[call-overload]
             torch.tensor(row["tokens"] + [0] * missing),
-            row["prompt_lengths"] + [missing] * (missing > 0),
-            torch.tensor(places),
+            row["sequence_lengths"] + [missing] * (missing > 0),
+            torch.tensor(positions),
         )
 
 

@@ -23,9 +23,10 @@ from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.targets import QUERY, SEEN
 from symtune_pipeline.report.curves import curves
+from symtune_pipeline.tables import TUNING_LOG
 from symtune_pipeline.tuning.held_out import measure
 from symtune_pipeline.tuning.job import run_job
-from symtune_pipeline.tuning.metrics import LOG, Meter, peak_flops
+from symtune_pipeline.tuning.metrics import Meter, peak_flops
 from symtune_pipeline.tuning.order import held_out, measured_steps, step_plan
 from symtune_pipeline.tuning.step import Block, block_loss
 from symtune_pipeline.tuning.trainable import load_trainable
@@ -114,17 +115,20 @@ def test_a_held_out_symbol_is_right_where_each_of_its_tokens_is(
     folder = save_tiny_model(tmp_path)
     alone = reference_model(folder)
     (row,) = random_blocks(count=1, prompts=1, length=24).rows(named=True)
-    tokens, places = list(row["tokens"]), [5, 6, 7, 10]  # a symbol of three tokens and one of one
-    for place in places:
-        best = int(alone(input_ids=torch.tensor([tokens])).logits[0, place - 1].argmax())
-        tokens[place] = best if place in predicted else (best + 1) % VOCABULARY
-    targets = {"target_places": places, "target_kinds": [SEEN, SEEN, SEEN, QUERY]}
+    tokens, positions = (
+        list(row["tokens"]),
+        [5, 6, 7, 10],
+    )  # a symbol of three tokens and one of one
+    for position in positions:
+        best = int(alone(input_ids=torch.tensor([tokens])).logits[0, position - 1].argmax())
+        tokens[position] = best if position in predicted else (best + 1) % VOCABULARY
+    targets = {"target_positions": positions, "target_kinds": [SEEN, SEEN, SEEN, QUERY]}
     block = Block.from_row(row | targets | {"tokens": tokens}, "all_labels", len(tokens))
 
     model = load_model(folder, torch.float32, "cpu").train()
     found = measure(model, [block], "fp32")
     logprobs = reference_logprobs(alone, tokens)
-    expected = -sum(logprobs[place - 1].item() for place in places) / len(places)
+    expected = -sum(logprobs[position - 1].item() for position in positions) / len(positions)
     assert found["held_out_loss"] == pytest.approx(expected, abs=1e-4)
     assert found["held_out_accuracy"] == accuracy
     assert model.training
@@ -134,7 +138,7 @@ def test_a_job_logs_what_it_measures_and_nulls_elsewhere(tmp_path: Path) -> None
     settings = {"epochs": 6, "checkpoint_seconds": 1_000}
     config = tiny_job(tmp_path / "measured", held_out_blocks=2, **settings)
     result = run_job(config, print)
-    log = pl.DataFrame(json.loads((result / "log.json").read_text())["log"], schema=LOG)
+    log = TUNING_LOG.checked(TUNING_LOG.frame(json.loads((result / "log.json").read_text())["log"]))
     assert log["step"].to_list() == list(range(55))
     measured = log.drop_nulls("held_out_loss")
     assert measured["step"].to_list() == sorted(measured_steps(step_plan(20, config), 2))

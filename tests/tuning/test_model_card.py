@@ -19,9 +19,9 @@ from tiny_models import save_tiny_model, save_tiny_tokenizer, tiny_job
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import TUNING_LOG
 from symtune_pipeline.tuning.card import model_card
 from symtune_pipeline.tuning.job import run_job
-from symtune_pipeline.tuning.metrics import LOG
 
 DIGEST = "ab" * 32
 OWN = """models: [smollm2-135m]
@@ -59,7 +59,7 @@ def card(folder: Path, seconds: float = 1.0) -> str:
                 "held_out_accuracy": 0.75,
             },
         ],
-        schema=LOG,
+        schema=TUNING_LOG.dtypes,
     )
     provenance = {"source": "package", "sha256": {"model.safetensors": DIGEST}, "licence": "x"}
     return model_card(

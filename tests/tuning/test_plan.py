@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +18,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from resources.pipes import ENVIRONMENT
 from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
+from symtune_pipeline.commands.plan import workload
 from symtune_pipeline.commands.plan_tables import markdown
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment, load_experiment
-from symtune_pipeline.files import TABLE
+from symtune_pipeline.experiment import Experiment, Lora, load_experiment
 from symtune_pipeline.models.sizing import sizes_of
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import make_optimizer
-from symtune_pipeline.tuning.plan import GB, Plan, Workload, make_plan
+from symtune_pipeline.tuning.metrics import Meter
+from symtune_pipeline.tuning.optimizer import make_optimizer
+from symtune_pipeline.tuning.plan import GB, Plan, Workload, estimated_workload, make_plan
+from symtune_pipeline.tuning.trainable import load_trainable
 
 MICRO = find_model("micro")
 
@@ -47,9 +51,9 @@ def paper() -> Experiment:
     return load_experiment("paper")
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def planned(experiment: Experiment, key: str, **chosen: Any) -> Plan:
+    """The plan of a model on the mixture that the experiment's settings let expect."""
+    return make_plan(experiment, find_model(key), estimated_workload(experiment, ""), **chosen)
 
 
 def job_of_micro(folder: Path, block_tokens: int) -> JobConfig:
@@ -147,8 +151,20 @@ def test_the_optimisers_memory_is_what_it_keeps(optimizer: str, tmp_path: Path) 
     assert plan.memory["optimiser"] == sum(value.nbytes for value in kept)
 
 
-def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment, empty: Store) -> None:
-    plan = make_plan(empty, paper, find_model("olmo2-7b"))
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_the_plan_and_the_log_count_the_same_operations(lora: Lora | None, tmp_path: Path) -> None:
+    job = job_of_micro(tmp_path, 512).model_copy(update={"lora": lora})
+    lengths, targets = [100, 156, 256], 24
+    squares = sum(length**2 for length in lengths)
+    load = Workload("", sum(lengths), 1, targets, targets, squares / sum(lengths))
+    rank = lora.rank if lora else None
+    plan = Plan(MICRO, job, load, False, find_gpu("cpu"), 1, rank, False)
+    meter = Meter(load_trainable(job, "fp32", "cpu"))
+    assert plan.flops == pytest.approx(meter.flops(lengths, targets), rel=1e-12)
+
+
+def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment) -> None:
+    plan = planned(paper, "olmo2-7b")
     assert (plan.gpu.key, plan.gpus, plan.lora_rank, plan.bf16) == ("h100", 4, None, True)
     assert plan.fits
     assert plan.trained_parameters == plan.model.parameters
@@ -161,10 +177,8 @@ def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment, empty: Stor
     assert plan.dollars[1] == pytest.approx(4 * hours * 12.29)
 
 
-def test_ranks_share_what_is_sharded_and_nothing_else(paper: Experiment, empty: Store) -> None:
-    two, four = (
-        make_plan(empty, paper, find_model("olmo2-7b"), gpu="h100", gpus=n).memory for n in (2, 4)
-    )
+def test_ranks_share_what_is_sharded_and_nothing_else(paper: Experiment) -> None:
+    two, four = (planned(paper, "olmo2-7b", gpu="h100", gpus=n).memory for n in (2, 4))
     for part in ("weights", "gradients", "optimiser"):
         assert two[part] == 2 * four[part]
     for part in ("activations", "logits", "gathered"):
@@ -172,11 +186,10 @@ def test_ranks_share_what_is_sharded_and_nothing_else(paper: Experiment, empty: 
     assert "bf16 copies" not in two  # of a layer at a time only, which is what is gathered
 
 
-def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment, empty: Store) -> None:
-    plan = make_plan(
-        empty,
+def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment) -> None:
+    plan = planned(
         paper,
-        find_model("olmo2-7b"),
+        "olmo2-7b",
         gpu="h100",
         gpus=1,
         activation_checkpointing=False,
@@ -193,8 +206,8 @@ def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment, empty: Stor
     assert replace(plan, activation_checkpointing=True).needed < plan.needed
 
 
-def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment, empty: Store) -> None:
-    plan = make_plan(empty, paper, find_model("llama3.1-405b"))
+def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment) -> None:
+    plan = planned(paper, "llama3.1-405b")
     uncapped = replace(plan, job=plan.job.model_copy(update={"steps": None}))
     assert (plan.steps, plan.job.steps) == (1_000, 1_000)
     assert uncapped.steps > 1_000
@@ -203,33 +216,34 @@ def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment, empty: Store) ->
 
 
 def test_a_mixture_that_was_packed_is_read(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store, smoke = Store(tmp_path), load_experiment("smoke")
+    assert workload(store, smoke, MICRO).source.startswith("estimated: ")
     blocks = random_blocks(count=5, prompts=4, length=200)
-    with store.writing("packed_mixture", "smollm2-135m") as folder:
-        blocks.write_parquet(folder / TABLE)
-    smoke = load_experiment("smoke")
-    load = make_plan(store, smoke, MICRO).load
-    lengths = blocks["prompt_lengths"].explode()
+    with store.writing(PACKED_MIXTURE.asset, "smollm2-135m") as folder:
+        PACKED_MIXTURE.write(blocks, folder)
+    load = workload(store, smoke, MICRO)
+    assert make_plan(smoke, MICRO, load).load is load
+    lengths = blocks["sequence_lengths"].explode()
     assert load.source == "packed for smollm2-135m"
     assert (load.tokens, load.blocks) == (lengths.sum(), 5)
     assert (load.targets, load.most_targets) == (5 * 4 * 4, 4 * 4)  # kinds 1 and 2, two tokens each
     assert load.prompt_tokens == pytest.approx((lengths.cast(float) ** 2).sum() / lengths.sum())
 
 
-def test_more_gpus_than_a_step_has_blocks_are_refused(paper: Experiment, empty: Store) -> None:
+def test_more_gpus_than_a_step_has_blocks_are_refused(paper: Experiment) -> None:
     with pytest.raises(UserError, match=r"raise tuning\.tokens_per_step to 131,072 or take"):
-        make_plan(empty, paper, find_model("olmo2-7b"), gpu="h100", gpus=64)
+        planned(paper, "olmo2-7b", gpu="h100", gpus=64)
 
 
-def test_every_model_is_planned_so_that_it_fits(paper: Experiment, empty: Store) -> None:
-    plans = [make_plan(empty, paper, model) for model in all_models().values()]
+def test_every_model_is_planned_so_that_it_fits(paper: Experiment) -> None:
+    plans = [planned(paper, key) for key in all_models()]
     assert all(plan.fits for plan in plans)
     table = markdown(plans).splitlines()
     assert len(table) == 2 + len(plans)
     assert {line.count("|") for line in table} == {table[0].count("|")}
 
 
-def test_a_tight_gpu_is_judged_by_what_is_usable(paper: Experiment, empty: Store) -> None:
-    plan = make_plan(empty, paper, find_model("smollm2-360m"))
+def test_a_tight_gpu_is_judged_by_what_is_usable(paper: Experiment) -> None:
+    plan = planned(paper, "smollm2-360m")
     exactly = plan.gpu.model_copy(update={"memory_gb": plan.needed / GB})
     assert not replace(plan, gpu=exactly).fits

@@ -36,7 +36,8 @@ from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import make_optimizer, run_job
+from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.step import Block, block_loss
 
@@ -79,14 +80,14 @@ def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
     expected = torch.zeros(())
     best = 0
     start = 0
-    for length in row["prompt_lengths"]:
+    for length in row["sequence_lengths"]:
         tokens = row["tokens"][start : start + length]
         logprobs = reference_logprobs(alone, tokens)
         best_tokens = alone(input_ids=torch.tensor([tokens])).logits[0].argmax(dim=-1).tolist()
-        for place, kind in zip(row["target_places"], row["target_kinds"], strict=True):
-            if start <= place < start + length and kind in kinds:
-                expected = expected - logprobs[place - start - 1]
-                best += best_tokens[place - start - 1] == tokens[place - start]
+        for position, kind in zip(row["target_positions"], row["target_kinds"], strict=True):
+            if start <= position < start + length and kind in kinds:
+                expected = expected - logprobs[position - start - 1]
+                best += best_tokens[position - start - 1] == tokens[position - start]
         start += length
     expected.backward()
 
@@ -99,16 +100,20 @@ def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
 
 def test_the_first_label_of_a_class_is_never_a_target() -> None:
     (row,) = random_blocks(count=1, prompts=3, length=20).rows(named=True)
-    places = {kind: set(_places(row, kind)) for kind in (0, 1, 2)}
+    positions = {kind: set(_positions(row, kind)) for kind in (0, 1, 2)}
     assert (
         set(Block.from_row(row, "all_labels", len(row["tokens"])).targets.tolist())
-        == places[1] | places[2]
+        == positions[1] | positions[2]
     )
-    assert set(Block.from_row(row, "final_label", len(row["tokens"])).targets.tolist()) == places[2]
+    assert (
+        set(Block.from_row(row, "final_label", len(row["tokens"])).targets.tolist()) == positions[2]
+    )
 
 
-def _places(row: dict[str, list[int]], kind: int) -> list[int]:
-    return [p for p, k in zip(row["target_places"], row["target_kinds"], strict=True) if k == kind]
+def _positions(row: dict[str, list[int]], kind: int) -> list[int]:
+    return [
+        p for p, k in zip(row["target_positions"], row["target_kinds"], strict=True) if k == kind
+    ]
 
 
 def test_a_block_without_a_target_is_a_user_error() -> None:
@@ -221,6 +226,14 @@ def test_a_checkpoint_holds_all_that_the_optimizer_knows(optimizer: str, tmp_pat
     assert weights(whole) == weights(resumed)
 
 
+def test_the_learning_rate_rises_to_its_end_whatever_interrupts_the_job(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path, warmup_steps=20, learning_rate=3e-4, epochs=3)
+    assert cut_off(config)
+    log = json.loads((run_job(config, print) / "log.json").read_text())["log"]
+    expected = [3e-4 * min(1.0, step / 20) for step in range(1, 31)]
+    assert [row["learning_rate"] for row in log] == expected
+
+
 def test_a_checkpoint_holds_the_random_state(tmp_path: Path) -> None:
     config = tiny_job(tmp_path)
     model = load_model(config.model_folder, torch.float32, "cpu")
@@ -238,7 +251,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert len(cut_off(config)) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut short", "changed", "no file", "no end"])
+@pytest.mark.parametrize("damage", ["cut short", "changed", "no file", "no end", "empty end"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     damage: str, tmp_path: Path
 ) -> None:
@@ -257,7 +270,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     elif damage == "no file":
         file.unlink()
     else:
-        (folder / "state.json").write_text("{")
+        (folder / "state.json").write_text("{" if damage == "no end" else "{}")
     lines: list[str] = []
     run_job(config, lines.append)
     assert lines[0].startswith(f"tuning: {folder} is passed over: ")

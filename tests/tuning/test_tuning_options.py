@@ -17,9 +17,11 @@ from symtune_pipeline.experiment import Experiment, Lora, load_experiment
 from symtune_pipeline.models.attention import Part, attending
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.tuning.adafactor import Adafactor
-from symtune_pipeline.tuning.config import JobConfig, job_config
-from symtune_pipeline.tuning.job import make_optimizer, run_job
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.order import step_plan
+from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
 from symtune_pipeline.tuning.trainable import decoder_layers, load_trainable, trained
 

@@ -1,0 +1,114 @@
+"""The optimiser, its learning rates, and a step of it: gradients summed over blocks and ranks.
+
+This module knows nothing about which blocks a step takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.tuning.adafactor import Adafactor
+from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.metrics import Row
+from symtune_pipeline.tuning.parallel import Ranks, whole
+from symtune_pipeline.tuning.step import Block, block_loss
+from symtune_pipeline.tuning.trainable import trained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
+    """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
+    parameters = list(trained(model).values())
+    if config.optimizer == "adafactor":
+        return Adafactor(parameters, lr=config.learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, fused=True)
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, config: JobConfig, done: int) -> LambdaLR:
+    """A linear warm-up, then a constant rate; for a job that has done so many steps."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = config.learning_rate  # torch asks for it where some are done
+    warm_up = max(config.warmup_steps, 1)
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up), last_epoch=done - 1)
+
+
+def take_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    blocks: Sequence[Block],
+    number: int,
+    max_grad_norm: float,
+    precision: str,
+    ranks: Ranks,
+) -> Row:
+    """Take step `number` on the mean loss over the blocks' targets; returns what it measured.
+
+    Raises UserError where the loss or the gradient of a block is no finite number.
+    """
+    targets = sum(len(block.targets) for block in blocks)
+    losses, right = _gradients(model, blocks, targets, precision, ranks)
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)))
+    for block, loss in zip(blocks, losses, strict=True):
+        if not math.isfinite(loss):
+            raise _stopped(number, f"the loss of block {block.number}")
+    if not math.isfinite(norm):
+        optimizer.zero_grad()
+        block_number = _without_gradient(model, blocks, precision)
+        raise _stopped(number, f"the gradient of block {block_number}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "step": number,
+        "loss": sum(losses) / targets,
+        "accuracy": right / targets,
+        "gradient_norm": norm,
+    }
+
+
+def _gradients(
+    model: PreTrainedModel, blocks: Sequence[Block], targets: int, precision: str, ranks: Ranks
+) -> tuple[list[float], int]:
+    """Add up the gradients of the mean loss over `targets`, each rank for its share of the blocks.
+
+    Returns each block's summed loss, in nats, and how many targets were predicted right.
+    """
+    sums = torch.zeros(len(blocks), 2, dtype=torch.float64, device=ranks.device)
+    for index in ranks.share_of(len(blocks)):
+        # Ranks meet in every layer, so one without a block of its own takes part with a weight of 0.
+        own = index < len(blocks)
+        loss, right = block_loss(model, blocks[index if own else 0], precision)
+        (loss * own / targets).backward()
+        if own:
+            sums[index, 0], sums[index, 1] = loss.detach(), right.sum()
+        # Its graph's many small objects would lie between what the next block frees and asks for:
+        # measured at blocks of 1,024 tokens, 4.1 GB instead of 3.4.
+        del loss
+    losses, rights = ranks.all_reduce(sums).T.tolist()
+    return losses, int(sum(rights))
+
+
+def _without_gradient(model: PreTrainedModel, blocks: Sequence[Block], precision: str) -> int:
+    """The number of the first block whose own gradient is no finite number."""
+    for block in blocks:
+        block_loss(model, block, precision)[0].backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(grads))
+        model.zero_grad()
+        if not math.isfinite(norm):
+            return block.number
+    return blocks[0].number  # each alone is finite, only their sum is not
+
+
+def _stopped(number: int, what: str) -> UserError:
+    return UserError(
+        f"Tuning stopped in step {number}: {what} is not a finite number; lower"
+        " tuning.learning_rate or set tuning.precision to fp32. The last checkpoint is kept."
+    )
