@@ -21,6 +21,7 @@ from pydantic import (
 from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_dataset
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.tables import benchmarks_of
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 Positive = Annotated[int, Gt(0)]
@@ -235,6 +236,8 @@ class EvaluationConfig(Section):
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
     list_functions: Annotated[int, Ge(0)] = 40
     turing_programs: Annotated[int, Ge(0)] = 40
+    # How many concepts of the other algorithmic benchmarks are asked, by benchmark.
+    concepts: dict[str, Annotated[int, Ge(0)]] = {}
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2  # per concept
     # The pretrained-only parent answers too, where the catalogue has one.
     pretrained: bool = False
@@ -248,6 +251,19 @@ class EvaluationConfig(Section):
         if len(set(percents)) < len(percents):
             raise ValueError("a percentage is named twice")
         return percents
+
+    @field_validator("concepts")
+    @classmethod
+    def _other_benchmarks(cls, concepts: dict[str, int]) -> dict[str, int]:
+        own = {"list_functions": "list_functions", "turing_concepts": "turing_programs"}
+        for key in concepts:
+            if key in own:
+                raise ValueError(f"'{key}' has a setting of its own; use evaluation.{own[key]}")
+            if key not in benchmarks_of("algorithmic"):
+                raise ValueError(
+                    f"there is no algorithmic benchmark called '{key}'; add it or leave it out"
+                )
+        return concepts
 
     @field_validator("published")
     @classmethod

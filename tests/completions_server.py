@@ -35,7 +35,7 @@ class CompletionsServer:
     echoes: bool = True
     needs_key: bool = False
     troubles: int = 0  # so many of the next requests get a 503
-    answers: bytes | None = None  # what it says instead of a completion
+    says: bytes | None = None  # instead of a completion
     delay: float = 0.0  # seconds
     asked: int = 0
     url: str = ""
@@ -60,7 +60,7 @@ class CompletionsServer:
             server.server_close()
 
     def completion(self, prompt: str) -> dict[str, Any]:
-        """The answer to a request."""
+        """The response to a request."""
         ids = self.tokenizer.encode(prompt, add_special_tokens=False)
         texts = [self.tokenizer.decode([i]) for i in ids]
         if self.special is not None:
@@ -108,8 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"Not Found")
         elif asked["model"] != NAME:
             self._send(404, b'{"error": {"message": "The model does not exist."}}')
-        elif self.ours.answers is not None:
-            self._send(200, self.ours.answers)
+        elif self.ours.says is not None:
+            self._send(200, self.ours.says)
         else:
             assert (asked["echo"], asked["logprobs"], asked["max_tokens"]) == (True, 1, 1)
             self._send(200, json.dumps(self.ours.completion(asked["prompt"])).encode())

@@ -24,9 +24,7 @@ from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.commands.export_folder import README, TAG, replacing
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.prompts.text import (
     algorithmic_prompt,
@@ -35,6 +33,12 @@ from symtune_pipeline.prompts.text import (
     tuning_prompt,
 )
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import (
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_SUITE,
+    TUNING_MIXTURE,
+    benchmarks_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +46,11 @@ if TYPE_CHECKING:
 
 PROMPTS_PER_FILE = 50_000
 CHUNK = 1_000  # prompts rendered at a time
-SPLITS = {"mixture": "train", "icl": "test", "flipped": "test", "algorithmic": "test"}
+SPLITS = (
+    {"mixture": "train"}
+    | dict.fromkeys(benchmarks_of("classification"), "test")
+    | {"algorithmic": "test"}
+)
 CARD = Path(__file__).with_name("dataset_card.md")
 
 Row = dict[str, Any]
@@ -74,8 +82,8 @@ def export_dataset(store: Store, experiment: Experiment, folder: Path) -> dict[s
         )
     tuning = store.read_table("int_tuning_examples").sort("example")
     evaluation = store.read_table("int_evaluation_examples").sort("example")
-    mixture = tables.dataset(store.folder("tuning_mixture") / TABLE)
-    suites = tables.dataset(store.folder("eval") / CLASSIFICATION)
+    mixture = tables.dataset(store.folder("tuning_mixture") / TUNING_MIXTURE.file)
+    suites = tables.dataset(store.folder("eval") / CLASSIFICATION_SUITE.file)
     instructions = {entry.key: entry.instruction for entry in experiment.datasets()}
     sources: dict[str, tuple[Dataset, Callable[[Row], Row]]] = {
         "mixture": (mixture, partial(_tuning_row, *_texts(tuning), instructions)),
@@ -84,9 +92,12 @@ def export_dataset(store: Store, experiment: Experiment, folder: Path) -> dict[s
                 suites.filter(tables.field("benchmark") == name),
                 partial(_classification_row, *_texts(evaluation)),
             )
-            for name in ("icl", "flipped")
+            for name in benchmarks_of("classification")
         },
-        "algorithmic": (tables.dataset(store.folder("eval") / ALGORITHMIC), _algorithmic_row),
+        "algorithmic": (
+            tables.dataset(store.folder("eval") / ALGORITHMIC_SUITE.file),
+            _algorithmic_row,
+        ),
     }
     with replacing(folder, {README, *SPLITS}) as beside:
         rows = {
@@ -102,12 +113,12 @@ def _schemas() -> dict[str, pa.Schema]:
     """The columns of each configuration, as the card describes them."""
     import pyarrow as pa
 
-    text, texts, place = pa.string(), pa.list_(pa.string()), pa.uint8()
+    text, texts, index = pa.string(), pa.list_(pa.string()), pa.uint8()
     classification = {
         "prompt": text,
         "target": text,
         "labels": texts,
-        "answer": place,
+        "target_index": index,
         "dataset": text,
         "setting": text,
         "flipped_percent": pa.int32(),
@@ -120,14 +131,13 @@ def _schemas() -> dict[str, pa.Schema]:
             "prompt": text,
             "completion": text,
             "labels": texts,
-            "answers": pa.list_(place),
+            "targets": pa.list_(index),
             "instructed": pa.bool_(),
             "dataset": text,
             "format": text,
             "examples": texts,
         },
-        "icl": classification,
-        "flipped": classification,
+        **dict.fromkeys(benchmarks_of("classification"), classification),
         "algorithmic": {
             "prompt": text,
             "target": text,
@@ -148,7 +158,7 @@ def _tuning_row(
         "prompt": render(before),
         "completion": query_label.text,
         "labels": row["labels"],
-        "answers": row["answers"],
+        "targets": row["targets"],
         "instructed": row["instructed"],
         "dataset": row["dataset"],
         "format": prompt_formats()[row["format"]].name,
@@ -159,9 +169,9 @@ def _tuning_row(
 def _classification_row(inputs: Sequence[str], ids: Sequence[str], row: Row) -> Row:
     return {
         "prompt": render(classification_prompt(row, inputs)),
-        "target": row["labels"][row["answer"]],
+        "target": row["labels"][row["target"]],
         "labels": row["labels"],
-        "answer": row["answer"],
+        "target_index": row["target"],
         "dataset": row["dataset"],
         "setting": row["setting"],
         "flipped_percent": row["flipped_percent"],
@@ -174,7 +184,7 @@ def _classification_row(inputs: Sequence[str], ids: Sequence[str], row: Row) -> 
 def _algorithmic_row(row: Row) -> Row:
     return {
         "prompt": render(algorithmic_prompt(row)),
-        "target": row["expected"],
+        "target": row["target"],
         "dataset": row["benchmark"],
         "setting": row["setting"],
         "concept": row["concept"],

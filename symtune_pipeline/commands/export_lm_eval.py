@@ -23,7 +23,6 @@ import yaml
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.commands.export_folder import README, TAG, replacing
-from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
 from symtune_pipeline.prompts.text import (
     algorithmic_prompt,
     classification_prompt,
@@ -31,6 +30,7 @@ from symtune_pipeline.prompts.text import (
     render,
 )
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
 GROUP = "symtune"
 TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
@@ -39,7 +39,7 @@ TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
       --include_path {{folder}} --tasks {GROUP}
 
 The prompts are for base models: do not apply a chat template. `add_bos_token=False` and float32 are
-what {TAG} scores with on a CPU. The tasks name their data by its place: export again instead of
+what {TAG} scores with on a CPU. The tasks name their data by its path: export again instead of
 moving this folder. Version of the suites: {{version}}.
 """
 
@@ -74,8 +74,10 @@ def export_tasks(store: Store, folder: Path) -> dict[str, int]:
     """
     examples = store.read_table("int_evaluation_examples").sort("example")
     tasks = [
-        *_classification(store.read_table("eval", name=CLASSIFICATION), examples["input"]),
-        *_algorithmic(store.read_table("eval", name=ALGORITHMIC)),
+        *_classification(
+            store.read_table("eval", name=CLASSIFICATION_SUITE.file), examples["input"]
+        ),
+        *_algorithmic(store.read_table("eval", name=ALGORITHMIC_SUITE.file)),
     ]
     version = store.manifest("eval").version
     final = folder.resolve()
@@ -103,7 +105,7 @@ _COMMON: Settings = {
 _RANKED: Settings = {
     "output_type": "multiple_choice",
     "doc_to_choice": "labels",
-    "doc_to_target": "answer",
+    "doc_to_target": "target",
     "target_delimiter": label_text(""),
     # The argmax of the summed log-probabilities.
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
@@ -111,36 +113,34 @@ _RANKED: Settings = {
 
 
 def _classification(suite: pl.DataFrame, inputs: pl.Series) -> Iterator[_Task]:
-    """A task per benchmark, setting and flipped percent."""
-    keys = ("benchmark", "setting", "flipped_percent")
+    """A task per benchmark and setting, whose labels are ranked."""
     texts = inputs.to_list()
-    for (benchmark, setting, percent), rows in _groups(suite, keys):
-        shown = (benchmark, setting, percent) if benchmark == "flipped" else (benchmark, setting)
+    for key, rows in _by_setting(suite):
         documents = [
             {
                 "prompt": render(classification_prompt(row, texts)),
                 "labels": row["labels"],
-                "answer": row["answer"],
+                "target": row["target"],
                 "dataset": row["dataset"],
                 "context": row["context"],
             }
             for row in rows.iter_rows(named=True)
         ]
-        yield _Task(_name(shown), _RANKED, documents)
+        yield _Task(_name(key), _RANKED, documents)
 
 
 def _algorithmic(suite: pl.DataFrame) -> Iterator[_Task]:
-    """A task per benchmark and setting, whose answer is generated to the end of the line."""
-    for key, rows in _groups(suite, ("benchmark", "setting")):
+    """A task per benchmark and setting, whose target is generated to the end of the line."""
+    for key, rows in _by_setting(suite):
         documents = [
             {
                 "prompt": render(algorithmic_prompt(row)),
-                "target": row["expected"],
+                "target": row["target"],
                 "concept": row["concept"],
             }
             for row in rows.iter_rows(named=True)
         ]
-        # A token is at least a byte, and these answers are ASCII.
+        # A token is at least a byte, and these targets are ASCII.
         longest = max(len(label_text(document["target"])) for document in documents) + 1
         settings = {
             "output_type": "generate_until",
@@ -153,7 +153,7 @@ def _algorithmic(suite: pl.DataFrame) -> Iterator[_Task]:
             "filter_list": [
                 {
                     "name": "stripped",
-                    # Of the answer without the white space around it, which this filter removes.
+                    # Of the completion without the white space around it, which this filter removes.
                     "filter": [
                         {"function": "regex", "regex_pattern": ".*"},
                         {"function": "take_first"},
@@ -167,15 +167,13 @@ def _algorithmic(suite: pl.DataFrame) -> Iterator[_Task]:
         yield _Task(_name(key), settings, documents)
 
 
-def _groups(
-    suite: pl.DataFrame, keys: Sequence[str]
-) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
-    yield from suite.group_by(*keys, maintain_order=True)
+def _by_setting(suite: pl.DataFrame) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
+    yield from suite.group_by("benchmark", "setting", maintain_order=True)
 
 
-def _name(parts: Sequence[object]) -> str:
-    """'symtune_flipped_natural_labels_no_instruction_100'"""
-    return "_".join([GROUP, *re.findall(r"\w+", " ".join(map(str, parts)))])
+def _name(key: Sequence[object]) -> str:
+    """'symtune_icl_symbols_no_instruction'"""
+    return "_".join([GROUP, *re.findall(r"\w+", " ".join(map(str, key)))])
 
 
 def _versioned(version: str) -> Settings:

@@ -14,10 +14,9 @@ from symtune_pipeline.environment import endpoint_key
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.endpoint import Endpoint, predict
-from symtune_pipeline.evaluation.suites import CLASSIFICATION
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_SUITE
 
 
 def score_endpoint(
@@ -35,7 +34,7 @@ def score_endpoint(
     if output.is_dir() or not output.resolve().parent.is_dir():
         raise UserError(f"File {output} cannot be written; name a file in a folder that exists.")
     store = current_store()
-    suite = store.read_table("eval", name=CLASSIFICATION)
+    suite = store.read_table("eval", name=CLASSIFICATION_SUITE.file)
     examples = store.read_table("int_evaluation_examples").sort("example")
     progress = Progress(model, len(suite), "queries")
     endpoint = Endpoint(url, model, endpoint_key())
@@ -43,7 +42,7 @@ def score_endpoint(
     for line in accuracies(predictions):
         typer.echo(line)
     try:
-        checked(predictions, "classification_predictions").write_parquet(output)
+        CLASSIFICATION_PREDICTIONS.checked(predictions).write_parquet(output)
     except (OSError, ComputeError) as error:
         raise UserError(
             f"File {output} cannot be written ({error}); make room there or name another file, and"

@@ -1,7 +1,7 @@
 """`symtune show prompt`: a prompt's text with its labels marked, and what each label stands for.
 
 Prompts of the tuning mixture and of the evaluation suites are brought into one form, a table with
-the columns setting, format, instruction, examples (the query last), answers and labels.
+the columns setting, format, instruction, examples (the query last), targets and labels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.suites import CLASSIFICATION
 from symtune_pipeline.prompts.mixture import class_pools
 from symtune_pipeline.prompts.text import Role, segments
+from symtune_pipeline.tables import CLASSIFICATION_SUITE, SETTINGS
 
 QUIET = "dim"
+SETTING_OF = {(setting.relevant, setting.instructed): setting.name for setting in SETTINGS}
 
 
 def prompt(
@@ -46,12 +47,12 @@ def prompt(
         examples = store.read_table("int_tuning_examples")
         prompts = tuning_prompts(mixture, examples, entry)
     else:
-        suite = store.read_table("eval", name=CLASSIFICATION)
+        suite = store.read_table("eval", name=CLASSIFICATION_SUITE.file)
         examples = store.read_table("int_evaluation_examples")
         prompts = evaluation_prompts(suite, entry)
     console = Console(highlight=False)
     colour = console.is_terminal and not console.no_color
-    console.print(shown(prompts, examples, entry, setting, number, colour), soft_wrap=True)
+    console.print(printed(prompts, examples, entry, setting, number, colour), soft_wrap=True)
 
 
 def tuning_prompts(mixture: pl.DataFrame, examples: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
@@ -59,27 +60,23 @@ def tuning_prompts(mixture: pl.DataFrame, examples: pl.DataFrame, dataset: Datas
     natural = pl.col("labels") == pl.lit(class_names(examples, dataset), dtype=pl.List(pl.String))
     return mixture.filter(dataset=dataset.key).select(
         pl.when("instructed")
-        .then(pl.lit("relevant labels, instruction"))
+        .then(pl.lit(SETTING_OF[True, True]))
         .when(natural)
-        .then(pl.lit("relevant labels, no instruction"))
-        .otherwise(pl.lit("symbols, no instruction"))
+        .then(pl.lit(SETTING_OF[True, False]))
+        .otherwise(pl.lit(SETTING_OF[False, False]))
         .alias("setting"),
         "format",
         pl.when("instructed").then(pl.lit(dataset.instruction)).alias("instruction"),
-        *("examples", "answers", "labels"),
+        *("examples", "targets", "labels"),
     )
 
 
 def evaluation_prompts(suite: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
-    """The prompts of an evaluation set; a setting with flipped labels says how many are."""
-    flipped = pl.format("{}, {}% flipped", "setting", "flipped_percent")
+    """The prompts of an evaluation set."""
     return suite.filter(dataset=dataset.key).select(
-        pl.when(benchmark="flipped").then(flipped).otherwise("setting").alias("setting"),
-        "format",
-        "instruction",
+        *("setting", "format", "instruction", "labels"),
         pl.concat_list("exemplars", "query").alias("examples"),
-        pl.concat_list("exemplar_answers", "answer").alias("answers"),
-        "labels",
+        pl.concat_list("exemplar_targets", "target").alias("targets"),
     )
 
 
@@ -89,7 +86,7 @@ def class_names(examples: pl.DataFrame, dataset: Dataset) -> list[str]:
     return list(pools[0].labels) if pools else []
 
 
-def shown(
+def printed(
     prompts: pl.DataFrame,
     examples: pl.DataFrame,
     dataset: Dataset,
@@ -113,17 +110,17 @@ def shown(
             f"Dataset '{dataset.key}' has no prompt of setting '{setting}'; choose one of"
             f" {'; '.join(settings)}."
         )
-    chosen = prompts if setting is None else prompts.filter(setting=setting)
-    if not 0 <= number < len(chosen):
+    of_setting = prompts if setting is None else prompts.filter(setting=setting)
+    if not 0 <= number < len(of_setting):
         raise UserError(
             f"There is no prompt {number} of dataset '{dataset.key}'; choose a number from 0 to"
-            f" {len(chosen) - 1}."
+            f" {len(of_setting) - 1}."
         )
-    row = chosen.row(number, named=True)
+    row = of_setting.row(number, named=True)
     inputs = dict(examples.select("example", "input").iter_rows())
     names = class_names(examples, dataset)
     return Group(
-        Text(f"{dataset.key}, prompt {number:,} of {len(chosen):,}", style="bold"),
+        Text(f"{dataset.key}, prompt {number:,} of {len(of_setting):,}", style="bold"),
         Text(f"{row['setting']}; format {prompt_formats()[row['format']].name}", style=QUIET),
         *_legend(names, row["labels"], colour),
         Text(),
@@ -140,16 +137,15 @@ def _legend(names: Sequence[str], labels: Sequence[str], colour: bool) -> list[T
 
 
 def _marked(row: dict[str, Any], inputs: Sequence[str], colour: bool) -> Text:
-    labels = [row["labels"][answer] for answer in row["answers"]]
+    labels = [row["labels"][target] for target in row["targets"]]
     text = Text()
-    for piece in segments(row["format"], inputs, labels, row["instruction"]):
-        if piece.role is Role.LABEL:
-            target = piece.example == len(labels) - 1
-            label = labels[piece.example]
-            text.append(piece.text.removesuffix(label))
-            text.append_text(_mark(label, target, colour))
+    for segment in segments(row["format"], inputs, labels, row["instruction"]):
+        if segment.role is Role.LABEL:
+            label = labels[segment.example]
+            text.append(segment.text.removesuffix(label))
+            text.append_text(_mark(label, segment.example == len(labels) - 1, colour))
         else:
-            text.append(piece.text, "" if piece.role is Role.INPUT else QUIET)
+            text.append(segment.text, "" if segment.role is Role.INPUT else QUIET)
     return text
 
 

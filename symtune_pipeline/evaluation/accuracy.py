@@ -17,9 +17,9 @@ BY_SETTING = """
         wilson_low(count(*) FILTER (WHERE correct), count(*)) AS low,
         wilson_high(count(*) FILTER (WHERE correct), count(*)) AS high,
         avg(chance) AS chance
-    FROM (SELECT *, row_number() OVER () AS place FROM answers)
+    FROM (SELECT *, row_number() OVER () AS number FROM outcomes)
     GROUP BY setting
-    ORDER BY min(place)
+    ORDER BY min(number)
 """
 
 
@@ -28,21 +28,17 @@ def by_setting(
 ) -> pl.DataFrame:
     """A row per setting, in the order of the predictions, with 95% Wilson intervals.
 
-    Columns: setting (with the flipped percentage or the benchmark's name), n, accuracy, low, high,
+    Columns: setting (of the algorithmic suite after the benchmark's key), n, accuracy, low, high,
     chance (null where it is not known).
     """
-    flipped = pl.format("{}, {}% flipped", "setting", "flipped_percent")
-    is_flipped = pl.col("flipped_percent") > 0
-    answers = classification.select(
-        pl.when(is_flipped).then(flipped).otherwise("setting").alias("setting"), "correct", "chance"
-    )
+    outcomes = classification.select("setting", "correct", "chance")
     if algorithmic is not None:
-        named = algorithmic.select(
+        of_benchmark = algorithmic.select(
             pl.format("{}, {}", "benchmark", "setting").alias("setting"),
             "correct",
             chance=pl.lit(None, pl.Float64),
         )
-        answers = pl.concat([answers, named])
+        outcomes = pl.concat([outcomes, of_benchmark])
     with engine() as database:
-        found: pl.DataFrame = database.register("answers", answers).sql(BY_SETTING).pl()
-        return found
+        accuracies: pl.DataFrame = database.register("outcomes", outcomes).sql(BY_SETTING).pl()
+        return accuracies

@@ -1,23 +1,40 @@
-"""Scores a model on the classification suite: references to trees, log-probabilities to choices."""
+"""Scores a model on the classification suite: references to trees, log-probabilities to predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from transformers import AutoTokenizer
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.predictions import ranked
 from symtune_pipeline.evaluation.scorer import Query, Tokens, Tree, score
-from symtune_pipeline.evaluation.suites import ranked
+from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop, label_text
-from symtune_pipeline.prompts.tokens import CHECKED_PROMPTS, PieceTokenizer, Tokenizer
+from symtune_pipeline.prompts.tokens import CHECKED_PROMPTS, SegmentTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONTEXT = ("benchmark", "setting", "flipped_percent", "dataset", "context")
+
+
+def classify(
+    folder: Path,
+    suite: pl.DataFrame,
+    inputs: Sequence[str],
+    progress: Callable[[int], None] = lambda _: None,
+) -> pl.DataFrame:
+    """The predictions of the model in a folder; see `predict`."""
+    device, precision = device_and_precision()
+    model = load_model(folder, precision, device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return predict(model, tokenizer, suite, inputs, progress)
 
 
 def predict(
@@ -27,44 +44,46 @@ def predict(
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
 ) -> pl.DataFrame:
-    """The predictions of a model, as `suites.ranked` describes them.
+    """The predictions of a model, as `predictions.ranked` describes them.
 
-    `inputs` are the inputs by example number. The model comes from `attention.load_model`. Raises
-    UserError for a prompt that does not fit with one exemplar per class, for labels that are the
-    same tokens or none, and where `scorer.score` does.
+    `inputs` are the inputs by example number. The model comes from `loading.load_model`. `progress`
+    is called with the number of queries done. Raises UserError for a prompt that does not fit with
+    one exemplar per class, for labels that are the same tokens or none, and where `scorer.score` does.
     """
-    pieces = PieceTokenizer(tokenizer)
+    by_segment = SegmentTokenizer(tokenizer)
     grouped = groupby(suite.iter_rows(named=True), key=lambda row: [row[name] for name in CONTEXT])
     contexts = [list(rows) for _, rows in grouped]
     first = suite.head(CHECKED_PROMPTS).iter_rows(named=True)
-    pieces.check(classification_prompt(row, inputs) for row in first)
+    by_segment.check(classification_prompt(row, inputs) for row in first)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    fitted = [_tree(rows, pieces, inputs, limit) for rows in contexts]
+    fitted = [_tree(rows, by_segment, inputs, limit) for rows in contexts]
     dropped = [left_out for tree, left_out in fitted for _ in tree.queries]
-    found = score(model, [tree for tree, _ in fitted], progress=progress)
-    logprobs = [scores for of_tree in found for scores in of_tree]
+    by_tree = score(model, [tree for tree, _ in fitted], progress=progress)
+    logprobs = [of_query for of_tree in by_tree for of_query in of_tree]
     return ranked(suite, logprobs, dropped)
 
 
 def _tree(
-    rows: Sequence[dict[str, Any]], pieces: PieceTokenizer, inputs: Sequence[str], limit: int | None
+    rows: Sequence[dict[str, Any]],
+    by_segment: SegmentTokenizer,
+    inputs: Sequence[str],
+    limit: int | None,
 ) -> tuple[Tree, int]:
     """The rows of one context, and how many exemplars they lose to stay within `limit` tokens.
 
     The tree's prefix is the tokens that the rows share; its queries are what each of them adds.
     """
-    labels = _labels(rows[0], pieces)
-    prompts, dropped = _fitting(rows, pieces, inputs, limit, max(map(len, labels)))
+    labels = _labels(rows[0], by_segment)
+    prompts, dropped = _fitting(rows, by_segment, inputs, limit, max(map(len, labels)))
     columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    return Tree(
-        prompts[0][:shared], [Query(prompt[shared:], labels) for prompt in prompts]
-    ), dropped
+    queries = [Query(prompt[shared:], labels) for prompt in prompts]
+    return Tree(prompts[0][:shared], queries), dropped
 
 
-def _labels(row: dict[str, Any], pieces: PieceTokenizer) -> list[list[int]]:
+def _labels(row: dict[str, Any], by_segment: SegmentTokenizer) -> list[list[int]]:
     """The tokens of each label; labels that have none or the same ones are a UserError."""
-    labels = [pieces.piece(label_text(label)) for label in row["labels"]]
+    labels = [by_segment.text_tokens(label_text(label)) for label in row["labels"]]
     if not all(labels) or len(set(map(tuple, labels))) < len(labels):
         raise UserError(
             f"The labels {', '.join(map(repr, row['labels']))} of dataset '{row['dataset']}' are the"
@@ -75,27 +94,29 @@ def _labels(row: dict[str, Any], pieces: PieceTokenizer) -> list[list[int]]:
 
 def _fitting(
     rows: Sequence[dict[str, Any]],
-    pieces: PieceTokenizer,
+    by_segment: SegmentTokenizer,
     inputs: Sequence[str],
     limit: int | None,
     label_tokens: int,
 ) -> tuple[list[Tokens], int]:
     """The prompts of a context's rows with as few exemplars left out of all as need be."""
-    kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_answers")}
+    kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_targets")}
     while True:
+        tokenised = (
+            by_segment.segment_tokens(classification_prompt(row | kept, inputs)) for row in rows
+        )
         prompts: list[Tokens] = [
-            [i for piece in pieces.pieces(classification_prompt(row | kept, inputs)) for i in piece]
-            for row in rows
+            [token for tokens in segments for token in tokens] for segments in tokenised
         ]
         longest = max(map(len, prompts)) + label_tokens
         if limit is None or longest <= limit:
             return prompts, len(rows[0]["exemplars"]) - len(kept["exemplars"])
-        place = exemplar_to_drop(kept["exemplar_answers"])
-        if place is None:
+        index = exemplar_to_drop(kept["exemplar_targets"])
+        if index is None:
             raise UserError(
                 f"Context {rows[0]['context']} of dataset '{rows[0]['dataset']}' has a prompt of"
                 f" {longest} tokens with one exemplar per class, and the model takes {limit}; leave the"
                 " dataset out."
             )
         for values in kept.values():
-            values.pop(place)
+            values.pop(index)

@@ -19,7 +19,7 @@ from annotated_types import MinLen
 from pydantic import BaseModel, ValidationError
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.suites import ranked
+from symtune_pipeline.evaluation.predictions import of_model, ranked
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Endpoint:
     url: str
     model: str
     key: str | None = field(default=None, repr=False)
-    timeout: float = 60.0  # seconds for an answer
+    timeout: float = 60.0  # seconds for a response
     wait: float = 1.0  # seconds after a first failure, doubled each time
 
 
@@ -64,7 +64,9 @@ def predict(
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
 ) -> pl.DataFrame:
-    """Predictions as `suites.ranked` describes them, with the served model as partition.
+    """Predictions as `predictions.ranked` describes them, with the served model's name.
+
+    `progress` is called with the number of queries done.
 
     Raises UserError where the endpoint does not answer, refuses, or returns no log-probabilities of
     the prompt.
@@ -82,18 +84,16 @@ def predict(
             return [_score(client, endpoint, prompt, label_text(text)) for text in row["labels"]]
 
         logprobs = []
-        for found in pool.map(scores, suite.iter_rows(named=True)):
-            logprobs.append(found)
+        for of_query in pool.map(scores, suite.iter_rows(named=True)):
+            logprobs.append(of_query)
             progress(len(logprobs))
     # Nothing is ever dropped: the server takes a prompt whole or refuses it.
-    return ranked(suite, logprobs, [0] * len(suite)).with_columns(
-        partition=pl.lit(endpoint.model), model=pl.lit("endpoint")
-    )
+    return of_model(ranked(suite, logprobs, [0] * len(suite)), endpoint.model, "endpoint")
 
 
 def _score(client: Client, endpoint: Endpoint, prompt: str, label: str) -> float:
     """Summed log-probability of the label after the prompt, in nats."""
-    answer = _post(
+    response = _post(
         client,
         endpoint,
         {
@@ -106,26 +106,26 @@ def _score(client: Client, endpoint: Endpoint, prompt: str, label: str) -> float
         },
     )
     try:
-        completion = _Completion.model_validate_json(answer.content)
+        completion = _Completion.model_validate_json(response.content)
     except ValidationError as error:
         raise UserError(
             f"Endpoint {endpoint.url} answers with something else than a completion; give the address"
             " up to and with /v1."
         ) from error
-    found = completion.choices[0].logprobs or _Logprobs()
-    end = len(found.tokens) - completion.usage.completion_tokens
-    if end <= 0 or len(found.tokens) != len(found.token_logprobs):
+    echoed = completion.choices[0].logprobs or _Logprobs()
+    end = len(echoed.tokens) - completion.usage.completion_tokens
+    if end <= 0 or len(echoed.tokens) != len(echoed.token_logprobs):
         raise UserError(
             f"Endpoint {endpoint.url} returns no log-probabilities of the prompt; serve the model with"
             " a program that echoes them, such as vLLM."
         )
-    start = _start(found.tokens[:end], label)
+    start = _start(echoed.tokens[:end], label)
     if start is None:
         raise UserError(
             f"Endpoint {endpoint.url} splits the prompt otherwise than before the label '{label}' (its"
-            f" last tokens are {found.tokens[:end][-5:]}); score this model from its folder instead."
+            f" last tokens are {echoed.tokens[:end][-5:]}); score this model from its folder instead."
         )
-    values = [math.nan if value is None else value for value in found.token_logprobs[start:end]]
+    values = [math.nan if value is None else value for value in echoed.token_logprobs[start:end]]
     if not all(map(math.isfinite, values)):
         raise UserError(
             f"Endpoint {endpoint.url} returned a log-probability that is no finite number; its weights"
@@ -147,7 +147,7 @@ def _start(tokens: Sequence[str], label: str) -> int | None:
     return start if "".join(tokens[start:]) == label else None
 
 
-def _post(client: Client, endpoint: Endpoint, asked: dict[str, object]) -> Response:
+def _post(client: Client, endpoint: Endpoint, request: dict[str, object]) -> Response:
     from httpx2 import InvalidURL, TransportError
     from tenacity import (
         Retrying,
@@ -161,12 +161,12 @@ def _post(client: Client, endpoint: Endpoint, asked: dict[str, object]) -> Respo
         stop=stop_after_attempt(TRIES),
         wait=wait_exponential(endpoint.wait),
         retry=retry_if_exception_type(TransportError) | retry_if_result(_may_pass),
-        # After the last try: its answer, or its error.
+        # After the last try: its response, or its error.
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )
     try:
-        answer: Response = retrying(
-            client.post, f"{endpoint.url.rstrip('/')}/completions", json=asked
+        response: Response = retrying(
+            client.post, f"{endpoint.url.rstrip('/')}/completions", json=request
         )
     except (TransportError, InvalidURL) as error:
         reason = f"{type(error).__name__}: {error}".removesuffix(": ").rstrip(".")
@@ -174,20 +174,20 @@ def _post(client: Client, endpoint: Endpoint, asked: dict[str, object]) -> Respo
             f"Endpoint {endpoint.url} does not answer ({reason}); start the server, or correct the"
             " address."
         ) from error
-    if answer.status_code in (401, 403):
+    if response.status_code in (401, 403):
         raise UserError(
-            f"Endpoint {endpoint.url} refuses the key (status {answer.status_code}); set OPENAI_API_KEY"
+            f"Endpoint {endpoint.url} refuses the key (status {response.status_code}); set OPENAI_API_KEY"
             " to one that it takes."
         )
-    if answer.status_code != 200:
-        said = " ".join(answer.text.split())[:300].rstrip(".")
+    if response.status_code != 200:
+        reason = " ".join(response.text.split())[:300].rstrip(".")
         raise UserError(
-            f"Endpoint {endpoint.url} refuses a request (status {answer.status_code}: {said}); correct"
+            f"Endpoint {endpoint.url} refuses a request (status {response.status_code}: {reason}); correct"
             " the address, the model's name or the server's settings."
         )
-    return answer
+    return response
 
 
-def _may_pass(answer: Response) -> bool:
+def _may_pass(response: Response) -> bool:
     """Whether asking again may help: too busy, or out of order."""
-    return answer.status_code == 429 or answer.status_code >= 500
+    return response.status_code == 429 or response.status_code >= 500

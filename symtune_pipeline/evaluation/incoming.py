@@ -1,24 +1,24 @@
 """Models that someone else has put into a folder: whether one is complete, and how it does.
 
-A folder may be found while it is being copied. What a model needs is checked file by file, so that
+A folder may be looked at while it is being copied. What a model needs is checked file by file, so that
 no time has to pass before a folder is taken for complete.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
-from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
+from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.files import content_hash, sha256
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, CLASSIFICATION_PREDICTIONS
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -48,13 +48,22 @@ def fingerprint(folder: Path) -> str:
     return content_hash(facts)[:12]
 
 
-def score_folder(store: Store, folder: Path, say: Callable[[str], None]) -> pl.DataFrame:
-    """Accuracy of the model in `folder` on the evaluation suites, with 95% Wilson intervals.
+def score_folder(
+    store: Store,
+    folder: Path,
+    classification: pl.DataFrame,
+    algorithmic: pl.DataFrame,
+    inputs: Sequence[str],
+    versions: Sequence[str],
+    say: Callable[[str], None],
+) -> pl.DataFrame:
+    """Accuracy of the model in `folder` on the two suites, with 95% Wilson intervals.
 
-    A row per setting of every benchmark, as `by_setting` gives them, by name. The predictions are kept in
-    the store as `incoming_classification` and `incoming_algorithmic`, by the folder's name; where
-    they were made from the same files and suites they are read from there. Raises UserError where
-    the folder holds no complete model that transformers loads, or the suites were never made.
+    A row per setting of every benchmark, as `by_setting` gives them, by name. `inputs` are those of
+    the classification suite by example number, `versions` those of the suites and the inputs. The
+    predictions are kept in the store as `incoming_classification` and `incoming_algorithmic`, by the
+    folder's name; where they were made from the same files and versions they are read from there.
+    Raises UserError where the folder holds no complete model that transformers loads.
     """
     reason = lacking(folder)
     if reason:
@@ -63,36 +72,27 @@ def score_folder(store: Store, folder: Path, say: Callable[[str], None]) -> pl.D
             " save_pretrained writes it, with its tokenizer."
         )
     _check_config(folder)
-    from symtune_pipeline.evaluation.predictions import classify, generate
+    from symtune_pipeline.evaluation.classification import classify
+    from symtune_pipeline.evaluation.generation import generate
 
-    suites = {name: store.read_table("eval", name=name) for name in (CLASSIFICATION, ALGORITHMIC)}
-    examples = store.read_table("int_evaluation_examples").sort("example")
+    name = folder.name
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    versions = [store.manifest(name).version for name in ("eval", "int_evaluation_examples")]
-    made_from = content_hash([files, versions])
+    made_from = content_hash([files, list(versions)])
 
-    def progress(suite: pl.DataFrame) -> Progress:
-        return Progress(folder.name, len(suite), "queries", say)
+    def ranked() -> pl.DataFrame:
+        progress = Progress(name, len(classification), "queries", say)
+        predictions = classify(folder, classification, inputs, progress)
+        return CLASSIFICATION_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
-    def classification() -> pl.DataFrame:
-        suite = suites[CLASSIFICATION]
-        table = classify(folder, suite, examples["input"].to_list(), progress(suite))
-        return _named(table, folder, "classification_predictions")
-
-    def algorithmic() -> pl.DataFrame:
-        suite = suites[ALGORITHMIC]
-        return _named(generate(folder, suite, progress(suite)), folder, "algorithmic_predictions")
+    def generated() -> pl.DataFrame:
+        progress = Progress(name, len(algorithmic), "queries", say)
+        predictions = generate(folder, algorithmic, progress)
+        return ALGORITHMIC_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
     return by_setting(
-        store.table_once("incoming_classification", folder.name, made_from, classification),
-        store.table_once("incoming_algorithmic", folder.name, made_from, algorithmic),
+        store.table_once("incoming_classification", name, made_from, ranked),
+        store.table_once("incoming_algorithmic", name, made_from, generated),
     ).sort("setting")
-
-
-def _named(table: pl.DataFrame, folder: Path, schema: str) -> pl.DataFrame:
-    """The predictions as those of the folder's model."""
-    named = table.with_columns(partition=pl.lit(folder.name), model=pl.lit("incoming"))
-    return checked(named, schema)
 
 
 def _check_config(folder: Path) -> None:

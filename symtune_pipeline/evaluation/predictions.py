@@ -1,42 +1,49 @@
-"""Predictions of the model in a folder: loads it for a suite, and lets go of it."""
+"""Predictions as tables: a suite's queries, and what a model made of each.
+
+Both tables of `tables` hold the columns below and those of `of_model`. This module knows nothing
+about models: log-probabilities and completions may come from anywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from symtune_pipeline.evaluation import classification, generation
-from symtune_pipeline.models.loading import load_model
+RANKED = ("setting", "flipped_percent", "dataset", "context", "query", "labels", "target")
+GENERATED = ("benchmark", "setting", "concept", "category", "context", "query", "target")
 
 
-def classify(
-    folder: Path, suite: pl.DataFrame, inputs: Sequence[str], progress: Callable[[int], None]
+def ranked(
+    suite: pl.DataFrame, logprobs: Sequence[Sequence[float]], dropped: Sequence[int]
 ) -> pl.DataFrame:
-    """Predictions on the classification suite; see `classification.predict`."""
-    device, dtype = _device()
-    model = load_model(folder, dtype, device).eval()
-    return classification.predict(
-        model, AutoTokenizer.from_pretrained(folder), suite, inputs, progress
+    """Predictions on the classification suite from the log-probabilities of each row's labels.
+
+    One row per row of the suite, in its order. The prediction is the label with the highest
+    log-probability, in nats; `dropped` counts the exemplars left out, so that the longest prompt of
+    the row's context fits the model. Chance is one over the number of labels.
+    """
+    return (
+        suite.select(RANKED)
+        .with_columns(
+            prediction=pl.Series([row.index(max(row)) for row in logprobs], dtype=pl.UInt8),
+            logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
+            chance=1.0 / pl.col("labels").list.len(),
+            dropped=pl.Series(dropped, dtype=pl.UInt32),
+        )
+        .with_columns(correct=pl.col("prediction") == pl.col("target"))
     )
 
 
-def generate(folder: Path, suite: pl.DataFrame, progress: Callable[[int], None]) -> pl.DataFrame:
-    """Answers to the algorithmic suite; see `algorithmic.answer`."""
-    device, dtype = _device()
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return generation.answer(
-        model.to(device).eval(),
-        AutoTokenizer.from_pretrained(folder),
-        suite,
-        progress,
+def generated(suite: pl.DataFrame, completions: Sequence[str]) -> pl.DataFrame:
+    """Completions of the algorithmic suite, one per row in its order; right where they are the target."""
+    return (
+        suite.select(GENERATED)
+        .with_columns(completion=pl.Series(completions, dtype=pl.String))
+        .with_columns(correct=pl.col("completion") == pl.col("target"))
     )
 
 
-def _device() -> tuple[str, torch.dtype]:
-    """Full precision on a CPU, whose log-probabilities then do not depend on the CPU's kind."""
-    return ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+def of_model(predictions: pl.DataFrame, model: str, variant: str) -> pl.DataFrame:
+    """The predictions with whose they are: the columns `model` and `variant`."""
+    return predictions.with_columns(model=pl.lit(model), variant=pl.lit(variant))

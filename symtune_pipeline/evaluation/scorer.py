@@ -4,6 +4,8 @@ A context with its queries is a tree: the shared prefix is the root, queries bra
 branch from their query. The tree runs as one sequence in which a token sees its ancestors only, so
 the prefix is computed once for all queries and labels. Trees share a pass without padding. Only
 positions that predict a label token reach the LM head. This module knows nothing about benchmarks.
+
+Shapes: N positions that predict a label token, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.models.attention import Part, attending
+from symtune_pipeline.models.attention import PackedSequence, attending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
-Placed = tuple[int, "Tree"]  # a tree, or some of its queries, and its place among all trees
+Numbered = tuple[int, "Tree"]  # a tree, or some of its queries, with its number
 
 CPU_TOKENS = 2_048  # a pass above this is no faster on a CPU, and only takes memory
 
@@ -77,7 +79,7 @@ def score(
     while waiting:
         batch = _take(waiting, max_tokens)
         try:
-            found = _score_batch(model, [tree for _, tree in batch])
+            by_tree = _score_batch(model, [tree for _, tree in batch])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -90,8 +92,8 @@ def score(
             max_tokens = size // 2
             waiting.extendleft(reversed(batch))
             continue
-        for (place, _), of_tree in zip(batch, found, strict=True):
-            scores[place].extend(of_tree)
+        for (number, _), of_tree in zip(batch, by_tree, strict=True):
+            scores[number].extend(of_tree)
             done += len(of_tree)
         progress(done)
     return scores
@@ -110,18 +112,18 @@ def pass_tokens(model: PreTrainedModel) -> int:
     return max(CPU_TOKENS, free // 2 // (vocabulary * 2 * 4))
 
 
-def _take(waiting: deque[Placed], max_tokens: int) -> list[Placed]:
+def _take(waiting: deque[Numbered], max_tokens: int) -> list[Numbered]:
     """The next trees, up to `max_tokens`; one above that leaves its later queries waiting."""
-    batch: list[Placed] = []
+    batch: list[Numbered] = []
     room = max_tokens
     while waiting and (not batch or waiting[0][1].tokens <= room):
-        place, tree = waiting.popleft()
+        number, tree = waiting.popleft()
         ends = list(accumulate((q.size for q in tree.queries), initial=len(tree.prefix)))
         fitting = max(1, bisect_right(ends, max_tokens) - 1)
-        batch.append((place, Tree(tree.prefix, tree.queries[:fitting])))
+        batch.append((number, Tree(tree.prefix, tree.queries[:fitting])))
         room -= ends[min(fitting, len(tree.queries))]
         if fitting < len(tree.queries):
-            waiting.appendleft((place, Tree(tree.prefix, tree.queries[fitting:])))
+            waiting.appendleft((number, Tree(tree.prefix, tree.queries[fitting:])))
     return batch
 
 
@@ -131,7 +133,7 @@ class _Layout:
     def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
-        self.parts: list[Part] = []
+        self.sequences: list[PackedSequence] = []
         self.sources: list[int] = []  # the token that predicts each target
         self.targets: list[int] = []
         self.label_of: list[int] = []  # each target's label, counted over all trees
@@ -153,7 +155,7 @@ class _Layout:
                 self.label_of.extend([self.labels] * len(label))
                 self.labels += 1
             branches.append(torch.from_numpy(_visible(root, query)).to(device))
-        self.parts.append(Part(root, branches))
+        self.sequences.append(PackedSequence(root, branches))
 
     def _run(self, tokens: Tokens, position: int) -> int:
         """Add tokens that count their positions from `position`; returns where they end."""
@@ -163,14 +165,17 @@ class _Layout:
 
 
 def _visible(root: int, query: Query) -> NDArray[np.bool_]:
-    """Labels see the prefix, their query and themselves [query and labels, prefix + these]."""
-    asked = len(query.tokens)
+    """The mask of a query and its labels [query and labels, prefix + query and labels].
+
+    They see the prefix; the query sees itself, a label its query and itself.
+    """
+    length = len(query.tokens)
     visible = np.zeros((query.size, root + query.size), dtype=np.bool_)
     visible[:, :root] = True
     own = visible[:, root:]
-    own[:asked, :asked] = np.tri(asked, dtype=np.bool_)
-    own[asked:, :asked] = True
-    start = asked
+    own[:length, :length] = np.tri(length, dtype=np.bool_)
+    own[length:, :length] = True
+    start = length
     for label in query.labels:
         end = start + len(label) - 1
         own[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
@@ -181,8 +186,8 @@ def _visible(root: int, query: Query) -> NDArray[np.bool_]:
 def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[list[float]]]:
     device = model.device
     layout = _Layout(trees, device)
-    sources, place = np.unique(layout.sources, return_inverse=True)
-    with torch.inference_mode(), attending(layout.parts):
+    sources, row_of = np.unique(layout.sources, return_inverse=True)
+    with torch.inference_mode(), attending(layout.sequences):
         logits_NV = model(
             input_ids=torch.tensor([layout.ids], device=device),
             position_ids=torch.tensor([layout.positions], device=device),
@@ -190,12 +195,11 @@ def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[lis
             use_cache=False,
         ).logits[0]
         log_total_N = logits_NV.float().logsumexp(dim=-1)
-        rows = torch.from_numpy(place).to(device)
-        chosen = (
-            logits_NV[rows, torch.tensor(layout.targets, device=device)].float() - log_total_N[rows]
-        )
+        rows = torch.from_numpy(row_of).to(device)
+        targets = torch.tensor(layout.targets, device=device)
+        logprobs = logits_NV[rows, targets].float() - log_total_N[rows]
         summed = torch.zeros(layout.labels, dtype=torch.float64, device=device).index_add_(
-            0, torch.tensor(layout.label_of, device=device), chosen.double()
+            0, torch.tensor(layout.label_of, device=device), logprobs.double()
         )
     if not bool(torch.isfinite(summed).all()):
         raise UserError(

@@ -1,14 +1,6 @@
 """The evaluation suites: every prompt of every benchmark, as references.
 
-A row of the classification suite is one query after one context:
-
-    benchmark, setting, flipped_percent    what is measured
-    dataset, context, format, instruction  where the prompt comes from and how it is shown
-    exemplars, exemplar_answers            example numbers, and the class each is labelled with
-    labels                                 the text that stands for each class
-    query, answer                          example number and the expected class
-
-Rows of one context are neighbours and share everything but query and answer. Under the protocol
+Rows of one context are neighbours and share everything but query and target. Under the protocol
 `per_query` every query is a context of its own. All settings of a context share exemplars, queries
 and format, so that settings and models are compared in pairs.
 This module knows nothing about models.
@@ -26,49 +18,24 @@ from numpy.typing import NDArray
 
 from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.benchmarks import list_functions
-from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
-from symtune_pipeline.evaluation.benchmarks.published import Prompt, Published
+from symtune_pipeline.evaluation.concepts import (
+    Concept,
+    Prompt,
+    Published,
+    benchmarks,
+    published_formats,
+)
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.mixture import ClassPool, class_pools, distinct
 from symtune_pipeline.prompts.symbols import SymbolSampler
-
-CLASSIFICATION, ALGORITHMIC = "classification.parquet", "algorithmic.parquet"  # the suites' files
-
-SETTINGS = (  # name, relevant labels, instruction
-    ("relevant labels, instruction", True, True),
-    ("relevant labels, no instruction", True, False),
-    ("symbols, instruction", False, True),
-    ("symbols, no instruction", False, False),
+from symtune_pipeline.tables import (
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_SUITE,
+    SETTINGS,
+    flipped_setting,
 )
 
-CLASSIFICATION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "benchmark": pl.String,
-    "setting": pl.String,
-    "flipped_percent": pl.Int32,
-    "dataset": pl.String,
-    "context": pl.UInt32,
-    "format": pl.UInt8,
-    "instruction": pl.String,  # null: none
-    "exemplars": pl.List(pl.UInt32),
-    "exemplar_answers": pl.List(pl.UInt8),
-    "labels": pl.List(pl.String),
-    "query": pl.UInt32,
-    "answer": pl.UInt8,
-}
-
-ALGORITHMIC_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "benchmark": pl.String,
-    "setting": pl.String,
-    "concept": pl.String,
-    "category": pl.String,
-    "context": pl.UInt32,
-    "inputs": pl.List(pl.String),
-    "outputs": pl.List(pl.String),
-    "query": pl.UInt32,
-    "query_input": pl.String,
-    "expected": pl.String,
-}
+Row = tuple[object, ...]
 
 
 def classification_suite(
@@ -78,7 +45,7 @@ def classification_suite(
     config: EvaluationConfig,
     seed: int,
 ) -> pl.DataFrame:
-    """In-context learning in four settings, and flipped labels.
+    """In-context learning in four settings, and flipped labels: `tables.CLASSIFICATION_SUITE`.
 
     `examples` has the columns example, dataset, label, label_id, purpose ('exemplar' or 'query')
     and halved; `instructions` are by dataset. Under `per_query`, any other row of a halved dataset
@@ -88,16 +55,16 @@ def classification_suite(
     sampler = SymbolSampler(pool, "evaluation")
     either = pl.col("halved") & pl.lit(config.protocol == "per_query")
     askable = examples.filter((pl.col("purpose") == "query") | either)
-    rows: list[tuple[object, ...]] = []
-    for chosen in class_pools(examples.filter((pl.col("purpose") == "exemplar") | either)):
-        candidates = askable.filter(dataset=chosen.dataset).sort("example")
-        _check(chosen, candidates, config)
-        rng = np.random.default_rng([seed, zlib.crc32(chosen.dataset.encode())])
-        for context, queries in enumerate(_queries(candidates, chosen, config, rng)):
-            symbols = [str(symbol) for symbol in sampler.draw(1, len(chosen.labels), rng)[0]]
-            instruction = instructions[chosen.dataset]
-            rows += _context(chosen, context, queries, symbols, instruction, config, rng)
-    return pl.DataFrame(rows, schema=CLASSIFICATION_SCHEMA, orient="row")
+    rows: list[Row] = []
+    for of_dataset in class_pools(examples.filter((pl.col("purpose") == "exemplar") | either)):
+        candidates = askable.filter(dataset=of_dataset.dataset).sort("example")
+        _check(of_dataset, candidates, config)
+        rng = np.random.default_rng([seed, zlib.crc32(of_dataset.dataset.encode())])
+        for context, queries in enumerate(_queries(candidates, of_dataset, config, rng)):
+            symbols = [str(symbol) for symbol in sampler.draw(1, len(of_dataset.labels), rng)[0]]
+            instruction = instructions[of_dataset.dataset]
+            rows += _context(of_dataset, context, queries, symbols, instruction, config, rng)
+    return CLASSIFICATION_SUITE.frame(rows, orient="row")
 
 
 def asked_queries(config: EvaluationConfig) -> int:
@@ -112,91 +79,45 @@ def short_of_queries(suite: pl.DataFrame, config: EvaluationConfig) -> dict[str,
     return dict(counts.filter(pl.col("query") < asked_queries(config)).iter_rows())
 
 
-def ranked(
-    suite: pl.DataFrame, logprobs: Sequence[Sequence[float]], dropped: Sequence[int]
-) -> pl.DataFrame:
-    """Predictions on the classification suite from the log-probabilities of each row's labels.
-
-    One row per row of the suite, in its order: the suite's keys and
-
-        target, choice    expected and chosen class
-        correct           whether they are equal
-        logprobs          log-probability of each label, in nats
-        chance            1 / number of classes
-        dropped           exemplars left out so that the longest prompt of its context fits the model
-    """
-    keys = ("setting", "flipped_percent", "dataset", "context", "query", "labels")
-    return (
-        suite.select(*keys, pl.col("answer").alias("target"))
-        .with_columns(
-            choice=pl.Series([row.index(max(row)) for row in logprobs], dtype=pl.UInt8),
-            logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
-            chance=1.0 / pl.col("labels").list.len(),
-            dropped=pl.Series(dropped, dtype=pl.UInt32),
-        )
-        .with_columns(correct=pl.col("choice") == pl.col("target"))
-    )
-
-
 def algorithmic_suite(
     config: EvaluationConfig, seed: int, published: Published | None = None
 ) -> pl.DataFrame:
-    """List functions and simple Turing concepts: fresh inputs, then the published prompts.
+    """Every algorithmic benchmark, fresh and then published prompts: `tables.ALGORITHMIC_SUITE`.
 
     A fresh concept is one context: `config.algorithmic_shots` solved inputs, then
-    `config.algorithmic_queries` inputs that are not among them. None of it was published: no input
-    of a list function, and no program. Of the published prompts there are as many concepts (of
-    the programs, a sample by seed), and as many queries of each context.
+    `config.algorithmic_queries` inputs that are not among them. None of it was published. Of the
+    published prompts there are as many concepts, and as many queries of each context.
     """
     published = published or Published()
+    # One stream for all benchmarks, in their order: a new one comes last and changes no other.
     rng = random.Random(f"algorithmic/{seed}")
-    rows: list[tuple[object, ...]] = []
-    functions = list(list_functions.FUNCTIONS)[: config.list_functions]
-    for name in functions:
-        pairs: dict[str, str] = {}
-        while len(pairs) < config.algorithmic_shots + config.algorithmic_queries:
-            values = list_functions.random_input(name, rng)
-            if (name, list_functions.text(values)) not in published.seen:
-                pairs[list_functions.text(values)] = list_functions.text(
-                    list_functions.apply(name, values)
-                )
-        rows += _concept("list_functions", name, pairs, config)
-    known = published.programs
-    for _ in range(config.turing_programs):
-        while (program := turing.random_program(rng)) in known:
-            pass
-        known = known | {program}
-        pairs = {}
-        while len(pairs) < config.algorithmic_shots + config.algorithmic_queries:
-            tape = turing.random_input(rng)
-            pairs[tape] = turing.run(program, tape)
-        rows += _concept("turing_concepts", program, pairs, config)
-    programs = sorted(published.programs)
-    sample = random.Random(f"published/{seed}").sample(
-        programs, min(config.turing_programs, len(programs))
-    )
-    rows += _published(published, {*functions, *sample}, config)
-    return pl.DataFrame(rows, schema=ALGORITHMIC_SCHEMA, orient="row")
+    rows: list[Row] = []
+    for key, benchmark in benchmarks().items():
+        for concept in benchmark.fresh(config, rng, published):
+            rows += _fresh_rows(key, concept, config)
+    for key in published_formats():
+        rows += _published_rows(key, published, config, seed)
+    return ALGORITHMIC_SUITE.frame(rows, orient="row")
 
 
 def flip(
-    answers: NDArray[np.int64], percent: int, permutation: NDArray[np.int64]
+    targets: NDArray[np.int64], percent: int, permutation: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Answers of exemplars, with `percent` of each class's, in whole exemplars, mapped by `permutation`.
+    """Targets of exemplars, with `percent` of each class's, in whole exemplars, mapped by `permutation`.
 
-    A query's expected answer is the mapped one at every percentage, so that accuracy counts
-    following the flip: at 0% a model that follows its exemplars is always wrong, at 100% always
-    right, and between them the exemplars of a class contradict each other.
+    A query's target is the mapped one at every percentage, so that accuracy counts following the
+    flip: at 0% a model that follows its exemplars is always wrong, at 100% always right, and between
+    them the exemplars of a class contradict each other.
     """
-    flipped = answers.copy()
-    for label in np.unique(answers):
-        (places,) = np.nonzero(answers == label)
-        flipped[places[: round(len(places) * percent / 100)]] = permutation[label]
+    flipped = targets.copy()
+    for label in np.unique(targets):
+        (exemplars,) = np.nonzero(targets == label)
+        flipped[exemplars[: round(len(exemplars) * percent / 100)]] = permutation[label]
     return flipped
 
 
 def derangement(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random permutation of `size` classes that leaves none in its place."""
+    """A random permutation of `size` classes that moves every one."""
     while True:
         permutation = rng.permutation(size)
         if (permutation != np.arange(size)).all():
@@ -204,124 +125,115 @@ def derangement(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def _context(
-    chosen: ClassPool,
+    of_dataset: ClassPool,
     context: int,
     queries: Sequence[tuple[int, int]],
     symbols: list[str],
     instruction: str,
     config: EvaluationConfig,
     rng: np.random.Generator,
-) -> list[tuple[object, ...]]:
+) -> list[Row]:
+    """The rows of one draw of exemplars: all its queries in every setting."""
     count = config.exemplars_per_class
     asked = [query for query, _ in queries]
-    pools = [pool[~np.isin(pool, asked)] for pool in chosen.by_class]
+    pools = [pool[~np.isin(pool, asked)] for pool in of_dataset.by_class]
     drawn = np.concatenate([pool[distinct(1, len(pool), count, rng)[0]] for pool in pools])
-    answers = np.repeat(np.arange(len(chosen.by_class)), count)
+    targets = np.repeat(np.arange(len(of_dataset.by_class)), count)
     order = rng.permutation(len(drawn))
     style = int(rng.integers(len(prompt_formats())))
-    permutation = derangement(len(chosen.by_class), rng)
-    natural = list(chosen.labels)
+    permutation = derangement(len(of_dataset.by_class), rng)
+    natural = list(of_dataset.labels)
+
+    def rows(
+        benchmark: str, name: str, percent: int, shown: str | None, labels: list[str],
+        exemplar_targets: NDArray[np.int64], target_of: NDArray[np.int64],
+    ) -> list[Row]:  # fmt: skip
+        return [
+            (benchmark, name, percent, of_dataset.dataset, context, style, shown,
+             drawn[order].tolist(), exemplar_targets[order].tolist(), labels, query,
+             int(target_of[label]))
+            for query, label in queries
+        ]  # fmt: skip
+
+    all_rows = []
     unchanged = np.arange(len(natural))
-
-    variants = [
-        (
-            "icl",
-            setting,
-            0,
-            instruction if told else None,
-            answers,
-            natural if relevant else symbols,
-            unchanged,
-        )
-        for setting, relevant, told in SETTINGS
-    ] + [
-        (
-            "flipped",
-            "natural labels, no instruction",
-            percent,
-            None,
-            flip(answers, percent, permutation),
-            natural,
-            permutation,
-        )
-        for percent in config.flipped_percents
-    ]
-    return [
-        (benchmark, setting, percent, chosen.dataset, context, style, told,
-         drawn[order].tolist(), shown[order].tolist(), labels, query, int(expected[label]))
-        for benchmark, setting, percent, told, shown, labels, expected in variants
-        for query, label in queries
-    ]  # fmt: skip
+    for setting in SETTINGS:
+        shown = instruction if setting.instructed else None
+        labels = natural if setting.relevant else symbols
+        all_rows += rows("icl", setting.name, 0, shown, labels, targets, unchanged)
+    for percent in config.flipped_percents:
+        flipped = flip(targets, percent, permutation)
+        name = flipped_setting(percent)
+        all_rows += rows("flipped", name, percent, None, natural, flipped, permutation)
+    return all_rows
 
 
-def _concept(
-    benchmark: str, concept: str, pairs: dict[str, str], config: EvaluationConfig
-) -> list[tuple[object, ...]]:
-    inputs, outputs = list(pairs), list(pairs.values())
+def _fresh_rows(benchmark: str, concept: Concept, config: EvaluationConfig) -> list[Row]:
+    inputs, outputs = list(concept.pairs), list(concept.pairs.values())
     shots = config.algorithmic_shots
     return [
-        (benchmark, "fresh", concept, _category(concept), 0, inputs[:shots], outputs[:shots], query,
-         inputs[shots + query], outputs[shots + query])
+        (benchmark, "fresh", concept.name, concept.category, 0, inputs[:shots], outputs[:shots],
+         query, inputs[shots + query], outputs[shots + query])
         for query in range(config.algorithmic_queries)
     ]  # fmt: skip
 
 
-def _published(
-    published: Published, concepts: set[str], config: EvaluationConfig
-) -> list[tuple[object, ...]]:
-    """The published prompts of these concepts; those that show the same pairs are one context."""
+def _published_rows(
+    benchmark: str, published: Published, config: EvaluationConfig, seed: int
+) -> list[Row]:
+    """The published prompts of a benchmark; those that show the same pairs are one context."""
+    style = published_formats()[benchmark]
+    rng = random.Random(f"published/{seed}")
+    asked = set(style.asked(config, sorted(published.concepts(benchmark)), rng))
     contexts: dict[str, dict[tuple[str, ...], list[Prompt]]] = {}
     for prompt in published.prompts:
-        if prompt.concept in concepts:
-            shown = contexts.setdefault(prompt.concept, {})
-            shown.setdefault((*prompt.inputs, *prompt.outputs), []).append(prompt)
+        if prompt.benchmark == benchmark and prompt.concept in asked:
+            of_concept = contexts.setdefault(prompt.concept, {})
+            of_concept.setdefault((*prompt.inputs, *prompt.outputs), []).append(prompt)
     return [
-        (prompt.benchmark, "published", concept, _category(concept), context, prompt.inputs,
-         prompt.outputs, query, prompt.query_input, prompt.expected)
-        for concept, shown in contexts.items()
-        for context, prompts in enumerate(shown.values())
+        (benchmark, "published", concept, style.category(concept), context, prompt.inputs,
+         prompt.outputs, query, prompt.query_input, prompt.target)
+        for concept, of_concept in contexts.items()
+        for context, prompts in enumerate(of_concept.values())
         for query, prompt in enumerate(prompts[: config.algorithmic_queries])
     ]  # fmt: skip
 
 
-def _category(concept: str) -> str:
-    """A list function's category; programs are all of one."""
-    function = list_functions.FUNCTIONS.get(concept)
-    return function.category if function else "P3 program"
-
-
-def _check(chosen: ClassPool, candidates: pl.DataFrame, config: EvaluationConfig) -> None:
+def _check(of_dataset: ClassPool, candidates: pl.DataFrame, config: EvaluationConfig) -> None:
     """Raises UserError where the exemplars or the queries of a dataset are too few."""
     asked = candidates["example"].to_numpy()
     # A row that is asked cannot be shown too.
-    smallest = min(len(rows) - bool(np.isin(rows, asked).any()) for rows in chosen.by_class)
+    smallest = min(len(rows) - bool(np.isin(rows, asked).any()) for rows in of_dataset.by_class)
     if smallest < config.exemplars_per_class:
         raise UserError(
-            f"Dataset '{chosen.dataset}' has {smallest} exemplars of its rarest class; lower"
+            f"Dataset '{of_dataset.dataset}' has {smallest} exemplars of its rarest class; lower"
             f" evaluation.exemplars_per_class from {config.exemplars_per_class} or leave it out."
         )
     if candidates.is_empty():
         raise UserError(
-            f"Dataset '{chosen.dataset}' has no example for a query; add some or leave it out."
+            f"Dataset '{of_dataset.dataset}' has no example for a query; add some or leave it out."
         )
-    unseen = sorted(set(candidates["label"]) - set(chosen.labels))
+    unseen = sorted(set(candidates["label"]) - set(of_dataset.labels))
     if unseen:
         raise UserError(
-            f"Dataset '{chosen.dataset}' has queries of class '{unseen[0]}' and no exemplar of it; add"
+            f"Dataset '{of_dataset.dataset}' has queries of class '{unseen[0]}' and no exemplar of it; add"
             " exemplars or leave it out."
         )
 
 
 def _queries(
-    candidates: pl.DataFrame, chosen: ClassPool, config: EvaluationConfig, rng: np.random.Generator
+    candidates: pl.DataFrame,
+    of_dataset: ClassPool,
+    config: EvaluationConfig,
+    rng: np.random.Generator,
 ) -> list[list[tuple[int, int]]]:
     """Per context, its queries as (example, class); no query is used in two contexts."""
     contexts, queries = _shape(config)
     contexts = min(contexts, len(candidates))
     queries = min(queries, len(candidates) // contexts)
-    answers = {label: place for place, label in enumerate(chosen.labels)}
+    class_of = {label: i for i, label in enumerate(of_dataset.labels)}
     picked = [
-        (example, answers[label])
+        (example, class_of[label])
         for example, label in candidates.select("example", "label")[
             rng.permutation(len(candidates))[: contexts * queries]
         ].iter_rows()

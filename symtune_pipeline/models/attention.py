@@ -1,9 +1,8 @@
-"""Attention for sequences that hold several independent parts.
+"""Attention over packed sequences: several lie one after another in what a model sees as one.
 
-Tuning lays prompts one after another in a block, scoring lays a context, its queries and their
-labels in one sequence; both need attention to stay inside a part. transformers lets a caller name
-an attention function, so any of its decoder models can run with this one. This module knows
-nothing about prompts.
+Tuning packs the prompts of a block, scoring packs contexts with their queries and labels; both need
+attention to stay inside a sequence. transformers lets a caller name an attention function, so any of
+its decoder models can run with this one. This module knows nothing about prompts.
 
 Shapes: B batch (always 1), H heads, K key-value heads, T tokens, D head width.
 """
@@ -26,15 +25,15 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from symtune_pipeline.errors import UserError
 
-NAME = "symtune_parts"
+NAME = "symtune_packed"
 SHAPE = 64  # roots of every length run as multiples of it: CPU kernels are kept per shape
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stretch of the sequence: a causal root, then branches that see the root and themselves.
+class PackedSequence:
+    """A causal root of so many tokens, then branches that see the root and themselves.
 
-    A branch says which tokens its own ones see, of the root and its own [own, root + own].
+    A branch is its mask: which tokens its own ones see, of the root and its own [own, root + own].
     """
 
     root: int
@@ -46,17 +45,17 @@ class Part:
         return [self.root, *map(len, self.branches)]
 
 
-_parts: ContextVar[Sequence[Part]] = ContextVar("parts")
+_packed: ContextVar[Sequence[PackedSequence]] = ContextVar("packed")
 
 
 @contextmanager
-def attending(parts: Sequence[Part]) -> Iterator[None]:
-    """Within this context a model of `loading.load_model` attends inside each part only."""
-    token = _parts.set(parts)
+def attending(sequences: Sequence[PackedSequence]) -> Iterator[None]:
+    """Within this context a model of `loading.load_model` attends inside each sequence only."""
+    token = _packed.set(sequences)
     try:
         yield
     finally:
-        _parts.reset(token)
+        _packed.reset(token)
 
 
 def attending_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -64,7 +63,7 @@ def attending_again() -> tuple[AbstractContextManager[None], AbstractContextMana
 
     The repetition runs during backward, after `attending` has ended and on CUDA in another thread.
     """
-    return nullcontext(), attending(_parts.get())
+    return nullcontext(), attending(_packed.get())
 
 
 # Its shapes are new in every block; what surrounds it is compiled once.
@@ -86,35 +85,33 @@ def _attend(
                 f"Model class {type(module).__name__} uses the attention option '{name}', which"
                 " symbol tuning cannot pack; choose another model."
             )
-    parts = _parts.get()
+    sequences = _packed.get()
     window = unused.get("sliding_window")
-    longest = max(part.root + max(map(len, part.branches), default=0) for part in parts)
+    longest = max(s.root + max(map(len, s.branches), default=0) for s in sequences)
     if window is not None and longest > window:
         raise UserError(
             f"A prompt of {longest} tokens exceeds the model's attention window of {window}; lower"
             " tuning.block_tokens or the number of exemplars."
         )
-    if not dropout and _one_kernel_does(parts, query_BHTD):
-        return _attend_roots(parts, query_BHTD, key_BKTD, value_BKTD, scaling), None
+    if not dropout and _one_kernel_does(sequences, query_BHTD):
+        return _attend_roots(sequences, query_BHTD, key_BKTD, value_BKTD, scaling), None
     grouped = query_BHTD.is_cpu  # CUDA's kernels for float32 and for masks know no groups of heads
     if not grouped:  # then K is H from here on
         groups = query_BHTD.shape[1] // key_BKTD.shape[1]
         key_BKTD = key_BKTD.repeat_interleave(groups, dim=1)
         value_BKTD = value_BKTD.repeat_interleave(groups, dim=1)
-    lengths = [sum(part.lengths) for part in parts]
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": grouped}
+    lengths = [sum(sequence.lengths) for sequence in sequences]
+    qkv = (t.split(lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD))
     attended = [
-        piece
-        for part, *qkv in zip(
-            parts,
-            *(t.split(lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD)),
-            strict=True,
-        )
-        for piece in _attend_part(part, *qkv, dropout_p=dropout, scale=scaling, enable_gqa=grouped)
+        output
+        for sequence, *own in zip(sequences, *qkv, strict=True)
+        for output in _attend_sequence(sequence, *own, **options)
     ]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _one_kernel_does(parts: Sequence[Part], query_BHTD: torch.Tensor) -> bool:
+def _one_kernel_does(sequences: Sequence[PackedSequence], query_BHTD: torch.Tensor) -> bool:
     """Whether flash attention runs here: half precision, an Ampere GPU or later, no branches."""
     width = query_BHTD.shape[-1]
     return (
@@ -123,7 +120,7 @@ def _one_kernel_does(parts: Sequence[Part], query_BHTD: torch.Tensor) -> bool:
         and torch.cuda.get_device_capability(query_BHTD.device) >= (8, 0)
         and width % 8 == 0
         and width <= 256
-        and not any(part.branches for part in parts)
+        and not any(sequence.branches for sequence in sequences)
     )
 
 
@@ -134,14 +131,14 @@ def _computed_in(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _attend_roots(
-    parts: Sequence[Part],
+    sequences: Sequence[PackedSequence],
     query_BHTD: torch.Tensor,
     key_BKTD: torch.Tensor,
     value_BKTD: torch.Tensor,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Parts without branches in one call of the kernel for several lengths; [B, T, H, D]."""
-    lengths = tuple(part.root for part in parts)
+    """Sequences without branches in one call of the kernel for several lengths; [B, T, H, D]."""
+    lengths = tuple(sequence.root for sequence in sequences)
     bounds = _bounds(lengths, query_BHTD.device)
     query, key, value = (
         tensor[0].transpose(0, 1).to(_computed_in(query_BHTD))  # autocast does not know the kernel
@@ -163,13 +160,13 @@ def _attend_roots(
     return attended[None]
 
 
-@lru_cache(maxsize=1)  # made once for all layers: a copy to the GPU waits for what it computes
+@lru_cache(maxsize=1)  # once for all layers: a copy to the GPU waits for what it computes
 def _bounds(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
-def _attend_part(
-    part: Part,
+def _attend_sequence(
+    sequence: PackedSequence,
     query_BHTD: torch.Tensor,
     key_BKTD: torch.Tensor,
     value_BKTD: torch.Tensor,
@@ -177,14 +174,14 @@ def _attend_part(
 ) -> Iterator[torch.Tensor]:
     """The root's output and each branch's: branches do not see each other, so they run apart."""
     root, *branches = zip(
-        *(t.split(part.lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD)), strict=True
+        *(t.split(sequence.lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD)), strict=True
     )
     _, root_key, root_value = root
     # What a causal root is filled up with at its end is seen by none of its tokens.
-    query, key, value = (pad(t, (0, 0, 0, -part.root % SHAPE)) for t in root)
+    query, key, value = (pad(t, (0, 0, 0, -sequence.root % SHAPE)) for t in root)
     attended = scaled_dot_product_attention(query, key, value, is_causal=True, **options)
-    yield attended[:, :, : part.root]
-    for visible, (query, key, value) in zip(part.branches, branches, strict=True):
+    yield attended[:, :, : sequence.root]
+    for visible, (query, key, value) in zip(sequence.branches, branches, strict=True):
         yield scaled_dot_product_attention(
             query,
             torch.cat([root_key, key], dim=2),
@@ -195,7 +192,7 @@ def _attend_part(
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """The parts say who sees whom, so transformers need not build a mask."""
+    """The packed sequences say who sees whom, so transformers need not build a mask."""
 
 
 AttentionInterface.register(NAME, _attend)

@@ -1,4 +1,4 @@
-"""Loads a causal model from a folder, so that it attends inside the parts of `attention`."""
+"""Loads a causal model from a folder, so that it attends as `attention` says."""
 
 from __future__ import annotations
 

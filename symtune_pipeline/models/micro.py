@@ -1,4 +1,4 @@
-"""The `micro` model: a Llama of about a million parameters with its own tokenizer, made in seconds.
+"""The `micro` model: a Llama of about a million parameters with its own tokenizer, trained in seconds.
 
 It exists so that tests and smoke runs exercise every step for real. It is taught the generated
 tuning sets with their natural labels and makes no scientific claim.
@@ -48,8 +48,8 @@ def make_micro(folder: Path, say: Callable[[str], None]) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     starts = np.random.default_rng(SEED).integers(len(stream) - LENGTH, size=(STEPS, BATCH))
     progress = Progress("micro model", STEPS, "steps", say)
-    for step, places in enumerate(starts):
-        batch = torch.from_numpy(np.stack([stream[p : p + LENGTH] for p in places]))
+    for step, of_batch in enumerate(starts):
+        batch = torch.from_numpy(np.stack([stream[i : i + LENGTH] for i in of_batch]))
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         optimizer.step()
@@ -67,12 +67,11 @@ def _texts() -> Iterator[str]:
             continue
         rows = generate(entry.key, "train", ROWS_PER_SET, SEED).rows()
         for start in range(0, len(rows) - 2, 3):
-            part = rows[start : start + 3]
-            inputs = [" | ".join(row[:-1]) for row in part]
-            labels = [entry.labels[row[-1]] for row in part]
-            yield (
-                render(segments(int(rng.integers(len(prompt_formats()))), inputs, labels)) + "<end>"
-            )
+            examples = rows[start : start + 3]
+            inputs = [" | ".join(row[:-1]) for row in examples]
+            labels = [entry.labels[row[-1]] for row in examples]
+            style = int(rng.integers(len(prompt_formats())))
+            yield f"{render(segments(style, inputs, labels))}<end>"
 
 
 def _tokenizer(texts: list[str]) -> Tokenizer:

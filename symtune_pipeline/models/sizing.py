@@ -143,7 +143,7 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.autograd.graph import saved_tensors_hooks
 
-    from symtune_pipeline.models.attention import Part, attending
+    from symtune_pipeline.models.attention import PackedSequence, attending
 
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -155,7 +155,11 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
     with FakeTensorMode():
         model = _skeleton(architecture, torch.bfloat16 if bf16 and halved else torch.float32, "cpu")
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-        with saved_tensors_hooks(keep, lambda tensor: tensor), attending([Part(tokens)]), autocast:
+        with (
+            saved_tensors_hooks(keep, lambda tensor: tensor),
+            attending([PackedSequence(tokens)]),
+            autocast,
+        ):
             model(
                 input_ids=torch.zeros(1, tokens, dtype=torch.long),
                 position_ids=torch.arange(tokens)[None],

@@ -1,17 +1,10 @@
 """Which exemplars, which symbols, which format, which query: prompts as rows of references.
 
-A row of a mixture holds no text of an example, only its number:
+A row of `tables.TUNING_MIXTURE` holds no text of an example, only its number. Sampling is vectorised
+over prompts. References, symbols and each control have a stream of random numbers of their own, so
+that a setting changes what it names and nothing else.
 
-    prompt      number of the prompt
-    dataset     where all its examples come from
-    format      which of the ten formats
-    examples    example numbers, the query last
-    answers     for each example, the index of its label in `labels`
-    labels      the text that stands for each class in this prompt
-    instructed  whether the prompt opens with the dataset's instruction and has its own labels
-
-Sampling is vectorised over prompts. References, symbols and each control have a stream of random
-numbers of their own, so that a setting changes what it names and nothing else.
+Shapes: P prompts of one dataset, C classes, K exemplars of a class, padded to the most.
 """
 
 from __future__ import annotations
@@ -29,8 +22,8 @@ from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts.symbols import SymbolSampler
+from symtune_pipeline.tables import TUNING_MIXTURE
 
-COLUMNS = ("prompt", "dataset", "format", "examples", "answers", "labels", "instructed")
 CHUNK = 20_000  # prompts drawn at a time: bounds memory, and seeds each chunk on its own
 
 
@@ -55,10 +48,10 @@ def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
         )
         counts = classes["example"].list.len().to_list()
         if len(classes) < 2 or min(counts) < 2:
-            found = dict(zip(classes["label"], counts, strict=True))
+            count_of = dict(zip(classes["label"], counts, strict=True))
             raise UserError(
                 f"Dataset '{dataset}' cannot make a prompt: it needs two classes with two examples"
-                f" each and has {found}; add examples or take it out of the experiment."
+                f" each and has {count_of}; add examples or take it out of the experiment."
             )
         by_class = tuple(np.sort(rows.to_numpy()) for rows in classes["example"])
         pools.append(ClassPool(str(dataset), tuple(classes["label"]), by_class))
@@ -93,21 +86,21 @@ def mixture_chunks(
         dataset_of = references.choice(len(pools), size=size, p=shares)
         instructed = instructions.random(size) < config.instructed_share
         frames = []
-        for i, chosen in enumerate(pools):
-            (places,) = np.nonzero(dataset_of == i)
-            if len(places):
-                drawn = _references(chosen, len(places), characters, config, references)
-                labels = sampler.draw(len(places), len(chosen.labels), symbols)
-                natural = instructed[places] | (config.labels == "natural")
-                labels[natural] = chosen.labels
+        for i, of_dataset in enumerate(pools):
+            (prompts,) = np.nonzero(dataset_of == i)
+            if len(prompts):
+                drawn = _references(of_dataset, len(prompts), characters, config, references)
+                labels = sampler.draw(len(prompts), len(of_dataset.labels), symbols)
+                natural = instructed[prompts] | (config.labels == "natural")
+                labels[natural] = of_dataset.labels
                 frames.append(
                     drawn.with_columns(
-                        prompt=pl.Series(start + places, dtype=pl.UInt32),
+                        prompt=pl.Series(start + prompts, dtype=pl.UInt32),
                         labels=pl.Series(labels.tolist(), dtype=pl.List(pl.String)),
-                        instructed=pl.Series(instructed[places]),
+                        instructed=pl.Series(instructed[prompts]),
                     )
                 )
-        chunk = pl.concat(frames).sort("prompt").select(COLUMNS)
+        chunk = pl.concat(frames).sort("prompt").select(*TUNING_MIXTURE.columns)
         yield _dealt_out(chunk, deal) if config.labels == "shuffled" else chunk
 
 
@@ -120,7 +113,7 @@ def short_prompts(mixture: pl.LazyFrame, config: MixtureConfig) -> dict[str, int
 
 def _shares(pools: list[ClassPool], temperature: float | None) -> NDArray[np.float64]:
     """How often each dataset is drawn; the shares sum to 1."""
-    sizes = np.array([sum(map(len, chosen.by_class)) for chosen in pools])
+    sizes = np.array([sum(map(len, of_dataset.by_class)) for of_dataset in pools])
     weights = np.zeros(len(pools)) if temperature is None else np.log(sizes) / temperature
     weights = np.exp(weights - weights.max())
     shares: NDArray[np.float64] = weights / weights.sum()
@@ -128,19 +121,19 @@ def _shares(pools: list[ClassPool], temperature: float | None) -> NDArray[np.flo
 
 
 def _references(
-    chosen: ClassPool,
+    of_dataset: ClassPool,
     prompts: int,
     characters: NDArray[np.int64],
     config: MixtureConfig,
     rng: np.random.Generator,
 ) -> pl.DataFrame:
-    """All of the prompts of one dataset but their labels."""
+    """The columns of P prompts of one dataset that do not depend on symbols."""
     low, high = config.exemplars_per_class
-    n_classes = len(chosen.by_class)
+    n_classes = len(of_dataset.by_class)
     # One example more than the exemplars, so that the query is never among them.
-    width = min(high, min(len(rows) for rows in chosen.by_class) - 1) + 1
+    width = min(high, min(len(rows) for rows in of_dataset.by_class) - 1) + 1
     drawn_PCK = np.stack(
-        [rows[distinct(prompts, len(rows), width, rng)] for rows in chosen.by_class], axis=1
+        [rows[distinct(prompts, len(rows), width, rng)] for rows in of_dataset.by_class], axis=1
     )
     query_class = rng.integers(n_classes, size=prompts)
     query = drawn_PCK[np.arange(prompts), query_class, -1]
@@ -152,36 +145,36 @@ def _references(
     k = np.clip(np.minimum(k, fitting), 1, width - 1)
 
     used_PCK = np.broadcast_to(np.arange(width - 1) < k[:, None, None], exemplars_PCK.shape)
-    shuffled = rng.random(exemplars_PCK.shape)
-    shuffled[~used_PCK] = 2.0  # past every used one
-    order = shuffled.reshape(prompts, -1).argsort(axis=1)
+    keys_PCK = rng.random(exemplars_PCK.shape)
+    keys_PCK[~used_PCK] = 2.0  # past every used one
+    order = keys_PCK.reshape(prompts, -1).argsort(axis=1)
     classes = np.broadcast_to(np.arange(n_classes)[None, :, None], exemplars_PCK.shape)
     counts = k * n_classes
     examples = _ragged(exemplars_PCK.reshape(prompts, -1), order, counts, query, pa.uint32())
-    answers = _ragged(classes.reshape(prompts, -1), order, counts, query_class, pa.uint8())
+    targets = _ragged(classes.reshape(prompts, -1), order, counts, query_class, pa.uint8())
     return pl.DataFrame(
         {
-            "dataset": pl.Series([chosen.dataset]).extend_constant(chosen.dataset, prompts - 1),
+            "dataset": pl.Series([of_dataset.dataset]).new_from_index(0, prompts),
             "format": pl.Series(rng.integers(len(prompt_formats()), size=prompts), dtype=pl.UInt8),
             "examples": pl.Series(examples),
-            "answers": pl.Series(answers),
+            "targets": pl.Series(targets),
         }
     )
 
 
 def _dealt_out(mixture: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame:
-    """The answers of each prompt, the query's too, in any order; instructed prompts stay."""
-    counts = mixture["answers"].list.len().to_numpy()
-    answers = mixture["answers"].explode().to_numpy()
+    """The targets of each prompt, the query's too, in random order; instructed prompts stay."""
+    counts = mixture["targets"].list.len().to_numpy()
+    targets = mixture["targets"].explode().to_numpy()
     order = np.where(
         np.repeat(mixture["instructed"].to_numpy(), counts),
-        np.arange(len(answers)) / len(answers),
-        rng.random(len(answers)),
+        np.arange(len(targets)) / len(targets),
+        rng.random(len(targets)),
     )
-    dealt = answers[np.lexsort((order, np.repeat(np.arange(len(mixture)), counts)))]
+    dealt = targets[np.lexsort((order, np.repeat(np.arange(len(mixture)), counts)))]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     return mixture.with_columns(
-        answers=pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(dealt)))
+        targets=pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(dealt)))
     )
 
 
@@ -191,12 +184,12 @@ def distinct(rows: int, size: int, count: int, rng: np.random.Generator) -> NDAr
     Floyd's algorithm (Bentley and Floyd 1987), one column at a time; columns are then shuffled
     because Floyd's order is not uniform.
     """
-    chosen = np.empty((rows, count), dtype=np.int64)
+    drawn = np.empty((rows, count), dtype=np.int64)
     for i, top in enumerate(range(size - count, size)):
         candidate = rng.integers(top + 1, size=rows)
-        taken = (chosen[:, :i] == candidate[:, None]).any(axis=1)
-        chosen[:, i] = np.where(taken, top, candidate)
-    return rng.permuted(chosen, axis=1)
+        taken = (drawn[:, :i] == candidate[:, None]).any(axis=1)
+        drawn[:, i] = np.where(taken, top, candidate)
+    return rng.permuted(drawn, axis=1)
 
 
 def _ragged(

@@ -7,20 +7,20 @@ generator (Wei et al. 2023). This module knows nothing about prompts but how a l
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import TUNING_PER_CATEGORY, Category, SymbolsConfig
+from symtune_pipeline.experiment import TUNING_PER_CATEGORY, SymbolsConfig
 from symtune_pipeline.prompts.text import label_text
+from symtune_pipeline.tables import CATEGORIES, Category
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CATEGORIES: tuple[Category, ...] = get_args(Category)
 ALL_PER_CATEGORY = 100_000
 TRIES = 1_000  # rounds of drawing prompts again whose symbols clash
 
@@ -38,9 +38,9 @@ def symbol_pool(config: SymbolsConfig, natural_labels: Collection[str]) -> pl.Da
     """
     candidates = _candidates()
     folded = pl.col("symbol").str.to_lowercase()
-    first = candidates.filter(pl.col("place") < TUNING_PER_CATEGORY)
+    first = candidates.filter(pl.col("rank") < TUNING_PER_CATEGORY)
     rest = candidates.filter(
-        pl.col("place") >= TUNING_PER_CATEGORY,
+        pl.col("rank") >= TUNING_PER_CATEGORY,
         ~folded.is_in(first.select(folded).to_series().implode()),
     )
     left_out = {label.lower() for label in natural_labels}
@@ -58,7 +58,7 @@ def symbol_pool(config: SymbolsConfig, natural_labels: Collection[str]) -> pl.Da
             pl.concat(tuning).with_columns(split=pl.lit("tuning")),
             rest.filter(allowed).with_columns(split=pl.lit("evaluation")),
         ]
-    ).drop("place")
+    ).drop("rank")
 
 
 def letters(number: int) -> str:
@@ -109,10 +109,10 @@ class SymbolSampler:
         With `first_tokens` [tokenizers, symbols of the split], symbols that are drawn together
         differ in their first token too.
         """
-        chosen = pool.filter(split=split)
-        self.symbols = chosen["symbol"].to_numpy()
-        rows = np.arange(len(chosen))
-        categories = chosen["category"].to_numpy()
+        of_split = pool.filter(split=split)
+        self.symbols = of_split["symbol"].to_numpy()
+        rows = np.arange(len(of_split))
+        categories = of_split["category"].to_numpy()
         by_category = [rows[categories == category] for category in CATEGORIES]
         self._rows = [rows for rows in by_category if len(rows)]
         self._distinct = [rows, *([] if first_tokens is None else first_tokens)]
@@ -138,11 +138,11 @@ class SymbolSampler:
 
     def _draw_rows(self, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
         category = rng.integers(len(self._rows), size=shape)
-        place = rng.random(shape)
+        share = rng.random(shape)
         drawn = np.empty(shape, dtype=np.int64)
         for i, rows in enumerate(self._rows):
             mine = category == i
-            drawn[mine] = rows[(place[mine] * len(rows)).astype(np.int64)]
+            drawn[mine] = rows[(share[mine] * len(rows)).astype(np.int64)]
         return drawn
 
     def _clashes(self, drawn: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -153,7 +153,7 @@ class SymbolSampler:
 
 
 def _candidates() -> pl.DataFrame:
-    """The 100,000 symbols of each category in order: columns symbol, category, place from 0."""
+    """The 100,000 symbols of each category in order: columns symbol, category, rank from 0."""
     from wordfreq import top_n_list
 
     # The list also holds numbers, abbreviations with points and words with accents.
@@ -166,7 +166,7 @@ def _candidates() -> pl.DataFrame:
         "word": words[:ALL_PER_CATEGORY],
     }
     return pl.concat(
-        pl.DataFrame({"symbol": symbols, "category": category}).with_row_index("place")
+        pl.DataFrame({"symbol": symbols, "category": category}).with_row_index("rank")
         for category, symbols in by_category.items()
     )
 

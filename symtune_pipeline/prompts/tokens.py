@@ -1,4 +1,4 @@
-"""Tokenising prompts piece by piece, where that equals tokenising the whole string."""
+"""Tokenising prompts segment by segment, where that equals tokenising the whole string."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Tokenizer(Protocol):
 
 
 @dataclass
-class PieceTokenizer:
-    """Composes prompts from token arrays of their pieces, each tokenised once.
+class SegmentTokenizer:
+    """Composes the tokens of prompts from those of their segments, each text tokenised once.
 
-    Where a tokenizer merges characters across the boundary of two pieces, composing would differ
-    from tokenising the whole string. `check` finds that out; prompts are then tokenised whole.
+    Where a tokenizer merges characters across the boundary of two segments, composing would differ
+    from tokenising the whole string. `check` detects that; prompts are then tokenised whole.
     """
 
     tokenizer: Tokenizer
@@ -44,30 +44,31 @@ class PieceTokenizer:
     def check(self, prompts: Iterable[Sequence[Segment]]) -> bool:
         """Whether composing equals whole-string tokenisation on all of `prompts`; sets `composes`."""
         self.composes = all(
-            [i for piece in prompt for i in self.piece(piece.text)] == self._ids(render(prompt))
+            [token for segment in prompt for token in self.text_tokens(segment.text)]
+            == self._ids(render(prompt))
             for prompt in prompts
         )
         return self.composes
 
-    def piece(self, text: str) -> list[int]:
-        """Token ids of one piece of text."""
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text on its own."""
         ids = self._known.get(text)
         if ids is None:
             ids = self._known[text] = self._ids(text)
         return ids
 
-    def pieces(self, prompt: Sequence[Segment]) -> list[list[int]]:
+    def segment_tokens(self, prompt: Sequence[Segment]) -> list[list[int]]:
         """Token ids of each segment of a prompt."""
         if self.composes:
-            return [self.piece(segment.text) for segment in prompt]
+            return [self.text_tokens(segment.text) for segment in prompt]
         # A token that crosses a boundary belongs to the segment in which it begins.
         text = render(prompt)
         whole = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = list(accumulate(len(segment.text) for segment in prompt))
-        parts: list[list[int]] = [[] for _ in prompt]
+        by_segment: list[list[int]] = [[] for _ in prompt]
         for token, (start, _) in zip(whole["input_ids"], whole["offset_mapping"], strict=True):
-            parts[bisect_right(ends, start)].append(token)
-        return parts
+            by_segment[bisect_right(ends, start)].append(token)
+        return by_segment
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

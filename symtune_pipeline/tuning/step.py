@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import LossName
-from symtune_pipeline.models.attention import Part, attending
+from symtune_pipeline.models.attention import PackedSequence, attending
 from symtune_pipeline.prompts.targets import LEAST_KIND
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def block_loss(
     rows = torch.cat([targets, targets[-1:].expand(-len(targets) % 64)])
     tokens = block.tokens.to(device)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    with attending([Part(length) for length in block.lengths]), bf16:
+    with attending([PackedSequence(length) for length in block.lengths]), bf16:
         logits_NV = model(
             input_ids=tokens[None],
             position_ids=positions.to(device)[None],

@@ -1,4 +1,4 @@
-"""Greedy answers in batches against each prompt generated alone, token by token."""
+"""Greedy completions in batches against each prompt generated alone, token by token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.generation import answer
+from symtune_pipeline.evaluation.generation import complete
 from symtune_pipeline.evaluation.suites import algorithmic_suite
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
@@ -45,7 +45,7 @@ def model(words: Any, tmp_path: Path) -> Any:
 
 
 def longest(words: Any, suite: pl.DataFrame) -> int:
-    return max(len(words.encode(f" {text}\n")) for text in suite["expected"])
+    return max(len(words.encode(f" {text}\n")) for text in suite["target"])
 
 
 def tokens_alone(model: Any, words: Any, row: dict[str, Any], count: int) -> list[int]:
@@ -63,7 +63,7 @@ def first_line(text: str) -> str:
     return text.strip().split("\n")[0].strip()
 
 
-def test_left_padded_answers_equal_those_of_each_prompt_alone(
+def test_left_padded_completions_equal_those_of_each_prompt_alone(
     model: Any, words: Any, suite: pl.DataFrame
 ) -> None:
     rows = suite.to_dicts()
@@ -73,10 +73,10 @@ def test_left_padded_answers_equal_those_of_each_prompt_alone(
     alone = [tokens_alone(model, words, row, count) for row in rows]
     assert len({tuple(tokens) for tokens in alone}) > 4
     expected = [first_line(words.decode(tokens)) for tokens in alone]
-    table = answer(model, words, suite)
-    assert table["answer"].to_list() == expected
+    table = complete(model, words, suite)
+    assert table["completion"].to_list() == expected
     assert table["correct"].to_list() == [
-        a == b for a, b in zip(expected, suite["expected"], strict=True)
+        a == b for a, b in zip(expected, suite["target"], strict=True)
     ]
 
 
@@ -87,18 +87,18 @@ def test_generation_stops_at_the_end_of_a_line_and_of_the_text(
     one = suite.head(1)
     count = longest(words, one)
     added = tokens_alone(model, words, one.to_dicts()[0], count)
-    place = next(i for i, token in enumerate(added) if i and token not in added[:i])
-    assert place < count - 1  # so that stopping shows
+    end_at = next(i for i, token in enumerate(added) if i and token not in added[:i])
+    assert end_at < count - 1  # so that stopping shows
     (stop,) = words.encode(end, add_special_tokens=False)
     assert stop not in added
-    with torch.no_grad():  # what was the token at `place` is now the end
+    with torch.no_grad():  # that token is now the end
         head = model.lm_head.weight
-        head[[stop, added[place]]] = head[[added[place], stop]]
+        head[[stop, added[end_at]]] = head[[added[end_at], stop]]
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    table = answer(model, words, one)
-    assert table["answer"].to_list() == [first_line(words.decode(added[:place]))]
-    assert len(passes) == place + 1
+    table = complete(model, words, one)
+    assert table["completion"].to_list() == [first_line(words.decode(added[:end_at]))]
+    assert len(passes) == end_at + 1
 
 
 def test_a_prompt_above_the_models_context_is_a_user_error(
@@ -107,10 +107,10 @@ def test_a_prompt_above_the_models_context_is_a_user_error(
     model.config.max_position_embeddings = 20
     with pytest.raises(
         UserError,
-        match=r"has \d+ tokens with its answer, and the model takes 20; lower"
+        match=r"has \d+ tokens with its completion, and the model takes 20; lower"
         r" evaluation\.algorithmic_shots\.$",
     ):
-        answer(model, words, suite)
+        complete(model, words, suite)
 
 
 def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
@@ -130,10 +130,10 @@ def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
 def test_a_batch_that_runs_out_of_memory_is_tried_again_with_fewer_prompts(
     model: Any, words: Any, suite: pl.DataFrame
 ) -> None:
-    expected = answer(model, words, suite)
+    expected = complete(model, words, suite)
     sizes = ask_for_memory_above(model, prompts=3)
     counts: list[int] = []
-    table = answer(model, words, suite, counts.append)
+    table = complete(model, words, suite, counts.append)
     assert table.equals(expected)
     assert max(sizes) > 3
     assert counts == sorted(set(counts)) and counts[-1] == len(suite)
@@ -144,4 +144,4 @@ def test_a_prompt_that_no_memory_holds_is_a_user_error(
 ) -> None:
     ask_for_memory_above(model, prompts=0)
     with pytest.raises(UserError, match=r"out of memory on one prompt .* lower evaluation\.algo"):
-        answer(model, words, suite)
+        complete(model, words, suite)

@@ -9,45 +9,54 @@ import pytest
 
 from symtune_pipeline.evaluation.checks import below_chance, not_answered_once
 from symtune_pipeline.prompts.symbols import in_both_splits
-from symtune_pipeline.tables import misfit
+from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_SUITE, SYMBOL_POOL
 
-SUITE = pl.DataFrame(
-    {
-        "benchmark": "icl",
-        "setting": ["a", "a", "b"],
-        "dataset": "d",
-        "context": [0, 0, 0],
-        "query": [1, 2, 1],
-    }
+ROW = {
+    "benchmark": "icl",
+    "dataset": "d",
+    "context": 0,
+    "flipped_percent": 0,
+    "labels": ["a", "b"],
+    "target": 0,
+}
+SUITE = CLASSIFICATION_SUITE.frame(
+    [ROW | {"setting": name, "query": query} for name, query in (("a", 1), ("a", 2), ("b", 1))]
 )
-ANSWERS = pl.concat(
-    [SUITE.drop("benchmark").with_columns(model=pl.lit(model)) for model in ("untuned", "tuned")]
+PREDICTIONS = CLASSIFICATION_PREDICTIONS.frame(
+    [
+        {name: value for name, value in row.items() if name in CLASSIFICATION_PREDICTIONS.columns}
+        | {"variant": variant}
+        for variant in ("untuned", "tuned")
+        for row in SUITE.iter_rows(named=True)
+    ]
 )
 
 
-def wrong(answers: pl.DataFrame) -> int:
-    return not_answered_once(SUITE, answers, ["tuned", "untuned"])
+def wrong(predictions: pl.DataFrame) -> int:
+    return not_answered_once(SUITE, predictions, ["tuned", "untuned"])
 
 
-def test_every_query_is_answered_once_by_every_model() -> None:
-    assert wrong(ANSWERS) == 0
-    assert wrong(ANSWERS.head(5)) == 1
-    assert wrong(pl.concat([ANSWERS, ANSWERS.head(2)])) == 2
-    assert wrong(ANSWERS.filter(model="tuned")) == 3
+def test_every_query_is_answered_once_by_every_variant() -> None:
+    assert wrong(PREDICTIONS) == 0
+    assert wrong(PREDICTIONS.head(5)) == 1
+    assert wrong(pl.concat([PREDICTIONS, PREDICTIONS.head(2)])) == 2
+    assert wrong(PREDICTIONS.filter(variant="tuned")) == 3
 
 
-def test_an_answer_to_a_query_that_was_not_asked_is_wrong() -> None:
-    other = ANSWERS.head(1).with_columns(query=pl.lit(9, pl.Int64))
-    assert wrong(pl.concat([ANSWERS, other])) == 1
+def test_a_prediction_for_a_query_that_was_not_asked_is_wrong() -> None:
+    other = PREDICTIONS.head(1).with_columns(query=pl.lit(9, pl.UInt32))
+    assert wrong(pl.concat([PREDICTIONS, other])) == 1
 
 
-@pytest.mark.parametrize(("right", "told"), [(10, 1), (45, 0), (90, 0)])
-def test_a_model_is_below_chance_when_its_whole_interval_is(right: int, told: int) -> None:
-    correct = [True] * right + [False] * (100 - right)
-    predictions = pl.DataFrame(
-        {"model": "tuned", "setting": "symbols", "correct": correct, "chance": 0.5}
+@pytest.mark.parametrize(("right", "below"), [(10, 1), (45, 0), (90, 0)])
+def test_a_variant_is_below_chance_when_its_whole_interval_is(right: int, below: int) -> None:
+    predictions = CLASSIFICATION_PREDICTIONS.frame(
+        [
+            {"variant": "tuned", "setting": "symbols", "correct": i < right, "chance": 0.5}
+            for i in range(100)
+        ]
     )
-    assert len(below_chance(predictions)) == told
+    assert len(below_chance(predictions)) == below
 
 
 def test_a_symbol_of_both_splits_is_found_whatever_its_case() -> None:
@@ -62,12 +71,10 @@ def test_no_symbol_of_the_pool_is_in_both_splits(symbols: pl.DataFrame) -> None:
     assert in_both_splits(symbols) == []
 
 
-def test_a_table_with_other_columns_than_its_schema_says_is_found(tmp_path: Path) -> None:
-    table = pl.DataFrame({"symbol": ["a"], "category": ["word"], "split": ["tuning"]})
-    path = tmp_path / "pool.parquet"
-    table.write_parquet(path)
-    assert misfit(path, "symbol_pool") is None
-    table.drop("split").write_parquet(path)
-    assert "split" in str(misfit(path, "symbol_pool"))
-    table.with_columns(split=1).write_parquet(path)
-    assert "split" in str(misfit(path, "symbol_pool"))
+def test_a_table_with_other_columns_than_its_contract_says_is_noticed(tmp_path: Path) -> None:
+    table = SYMBOL_POOL.frame({"symbol": ["a"], "category": ["word"], "split": ["tuning"]})
+    SYMBOL_POOL.write(table, tmp_path)
+    assert SYMBOL_POOL.misfit(tmp_path) is None
+    for other in (table.drop("split"), table.with_columns(split=1)):
+        other.write_parquet(tmp_path / SYMBOL_POOL.file)
+        assert "split" in str(SYMBOL_POOL.misfit(tmp_path))

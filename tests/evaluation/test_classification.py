@@ -13,7 +13,6 @@ from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_ti
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import predict
-from symtune_pipeline.evaluation.suites import CLASSIFICATION_SCHEMA
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.text import (
     classification_prompt,
@@ -21,6 +20,7 @@ from symtune_pipeline.prompts.text import (
     label_text,
     render,
 )
+from symtune_pipeline.tables import CLASSIFICATION_SUITE
 
 CONTEXT_TOKENS = 60
 CLASSES = [0, 1, 1, 0, 1, 0]
@@ -47,7 +47,7 @@ def inputs(words: int) -> list[str]:
 def suite(labels: list[str]) -> pl.DataFrame:
     shared = ("icl", "symbols, no instruction", 0, "reviews", 3, 0, None)
     rows = [(*shared, list(range(6)), CLASSES, labels, query, 0) for query in (6, 7)]
-    return pl.DataFrame(rows, schema=CLASSIFICATION_SCHEMA, orient="row")
+    return CLASSIFICATION_SUITE.frame(rows, orient="row")
 
 
 def predictions(folder: Path, labels: list[str], words: int) -> pl.DataFrame:
@@ -82,7 +82,7 @@ def test_a_context_above_the_models_loses_exemplars_and_no_part_of_a_query(folde
     words = 8  # 11 tokens an exemplar, 19 a query with its label: 85, and 63 without two of them
     table = predictions(folder, ["foo", "bar"], words)
     assert table["dropped"].to_list() == [3, 3]
-    kept = {"exemplars": [0, 1, 2], "exemplar_answers": [0, 1, 1]}
+    kept = {"exemplars": [0, 1, 2], "exemplar_targets": [0, 1, 1]}
     assert Counter(CLASSES) == {0: 3, 1: 3}  # so two of one and one of the other class stay
     for row, logprobs in zip(
         suite(["foo", "bar"]).iter_rows(named=True), table["logprobs"], strict=True
@@ -114,7 +114,7 @@ def test_labels_of_the_same_tokens_or_none_are_a_user_error(
 def test_exemplars_go_evenly_by_class_and_the_last_ones_first() -> None:
     classes = [0, 1, 1, 0, 1, 1]
     dropped = []
-    while (place := exemplar_to_drop(classes)) is not None:
-        dropped.append((place, classes.pop(place)))
+    while (index := exemplar_to_drop(classes)) is not None:
+        dropped.append((index, classes.pop(index)))
     assert dropped == [(5, 1), (4, 1), (3, 0), (2, 1)]
     assert classes == [0, 1]

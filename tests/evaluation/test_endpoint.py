@@ -1,4 +1,4 @@
-"""Scoring a served model: what our scorer finds in its folder, and what a user is told."""
+"""Scoring a served model: what our scorer computes from its folder, and what a user reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tiny_models import reference_logprobs, reference_model, save_reading_model
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.commands.score_endpoint import accuracies
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.endpoint import TRIES, Endpoint, predict
-from symtune_pipeline.evaluation.predictions import classify
 from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, flipped_setting
 
 INSTRUCTIONS = {key: entry.instruction for key, entry in all_datasets().items()}
 
@@ -58,13 +58,13 @@ def test_a_served_model_scores_as_it_does_from_its_folder(
 ) -> None:
     server.ends = ends
     served = predict(_endpoint(server), suite, inputs)
-    local = classify(folder, suite, inputs, lambda _: None)
+    local = classify(folder, suite, inputs)
     for found, expected in zip(served["logprobs"], local["logprobs"], strict=True):
         assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
     shared = [name for name in local.columns if name != "logprobs"]
     assert served.select(shared).equals(local.select(shared))
-    assert set(served["partition"]) == {NAME} and set(served["model"]) == {"endpoint"}
-    checked(served, "classification_predictions")
+    assert set(served["model"]) == {NAME} and set(served["variant"]) == {"endpoint"}
+    CLASSIFICATION_PREDICTIONS.checked(served)
 
 
 def test_a_special_token_before_the_prompt_moves_no_label(
@@ -85,17 +85,16 @@ def test_a_special_token_before_the_prompt_moves_no_label(
 
 
 def test_accuracies_have_their_number_and_interval() -> None:
-    predictions = pl.DataFrame(
-        {
-            "setting": ["a"] * 8 + ["b"] * 2,
-            "flipped_percent": [0] * 8 + [50] * 2,
-            "correct": [True] * 6 + [False] * 2 + [True, True],
-            "chance": [0.5] * 8 + [0.25] * 2,
-        }
+    settings = [("a", i < 6, 0.5) for i in range(8)] + [(flipped_setting(50), True, 0.25)] * 2
+    predictions = CLASSIFICATION_PREDICTIONS.frame(
+        [
+            {"setting": setting, "correct": correct, "chance": chance}
+            for setting, correct, chance in settings
+        ]
     )
     assert accuracies(predictions) == [
         "a: 0.75 [0.41, 0.93] of 8, chance 0.50",
-        "b, 50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25",
+        "50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25",
     ]
 
 
@@ -113,7 +112,7 @@ def test_a_busy_server_is_asked_again(
 def test_the_first_failure_ends_the_work(
     server: CompletionsServer, suite: pl.DataFrame, inputs: list[str]
 ) -> None:
-    server.answers = b"hello"
+    server.says = b"hello"
     many = pl.concat([suite] * 20)
     with pytest.raises(UserError, match=r"something else than a completion; give the address up"):
         predict(_endpoint(server), many, inputs)
@@ -127,19 +126,19 @@ def test_the_first_failure_ends_the_work(
         (
             # llama.cpp's server, which does not echo: the generated token alone, in the chat's form.
             {
-                "answers": b'{"choices": [{"logprobs": {"content": [{"token": "x", "logprob": -1}]}}],'
+                "says": b'{"choices": [{"logprobs": {"content": [{"token": "x", "logprob": -1}]}}],'
                 b' "usage": {"completion_tokens": 1}}'
             },
             "returns no log-probabilities of the prompt",
         ),
         (
-            {"answers": b'{"choices": [{"logprobs": null}], "usage": {"completion_tokens": 1}}'},
+            {"says": b'{"choices": [{"logprobs": null}], "usage": {"completion_tokens": 1}}'},
             "returns no log-probabilities of the prompt",
         ),
-        ({"answers": b'{"choices": []}'}, "answers with something else than a completion"),
+        ({"says": b'{"choices": []}'}, "answers with something else than a completion"),
         (
             {
-                "answers": b'{"choices": [{"logprobs": {"tokens": [":", " good"], "token_logprobs":'
+                "says": b'{"choices": [{"logprobs": {"tokens": [":", " good"], "token_logprobs":'
                 b' [null, NaN]}}], "usage": {"completion_tokens": 0}}'
             },
             "returned a log-probability that is no finite number; its weights are damaged",
@@ -147,7 +146,7 @@ def test_the_first_failure_ends_the_work(
     ],
     ids=["no echo", "llama.cpp", "no logprobs", "no choice", "NaN"],
 )
-def test_an_answer_that_cannot_be_used_is_one_sentence(
+def test_a_response_that_cannot_be_used_is_one_sentence(
     server: CompletionsServer,
     suite: pl.DataFrame,
     inputs: list[str],

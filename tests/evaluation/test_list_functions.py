@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.benchmarks import list_functions
-from symtune_pipeline.evaluation.benchmarks.list_functions import CATEGORIES, FUNCTIONS, apply
+from symtune_pipeline.evaluation.benchmarks.functions_of_lists import CATEGORIES, FUNCTIONS
+from symtune_pipeline.evaluation.benchmarks.list_functions import apply
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "bigbench"
 NAMES = [f"c{number:03}" for number in range(1, 251)]
@@ -38,9 +39,9 @@ def test_every_published_prompt_of_all_functions_is_reproduced() -> None:
     checked: Counter[str] = Counter()
     for prompt in read_published("list_functions_04_shot.jsonl"):
         (name,) = re.findall(r"c\d{3}", prompt["comment"])
-        prompt_and_answer = f"{prompt['input']}\nA: {prompt['target']}"
-        for shown, answer in re.findall(r"Q: (.*)\nA: (.*)", prompt_and_answer):
-            assert list_functions.text(apply(name, json.loads(shown))) == answer, (name, shown)
+        solved = f"{prompt['input']}\nA: {prompt['target']}"
+        for shown, output in re.findall(r"Q: (.*)\nA: (.*)", solved):
+            assert list_functions.text(apply(name, json.loads(shown))) == output, (name, shown)
             checked[name] += 1
     assert checked == {name: 5 for name in NAMES}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.benchmarks.published import published_files, read_published
+from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import algorithmic_suite
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
@@ -33,7 +33,7 @@ def test_every_published_prompt_is_read(bigbench: Path) -> None:
     published = read_published(bigbench)
     benchmarks = [prompt.benchmark for prompt in published.prompts]
     assert benchmarks == ["list_functions"] * 250 + ["turing_concepts"] * 4_260
-    assert len(published.programs) == 426
+    assert len(published.concepts("turing_concepts")) == 426
     assert ("c001", "[3, 4, 1, 5, 2, 0, 8, 6, 9]") in published.seen  # from the pairs
 
 
@@ -41,7 +41,7 @@ def test_published_prompts_are_asked_in_their_own_words(bigbench: Path) -> None:
     config = EvaluationConfig(list_functions=250, turing_programs=426, algorithmic_queries=16)
     suite = algorithmic_suite(config, 0, read_published(bigbench)).filter(setting="published")
     asked = {
-        (row["benchmark"], render(algorithmic_prompt(row)), row["expected"])
+        (row["benchmark"], render(algorithmic_prompt(row)), row["target"])
         for row in suite.iter_rows(named=True)
     }
     files = {
@@ -55,14 +55,14 @@ def test_published_prompts_are_asked_in_their_own_words(bigbench: Path) -> None:
         for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())
     }
     reworded = {
-        (benchmark, re.sub(r"\n(?=Q)", "\n\n", prompt), answer)
-        for benchmark, prompt, answer in texts
+        (benchmark, re.sub(r"\n(?=Q)", "\n\n", prompt), target)
+        for benchmark, prompt, target in texts
         if benchmark == "list_functions"
     }
     words = {"Q:": "Input:", "A:": "Output:"}
     reworded = {
-        (benchmark, re.sub("[QA]:", lambda found: words[found[0]], f"{prompt}\nA:"), answer)
-        for benchmark, prompt, answer in reworded
+        (benchmark, re.sub("[QA]:", lambda found: words[found[0]], f"{prompt}\nA:"), target)
+        for benchmark, prompt, target in reworded
     }
     turing = {text for text in texts if text[0] == "turing_concepts"}
     assert asked == turing | reworded
@@ -74,7 +74,7 @@ def test_fresh_prompts_are_never_published_ones(bigbench: Path) -> None:
     config = EvaluationConfig(list_functions=250, turing_programs=60, algorithmic_shots=16)
     fresh = algorithmic_suite(config, 0, published).filter(setting="fresh")
     for row in fresh.iter_rows(named=True):
-        assert row["concept"] not in published.programs
+        assert row["concept"] not in published.concepts("turing_concepts")
         for shown in (*row["inputs"], row["query_input"]):
             assert (row["concept"], shown) not in published.seen
 

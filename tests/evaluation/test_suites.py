@@ -13,9 +13,8 @@ from symtune_pipeline.catalog.datasets import all_datasets, find_dataset
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.benchmarks import list_functions
 from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
-from symtune_pipeline.evaluation.benchmarks.published import Prompt, Published
+from symtune_pipeline.evaluation.concepts import Prompt, Published
 from symtune_pipeline.evaluation.suites import (
-    SETTINGS,
     algorithmic_suite,
     asked_queries,
     classification_suite,
@@ -24,11 +23,17 @@ from symtune_pipeline.evaluation.suites import (
     short_of_queries,
 )
 from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.tables import (
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_SUITE,
+    SETTINGS,
+    flipped_setting,
+)
 
 PERCENTS = (0, 25, 50, 75, 100)
 CONFIG = EvaluationConfig(contexts=3, queries=10, flipped_percents=PERCENTS)
 INSTRUCTIONS = {key: entry.instruction for key, entry in all_datasets().items()}
-ICL = [name for name, _, _ in SETTINGS]
+ICL = [setting.name for setting in SETTINGS]
 
 Row = dict[str, Any]
 
@@ -42,6 +47,11 @@ def _suite(
 @pytest.fixture(scope="module")
 def suite(evaluation_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
     return _suite(evaluation_examples, symbols)
+
+
+def test_the_suites_fit_the_contract(suite: pl.DataFrame) -> None:
+    CLASSIFICATION_SUITE.checked(suite)
+    ALGORITHMIC_SUITE.checked(algorithmic_suite(EvaluationConfig(), seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +73,21 @@ def algorithmic() -> list[Row]:
 def test_every_context_is_asked_in_four_settings_and_for_every_flipped_fraction(
     suite: pl.DataFrame,
 ) -> None:
-    variants = suite.group_by("benchmark", "setting", "flipped_percent").len()
+    settings = suite.group_by("benchmark", "setting", "flipped_percent").len()
     expected = 3 * CONFIG.contexts * CONFIG.queries
-    assert {row[:3] for row in variants.rows()} == {("icl", name, 0) for name in ICL} | {
-        ("flipped", "natural labels, no instruction", percent) for percent in PERCENTS
+    assert {row[:3] for row in settings.rows()} == {("icl", name, 0) for name in ICL} | {
+        ("flipped", flipped_setting(percent), percent) for percent in PERCENTS
     }
-    assert set(variants["len"]) == {expected}
+    assert set(settings["len"]) == {expected}
 
 
-def test_all_variants_of_a_context_share_exemplars_queries_and_format(rows: list[Row]) -> None:
+def test_all_settings_of_a_context_share_exemplars_queries_and_format(rows: list[Row]) -> None:
     shared: dict[tuple[str, int], set[tuple[Any, ...]]] = {}
-    queries: dict[tuple[Any, ...], list[int]] = {}
+    queries: dict[tuple[str, int, str], list[int]] = {}
     for row in rows:
         context = (row["dataset"], row["context"])
         shared.setdefault(context, set()).add((tuple(row["exemplars"]), row["format"]))
-        variant = (row["benchmark"], row["setting"], row["flipped_percent"])
-        queries.setdefault((*context, variant), []).append(row["query"])
+        queries.setdefault((*context, row["setting"]), []).append(row["query"])
     assert all(len(found) == 1 for found in shared.values())
     for context in shared:
         asked = [found for key, found in queries.items() if key[:2] == context]
@@ -115,13 +124,13 @@ def test_exemplars_are_distinct_and_as_many_of_every_class(
         assert set(counts.values()) == {CONFIG.exemplars_per_class}
 
 
-def test_in_context_answers_are_the_true_classes(
+def test_in_context_targets_are_the_true_classes(
     rows: list[Row], by_number: dict[int, Row]
 ) -> None:
     for row in rows:
         if row["benchmark"] == "icl":
             shown = (*row["exemplars"], row["query"])
-            assert [*row["exemplar_answers"], row["answer"]] == [
+            assert [*row["exemplar_targets"], row["target"]] == [
                 by_number[e]["label_id"] for e in shown
             ]
 
@@ -130,13 +139,12 @@ def test_instructions_and_natural_labels_are_shown_where_the_setting_says_so(
     rows: list[Row], symbols: pl.DataFrame
 ) -> None:
     allowed = set(symbols.filter(split="evaluation")["symbol"])
-    settings = {name: (relevant, told) for name, relevant, told in SETTINGS}
+    settings = {setting.name: (setting.relevant, setting.instructed) for setting in SETTINGS}
     assert sorted(settings.values()) == [(False, False), (False, True), (True, False), (True, True)]
     for row in rows:
-        relevant, told = settings.get(
-            row["setting"], (True, False)
-        )  # flipped: natural, no instruction
-        assert row["instruction"] == (INSTRUCTIONS[row["dataset"]] if told else None)
+        natural_only = (True, False)  # flipped
+        relevant, instructed = settings.get(row["setting"], natural_only)
+        assert row["instruction"] == (INSTRUCTIONS[row["dataset"]] if instructed else None)
         natural = list(find_dataset(row["dataset"]).labels.values())
         assert (row["labels"] == natural) == relevant
         if not relevant:
@@ -155,29 +163,29 @@ def test_both_symbol_settings_of_a_context_use_the_same_symbols_and_contexts_do_
     assert len({labels for found in used.values() for labels in found}) == len(used)
 
 
-def _truth_to_shown(row: Row, by_number: dict[int, Row]) -> list[tuple[int, int]]:
+def _truth_and_target(row: Row, by_number: dict[int, Row]) -> list[tuple[int, int]]:
     return [
-        (by_number[e]["label_id"], a)
-        for e, a in zip(row["exemplars"], row["exemplar_answers"], strict=True)
+        (by_number[example]["label_id"], target)
+        for example, target in zip(row["exemplars"], row["exemplar_targets"], strict=True)
     ]
 
 
-def test_fully_flipped_labels_are_a_derangement_that_the_expected_answer_follows(
+def test_fully_flipped_labels_are_a_derangement_that_the_target_follows(
     rows: list[Row], by_number: dict[int, Row]
 ) -> None:
     for row in rows:
         if row["flipped_percent"] == 100:
-            mapping = dict(_truth_to_shown(row, by_number))
-            assert set(_truth_to_shown(row, by_number)) == set(
+            mapping = dict(_truth_and_target(row, by_number))
+            assert set(_truth_and_target(row, by_number)) == set(
                 mapping.items()
-            )  # one answer per class
+            )  # one target per class
             assert sorted(mapping.values()) == sorted(mapping)
-            assert all(shown != truth for truth, shown in mapping.items())
-            assert row["answer"] == mapping[by_number[row["query"]]["label_id"]]
+            assert all(target != truth for truth, target in mapping.items())
+            assert row["target"] == mapping[by_number[row["query"]]["label_id"]]
 
 
 @pytest.mark.parametrize("percent", PERCENTS)
-def test_that_share_of_every_class_is_flipped_and_the_expected_answer_is_the_flip(
+def test_that_share_of_every_class_is_flipped_and_the_target_is_the_flip(
     percent: int, rows: list[Row], by_number: dict[int, Row]
 ) -> None:
     full = {
@@ -190,12 +198,12 @@ def test_that_share_of_every_class_is_flipped_and_the_expected_answer_is_the_fli
     ]
     for row in found:
         whole = full[row["dataset"], row["context"], row["query"]]
-        assert row["answer"] == whole["answer"]
-        mapping = dict(_truth_to_shown(whole, by_number))
+        assert row["target"] == whole["target"]
+        mapping = dict(_truth_and_target(whole, by_number))
         changed: Counter[int] = Counter()
-        for truth, shown in _truth_to_shown(row, by_number):
-            assert shown in (truth, mapping[truth])
-            changed[truth] += shown != truth
+        for truth, target in _truth_and_target(row, by_number):
+            assert target in (truth, mapping[truth])
+            changed[truth] += target != truth
         assert set(changed.values()) == {CONFIG.exemplars_per_class * percent // 100}
 
 
@@ -210,9 +218,9 @@ def test_that_share_of_every_class_is_flipped_and_the_expected_answer_is_the_fli
     ],
 )
 def test_flip_maps_its_share_of_each_class(percent: int, expected: list[int]) -> None:
-    answers = np.array([0, 0, 1, 1, 1, 1])
-    assert flip(answers, percent, np.array([1, 2, 0])).tolist() == expected
-    assert answers.tolist() == [0, 0, 1, 1, 1, 1], "the answers handed in stay as they are"
+    targets = np.array([0, 0, 1, 1, 1, 1])
+    assert flip(targets, percent, np.array([1, 2, 0])).tolist() == expected
+    assert targets.tolist() == [0, 0, 1, 1, 1, 1], "the targets handed in stay as they are"
 
 
 @pytest.mark.parametrize(("size", "number"), [(2, 1), (3, 2), (4, 9)])
@@ -223,8 +231,13 @@ def test_a_derangement_moves_every_class_and_each_is_equally_likely(size: int, n
     counts = Counter(tuple(derangement(size, rng).tolist()) for _ in range(2_000))
     assert len(counts) == number
     assert all(sorted(found) == list(range(size)) for found in counts)
-    assert all(place != to for found in counts for place, to in enumerate(found))
+    assert all(label != to for found in counts for label, to in enumerate(found))
     assert number == 1 or chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_a_flipped_share_of_none_has_a_setting_of_its_own(rows: list[Row]) -> None:
+    unflipped = {row["setting"] for row in rows if row["flipped_percent"] == 0}
+    assert unflipped == {*ICL, "0% flipped"}
 
 
 def test_rows_of_a_context_are_neighbours(suite: pl.DataFrame) -> None:
@@ -367,15 +380,15 @@ def test_a_query_of_a_class_without_exemplars_is_one_sentence(
         _suite(_without(evaluation_examples, "exemplar", 1), symbols)
 
 
-def test_a_class_that_is_nowhere_shifts_no_answer(
+def test_a_class_that_is_nowhere_shifts_no_target(
     evaluation_examples: pl.DataFrame, symbols: pl.DataFrame, by_number: dict[int, Row]
 ) -> None:
-    """With class 1 gone, class 2 is the second label, and the answers must say so."""
+    """With class 1 gone, class 2 is the second label, and the targets must say so."""
     three = _without(_without(evaluation_examples, "exemplar", 1), "query", 1)
     for row in (
         _suite(three, symbols).filter(setting="relevant labels, instruction").iter_rows(named=True)
     ):
-        assert row["labels"][row["answer"]] == by_number[row["query"]]["label"]
+        assert row["labels"][row["target"]] == by_number[row["query"]]["label"]
 
 
 def test_list_functions_expect_what_the_function_gives(algorithmic: list[Row]) -> None:
@@ -383,21 +396,21 @@ def test_list_functions_expect_what_the_function_gives(algorithmic: list[Row]) -
     assert len({row["concept"] for row in found}) == 12
     for row in found:
         pairs = zip(
-            [*row["inputs"], row["query_input"]], [*row["outputs"], row["expected"]], strict=True
+            [*row["inputs"], row["query_input"]], [*row["outputs"], row["target"]], strict=True
         )
-        for given, answer in pairs:
+        for given, output in pairs:
             values = [int(value) for value in given.strip("[]").split(",") if value.strip()]
-            assert list_functions.text(list_functions.apply(row["concept"], values)) == answer
+            assert list_functions.text(list_functions.apply(row["concept"], values)) == output
 
 
 def test_turing_concepts_expect_what_the_program_writes(algorithmic: list[Row]) -> None:
     found = [row for row in algorithmic if row["benchmark"] == "turing_concepts"]
     assert len(found) == 12 * 3
     for row in found:
-        for given, answer in zip(
-            [*row["inputs"], row["query_input"]], [*row["outputs"], row["expected"]], strict=True
+        for given, output in zip(
+            [*row["inputs"], row["query_input"]], [*row["outputs"], row["target"]], strict=True
         ):
-            assert turing.run(row["concept"], given) == answer
+            assert turing.run(row["concept"], given) == output
 
 
 def test_an_algorithmic_query_is_no_exemplar(algorithmic: list[Row]) -> None:
@@ -430,7 +443,7 @@ def _one_published() -> Published:
             tuple(row["inputs"]),
             tuple(row["outputs"]),
             row["query_input"],
-            row["expected"],
+            row["target"],
         )
         for row in fresh.iter_rows(named=True)
     )
@@ -449,7 +462,7 @@ def test_nothing_that_is_published_is_fresh() -> None:
         (row["concept"], shown) for row in fresh for shown in (*row["inputs"], row["query_input"])
     }
     assert not asked & published.seen
-    assert not {row["concept"] for row in fresh} & published.programs
+    assert not {row["concept"] for row in fresh} & published.concepts("turing_concepts")
     assert len(fresh) == 42
 
 

@@ -18,25 +18,25 @@ PAIR = re.compile(r"Input: '([01]*)'\nOutput: '([01]*)'")
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, set[tuple[str, str, str]]]:
-    """(program, input, output) of the answers to be predicted and of the examples shown."""
+    """(program, input, output) of the targets and of the examples before them."""
     files = sorted(PUBLISHED.glob("simple_turing_concept_*.jsonl"))
     if not files:
         pytest.skip("the published Turing prompts are not at ../shared/data/bigbench")
-    pairs: dict[str, set[tuple[str, str, str]]] = {"answer": set(), "example": set()}
+    pairs: dict[str, set[tuple[str, str, str]]] = {"target": set(), "example": set()}
     for line in (line for file in files for line in file.read_text().splitlines()):
         prompt = json.loads(line)
         program = prompt["comment"].split("'")[1]
-        *examples, answer = PAIR.findall(f"{prompt['input']} {prompt['target']}")
-        pairs["answer"].add((program, *answer))
+        *examples, target = PAIR.findall(f"{prompt['input']} {prompt['target']}")
+        pairs["target"].add((program, *target))
         pairs["example"] |= {(program, *example) for example in examples}
     return pairs
 
 
-def test_every_published_answer_is_reproduced(
+def test_every_published_target_is_reproduced(
     published: dict[str, set[tuple[str, str, str]]],
 ) -> None:
-    assert len(published["answer"]) == 2130
-    assert [pair for pair in published["answer"] if turing.run(*pair[:2]) != pair[2]] == []
+    assert len(published["target"]) == 2130
+    assert [pair for pair in published["target"] if turing.run(*pair[:2]) != pair[2]] == []
 
 
 def test_every_published_example_is_reproduced_by_leaving_the_loop_at_the_edge(
@@ -117,7 +117,7 @@ def test_a_drawn_program_has_no_idle_end() -> None:
     inputs = [format(n, f"0{length}b") for length in range(1, 6) for n in range(2**length)]
     for program in [turing.random_program(rng) for _ in range(30)]:
         outputs = [turing.run(program, text) for text in ["", *inputs]]
-        for start in (program[:place] for place in range(len(program))):
+        for start in (program[:end] for end in range(len(program))):
             if _balanced(start):
                 assert outputs != [turing.run(start, text) for text in ["", *inputs]]
 

@@ -17,7 +17,7 @@ from symtune_pipeline.files import write_frames
 from symtune_pipeline.prompts import mixture as mixture_module
 from symtune_pipeline.prompts.mixture import class_pools, distinct, mixture_chunks, short_prompts
 from symtune_pipeline.prompts.symbols import first_tokens
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import TUNING_MIXTURE
 
 PROMPTS = 1_500
 RANGE = (2, 10)
@@ -68,13 +68,13 @@ def test_prompts_are_numbered_from_zero(mixture: pl.DataFrame) -> None:
     assert mixture["prompt"].to_list() == list(range(PROMPTS))
 
 
-def test_a_prompt_is_of_one_dataset_and_answers_are_its_classes(
+def test_a_prompt_is_of_one_dataset_and_targets_are_its_classes(
     prompts: list[Row], by_number: dict[int, Row]
 ) -> None:
     for row in prompts:
         shown = [by_number[example] for example in row["examples"]]
         assert {example["dataset"] for example in shown} == {row["dataset"]}
-        assert [example["label_id"] for example in shown] == row["answers"]
+        assert [example["label_id"] for example in shown] == row["targets"]
 
 
 def test_every_class_has_the_same_number_of_exemplars(
@@ -84,7 +84,7 @@ def test_every_class_has_the_same_number_of_exemplars(
         tuning_examples.group_by("dataset").agg(pl.col("label_id").n_unique()).iter_rows()
     )
     for row in prompts:
-        counts = Counter(row["answers"][:-1])
+        counts = Counter(row["targets"][:-1])
         assert set(counts) == set(range(classes[row["dataset"]]))
         (k,) = set(counts.values())
         assert RANGE[0] <= k <= RANGE[1]
@@ -99,7 +99,7 @@ def test_labels_are_distinct_symbols_of_the_tuning_split(
 ) -> None:
     allowed = set(symbols.filter(split="tuning")["symbol"])
     for row in prompts:
-        assert len(set(row["labels"])) == len(row["labels"]) == max(row["answers"][:-1]) + 1
+        assert len(set(row["labels"])) == len(row["labels"]) == max(row["targets"][:-1]) + 1
         assert set(row["labels"]) <= allowed
 
 
@@ -112,7 +112,7 @@ def test_symbols_are_drawn_anew_for_every_prompt(prompts: list[Row]) -> None:
     [
         ("dataset", lambda row: row["dataset"], 4),
         ("format", lambda row: row["format"], 10),
-        ("number of exemplars per class", lambda row: Counter(row["answers"][:-1])[0], 9),
+        ("number of exemplars per class", lambda row: Counter(row["targets"][:-1])[0], 9),
     ],
 )
 def test_prompts_draw_uniformly(prompts: list[Row], what: str, of: Any, outcomes: int) -> None:
@@ -127,8 +127,8 @@ def test_the_query_is_of_any_class_and_exemplars_are_in_any_order(prompts: list[
     from scipy.stats import chisquare
 
     four_classes = [row for row in prompts if row["dataset"] == "news_topics"]
-    for place in (0, -2, -1):  # first exemplar, last exemplar, query
-        counts = Counter(row["answers"][place] for row in four_classes)
+    for position in (0, -2, -1):  # first exemplar, last exemplar, query
+        counts = Counter(row["targets"][position] for row in four_classes)
         assert chisquare([counts[label] for label in range(4)]).pvalue > 1e-3
 
 
@@ -183,7 +183,7 @@ def test_the_characters_limit_lowers_the_number_of_exemplars_and_nothing_else(
     lowered = 0
     for free, row in zip(mixture.to_dicts(), limited.to_dicts(), strict=True):
         length = sum(len(by_number[example]["input"]) for example in row["examples"])
-        counts = Counter(row["answers"][:-1])
+        counts = Counter(row["targets"][:-1])
         assert len(counts) == len(row["labels"])
         assert len(set(counts.values())) == 1
         assert length <= limit or counts[0] == 1
@@ -202,12 +202,12 @@ def test_an_impossible_characters_limit_keeps_one_exemplar_of_every_class(
     tuning_examples: pl.DataFrame, symbols: pl.DataFrame
 ) -> None:
     for row in _mixture(tuning_examples, symbols, limit=1, prompts=50).iter_rows(named=True):
-        assert sorted(row["answers"][:-1]) == list(range(len(row["labels"])))
+        assert sorted(row["targets"][:-1]) == list(range(len(row["labels"])))
 
 
 def test_a_rare_class_lowers_the_number_of_exemplars(symbols: pl.DataFrame) -> None:
     rows = _mixture(_toy(no=30, yes=4), symbols, exemplars=(2, 10), prompts=200).to_dicts()
-    assert {Counter(row["answers"][:-1])[label] for row in rows for label in (0, 1)} == {2, 3}
+    assert {Counter(row["targets"][:-1])[label] for row in rows for label in (0, 1)} == {2, 3}
 
 
 @pytest.mark.parametrize("classes", [{"no": 5}, {"no": 5, "yes": 1}])
@@ -230,7 +230,7 @@ def test_prompts_with_fewer_exemplars_than_the_least_are_counted_by_dataset(
     expected = Counter(
         row["dataset"]
         for row in tight.iter_rows(named=True)
-        if Counter(row["answers"][:-1])[0] < RANGE[0]
+        if Counter(row["targets"][:-1])[0] < RANGE[0]
     )
     assert 0 < sum(expected.values()) < PROMPTS
     assert short_prompts(tight.lazy(), config) == dict(expected)
@@ -248,7 +248,7 @@ def test_natural_labels_stand_in_the_same_prompts(
     assert natural.drop("labels").equals(mixture.drop("labels"))
     for row in natural.iter_rows(named=True):
         expected = [by_number[example]["label"] for example in row["examples"]]
-        assert [row["labels"][answer] for answer in row["answers"]] == expected
+        assert [row["labels"][target] for target in row["targets"]] == expected
 
 
 def test_shuffled_labels_are_the_same_prompts_and_symbols_without_a_mapping(
@@ -257,15 +257,15 @@ def test_shuffled_labels_are_the_same_prompts_and_symbols_without_a_mapping(
     from scipy.stats import chi2_contingency
 
     shuffled = _mixture(tuning_examples, symbols, labels="shuffled")
-    assert shuffled.drop("answers").equals(mixture.drop("answers"))
+    assert shuffled.drop("targets").equals(mixture.drop("targets"))
     pairs: Counter[tuple[int, int]] = Counter()
-    for real, dealt in zip(mixture.iter_rows(named=True), shuffled["answers"], strict=True):
-        assert sorted(dealt) == sorted(real["answers"])
+    for real, dealt in zip(mixture.iter_rows(named=True), shuffled["targets"], strict=True):
+        assert sorted(dealt) == sorted(real["targets"])
         if real["dataset"] == "news_topics":
-            pairs[(real["answers"][-1], dealt[-1])] += 1  # the query's class and its symbol
+            pairs[(real["targets"][-1], dealt[-1])] += 1  # the query's class and its symbol
     table = [[pairs[(real, dealt)] for dealt in range(4)] for real in range(4)]
     assert chi2_contingency(table).pvalue > 1e-3
-    orders = [tuple(dealt) for dealt in shuffled["answers"]]
+    orders = [tuple(dealt) for dealt in shuffled["targets"]]
     assert len(set(orders)) > 0.9 * PROMPTS
 
 
@@ -278,9 +278,10 @@ def test_an_instructed_share_has_natural_labels_and_changes_no_other_prompt(
     mixed = _mixture(tuning_examples, symbols, labels=labels, instructed_share=0.3)
     assert not plain["instructed"].any()
     assert abs(mixed["instructed"].mean() - 0.3) < 0.05
-    told = mixed["instructed"]
-    assert mixed.filter(~told).equals(plain.filter(~told))
-    assert mixed.filter(told).drop("instructed").equals(natural.filter(told).drop("instructed"))
+    instructed = mixed["instructed"]
+    assert mixed.filter(~instructed).equals(plain.filter(~instructed))
+    of_natural = natural.filter(instructed).drop("instructed")
+    assert mixed.filter(instructed).drop("instructed").equals(of_natural)
 
 
 @pytest.mark.parametrize("temperature", [None, 1, 3, 1e-9])
@@ -300,9 +301,9 @@ def test_datasets_are_drawn_by_size_to_the_power_of_one_over_the_temperature(
         assert set(drawn["dataset"]) == {"large"}
         return
     weights = [size ** (1 / temperature) if temperature else 1 for size in sizes.values()]
-    found = [drawn.filter(dataset=name).height for name in sizes]
+    counts = [drawn.filter(dataset=name).height for name in sizes]
     expected = [PROMPTS * weight / sum(weights) for weight in weights]
-    assert chisquare(found, expected).pvalue > 1e-3
+    assert chisquare(counts, expected).pvalue > 1e-3
 
 
 def test_symbols_of_a_prompt_can_differ_in_their_first_token(
@@ -326,7 +327,7 @@ def test_chunks_become_row_groups_of_one_file(symbols: pl.DataFrame, tmp_path: P
     write_frames(tmp_path / "m.parquet", mixture_chunks(_toy(no=9, yes=9), symbols, config, 0))
     assert parquet.ParquetFile(tmp_path / "m.parquet").num_row_groups == 2
     whole = pl.concat(mixture_chunks(_toy(no=9, yes=9), symbols, config, 0))
-    assert checked(pl.read_parquet(tmp_path / "m.parquet"), "mixture").equals(whole)
+    assert TUNING_MIXTURE.checked(pl.read_parquet(tmp_path / "m.parquet")).equals(whole)
 
 
 def test_pools_are_the_examples_by_class(tuning_examples: pl.DataFrame) -> None:

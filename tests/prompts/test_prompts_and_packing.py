@@ -19,7 +19,8 @@ from symtune_pipeline.prompts.blocks import fill, packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
 from symtune_pipeline.prompts.text import Role, Segment, render, segments
-from symtune_pipeline.prompts.tokens import PieceTokenizer
+from symtune_pipeline.prompts.tokens import SegmentTokenizer
+from symtune_pipeline.tables import PACKED_MIXTURE, TUNING_MIXTURE
 
 # The ten formats of the method, in its order: one exemplar, then the query without its label.
 RENDERED = (
@@ -69,7 +70,7 @@ def prompts(mixture: pl.DataFrame, inputs: pl.Series) -> list[list[Segment]]:
         segments(
             style,
             [inputs[e] for e in row["examples"]],
-            [row["labels"][a] for a in row["answers"]],
+            [row["labels"][target] for target in row["targets"]],
             INSTRUCTIONS[row["dataset"]] if row["instructed"] else None,
         )
         for row in mixture.head(20).iter_rows(named=True)
@@ -79,7 +80,7 @@ def prompts(mixture: pl.DataFrame, inputs: pl.Series) -> list[list[Segment]]:
 
 @pytest.fixture(scope="module")
 def merging() -> Any:
-    """A tokenizer whose merges cross every kind of boundary between a prompt's pieces."""
+    """A tokenizer whose merges cross every kind of boundary between a prompt's segments."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -108,85 +109,92 @@ def test_there_are_ten_formats() -> None:
 
 @pytest.mark.parametrize("style", FORMATS)
 def test_a_tuning_prompt_ends_with_the_label_of_its_query(style: int) -> None:
-    pieces = segments(style, ["good day", "bad day"], ["FOO", "BAR"])
-    assert render(pieces) == RENDERED[style] + " BAR"
-    assert [(piece.text, piece.example) for piece in pieces if piece.role is Role.LABEL] == [
-        (" FOO", 0), (" BAR", 1),
-    ]  # fmt: skip
+    prompt = segments(style, ["good day", "bad day"], ["FOO", "BAR"])
+    assert render(prompt) == RENDERED[style] + " BAR"
+    labels = [(segment.text, segment.example) for segment in prompt if segment.role is Role.LABEL]
+    assert labels == [(" FOO", 0), (" BAR", 1)]
 
 
 @pytest.mark.parametrize("style", FORMATS)
 def test_an_instruction_comes_once_before_everything(style: int) -> None:
-    pieces = segments(style, ["good day", "bad day"], ["FOO"], "Is the day good?")
-    assert render(pieces) == "Is the day good?\n\n" + RENDERED[style]
-    assert [piece.role for piece in pieces].count(Role.INSTRUCTION) == 1
+    prompt = segments(style, ["good day", "bad day"], ["FOO"], "Is the day good?")
+    assert render(prompt) == "Is the day good?\n\n" + RENDERED[style]
+    assert [segment.role for segment in prompt].count(Role.INSTRUCTION) == 1
 
 
-def test_composing_pieces_equals_tokenising_the_whole_in_all_formats(
+def test_composing_segments_equals_tokenising_the_whole_in_all_formats(
     prompts: list[list[Segment]], tokenizer: Any
 ) -> None:
-    pieces = PieceTokenizer(tokenizer)
-    assert pieces.check(prompts)
+    by_segment = SegmentTokenizer(tokenizer)
+    assert by_segment.check(prompts)
     for prompt in prompts:
-        composed = [token for part in pieces.pieces(prompt) for token in part]
+        composed = [token for tokens in by_segment.segment_tokens(prompt) for token in tokens]
         assert composed == _ids(tokenizer, render(prompt))
 
 
 @pytest.mark.parametrize("style", FORMATS)
-def test_a_tokenizer_that_merges_across_pieces_still_gives_the_whole(
+def test_a_tokenizer_that_merges_across_segments_still_gives_the_whole(
     style: int, merging: Any
 ) -> None:
     labels = ["AB", "Q", "42", "y"]
     prompt = segments(style, ["a day", "Q: why", "-> y", "An A"], labels)
-    pieces = PieceTokenizer(merging)
-    assert not pieces.check([prompt])
+    by_segment = SegmentTokenizer(merging)
+    assert not by_segment.check([prompt])
 
-    parts = pieces.pieces(prompt)
-    assert [token for part in parts for token in part] == _ids(merging, render(prompt))
+    found = by_segment.segment_tokens(prompt)
+    assert [token for tokens in found for token in tokens] == _ids(merging, render(prompt))
     of_labels = [
-        merging.decode(part).strip()
-        for segment, part in zip(prompt, parts, strict=True)
+        merging.decode(tokens).strip()
+        for segment, tokens in zip(prompt, found, strict=True)
         if segment.role is Role.LABEL
     ]
     assert of_labels == labels
 
 
-def test_packing_with_a_tokenizer_that_merges_across_pieces(merging: Any) -> None:
+def test_packing_with_a_tokenizer_that_merges_across_segments(merging: Any) -> None:
     inputs = pl.Series(["a day", "Q: why", "-> y", "An A"])
-    answers, labels = [0, 1, 1, 0], ["AB", "Q"]
-    mixture = pl.DataFrame(
+    targets, labels = [0, 1, 1, 0], ["AB", "Q"]
+    mixture = TUNING_MIXTURE.frame(
         {
             "prompt": list(FORMATS),
-            "dataset": "some",
+            "dataset": ["some"] * len(FORMATS),
             "format": list(FORMATS),
             "examples": [[0, 1, 2, 3]] * len(FORMATS),
-            "answers": [answers] * len(FORMATS),
+            "targets": [targets] * len(FORMATS),
             "labels": [labels] * len(FORMATS),
             "instructed": [style % 2 == 0 for style in FORMATS],
-        },
-        schema_overrides={"format": pl.UInt8},
+        }
     )
     blocks = _packed(mixture, inputs, merging, 500)
     found = [prompt for row in blocks.iter_rows(named=True) for prompt in _cut(row)]
     expected = [
-        _ids(merging, render(segments(s, inputs.to_list(), [labels[a] for a in answers], told)))
-        for s in FORMATS
-        for told in ([INSTRUCTIONS["some"]] if s % 2 == 0 else [None])
+        _ids(
+            merging,
+            render(
+                segments(
+                    style,
+                    inputs.to_list(),
+                    [labels[target] for target in targets],
+                    INSTRUCTIONS["some"] if style % 2 == 0 else None,
+                )
+            ),
+        )
+        for style in FORMATS
     ]
     assert sorted(tokens for tokens, _ in found) == sorted(expected)
     for tokens, inside in found:
-        targets = merging.decode([tokens[place] for place, _ in inside])
-        assert "".join(targets.split()) == "ABQQAB"
+        text = merging.decode([tokens[position] for position, _ in inside])
+        assert "".join(text.split()) == "ABQQAB"
 
 
-def test_targets_are_the_labels_and_a_first_label_is_told_apart(tokenizer: Any) -> None:
-    mixture = pl.DataFrame(
+def test_targets_are_the_labels_and_a_first_label_has_a_kind_of_its_own(tokenizer: Any) -> None:
+    mixture = TUNING_MIXTURE.frame(
         {
             "prompt": [0],
             "dataset": ["some"],
             "format": [0],
             "examples": [[0, 1, 2, 3]],
-            "answers": [[0, 1, 0, 1]],
+            "targets": [[0, 1, 0, 1]],
             "labels": [["FOO", "17"]],
             "instructed": [False],
         }
@@ -199,19 +207,21 @@ def test_targets_are_the_labels_and_a_first_label_is_told_apart(tokenizer: Any) 
         found["target_kinds"]
         == [FIRST] * foo + [FIRST] * seventeen + [SEEN] * foo + [QUERY] * seventeen
     )
-    targets = [found["tokens"][place] for place in found["target_places"]]
+    targets = [found["tokens"][position] for position in found["target_positions"]]
     assert tokenizer.decode(targets) == " FOO 17 FOO 17"
     assert (FIRST, SEEN, QUERY) == (0, 1, 2)
 
 
 def _cut(row: dict[str, Any]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """The prompts of a block: the tokens of each, and the place and kind of its targets."""
+    """The prompts of a block: the tokens of each, and the position and kind of its targets."""
     found = []
     start = 0
-    targets = list(zip(row["target_places"], row["target_kinds"], strict=True))
-    for length in row["prompt_lengths"]:
+    targets = list(zip(row["target_positions"], row["target_kinds"], strict=True))
+    for length in row["sequence_lengths"]:
         inside = [
-            (place - start, kind) for place, kind in targets if start <= place < start + length
+            (position - start, kind)
+            for position, kind in targets
+            if start <= position < start + length
         ]
         found.append((row["tokens"][start : start + length], inside))
         start += length
@@ -231,12 +241,13 @@ def test_blocks_hold_every_prompt_exactly_once(
     assert blocks["block"].to_list() == list(range(len(blocks)))
     assert blocks["tokens"].list.len().max() <= 2_000  # type: ignore[operator]
     assert done == [50, 70, 120]
+    PACKED_MIXTURE.checked(blocks)
 
     expected = []
     for row in mixture.iter_rows(named=True):
-        labels = [row["labels"][a] for a in row["answers"]]
-        told = INSTRUCTIONS[row["dataset"]] if row["instructed"] else None
-        prompt = segments(row["format"], [inputs[e] for e in row["examples"]], labels, told)
+        labels = [row["labels"][target] for target in row["targets"]]
+        instruction = INSTRUCTIONS[row["dataset"]] if row["instructed"] else None
+        prompt = segments(row["format"], [inputs[e] for e in row["examples"]], labels, instruction)
         kinds = [QUERY if i == len(labels) - 1 else SEEN if label in labels[:i] else FIRST
                  for i, label in enumerate(labels)]  # fmt: skip
         of_targets = [kind for label, kind in zip(labels, kinds, strict=True)
@@ -254,12 +265,12 @@ def test_a_prompt_longer_than_a_block_loses_exemplars_evenly(
     mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any
 ) -> None:
     whole = _packed(mixture, inputs, tokenizer, 10_000)
-    longest = max(length for row in whole["prompt_lengths"] for length in row)
+    longest = max(length for row in whole["sequence_lengths"] for length in row)
     assert longest > BLOCK, "the case under test must occur"
     blocks = _packed(mixture, inputs, tokenizer, BLOCK)
     assert blocks["tokens"].list.len().max() <= BLOCK  # type: ignore[operator]
 
-    queries = Counter(row["labels"][row["answers"][-1]] for row in mixture.iter_rows(named=True))
+    queries = Counter(row["labels"][row["targets"][-1]] for row in mixture.iter_rows(named=True))
     found: Counter[str] = Counter()
     uneven = 0
     for row in blocks.iter_rows(named=True):
@@ -277,10 +288,10 @@ def test_a_prompt_longer_than_a_block_loses_exemplars_evenly(
 def _labels(tokens: list[int], inside: list[tuple[int, int]], tokenizer: Any) -> list[str]:
     """The texts of a prompt's labels; the tokens of one label lie side by side."""
     runs: list[list[int]] = []
-    for i, (place, _) in enumerate(inside):
-        if i == 0 or place != inside[i - 1][0] + 1:
+    for i, (position, _) in enumerate(inside):
+        if i == 0 or position != inside[i - 1][0] + 1:
             runs.append([])
-        runs[-1].append(tokens[place])
+        runs[-1].append(tokens[position])
     return [tokenizer.decode(run) for run in runs]
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Category, SymbolsConfig
+from symtune_pipeline.experiment import SymbolsConfig
 from symtune_pipeline.prompts.symbols import (
     SymbolSampler,
     first_tokens,
@@ -17,6 +17,7 @@ from symtune_pipeline.prompts.symbols import (
     shared_token_sequences,
     symbol_pool,
 )
+from symtune_pipeline.tables import Category
 
 
 def _toy(**symbols: str) -> pl.DataFrame:
@@ -170,8 +171,8 @@ def test_first_tokens_are_those_that_a_symbol_has_in_a_prompt(
     found = first_tokens(symbols, [tokenizer, tokenizer])
     tuning = symbols.filter(split="tuning")["symbol"]
     assert found.shape == (2, len(tuning))
-    for place in (0, 12_345, len(tuning) - 1):
-        assert found[1, place] == tokenizer.encode(f" {tuning[place]}")[0]
+    for row in (0, 12_345, len(tuning) - 1):
+        assert found[1, row] == tokenizer.encode(f" {tuning[row]}")[0]
 
 
 def test_symbols_that_a_tokenizer_merges_are_found(tokenizer: Any) -> None:

@@ -1,7 +1,6 @@
-"""The language P3 of BIG-bench's Simple Turing Concepts: interpreter and random programs.
+"""Simple Turing Concepts of BIG-bench: the language P3, fresh programs, and the published prompts.
 
-A program of seven instructions reads a binary string from a tape and prints another. The module
-knows nothing about prompts, models or the published files.
+A program of seven instructions reads a binary string from a tape and prints another.
 
 The machine: a cell holds '.' (blank), '0' or '1'. The tape has one blank left of the input and is
 blank without end on its right; the head starts on the input's first cell.
@@ -12,20 +11,25 @@ blank without end on its right; the head starts on the input's first cell.
 
 Source: Telle, Hernandez-Orallo and Ferri, "The teaching size" (2019), by way of the BIG-bench
 task; the rules above and below are those that reproduce its published pairs. What a move beyond
-the left end does differs inside the published prompts: the answers to be predicted (all 2,130
+the left end does differs inside the published prompts: the targets (all 2,130
 pairs) follow ``edge="end"``, the examples shown before them (all 1,748 pairs, 55 of which tell the
 two apart) follow ``edge="leave"``. No single rule fits both, since the same program appears under
 each; two different interpreters would explain it, but that is a guess.
 """
 
+from __future__ import annotations
+
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, combinations, product
 from typing import Literal
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.concepts import Concept, Published, PublishedFormat, solved
+from symtune_pipeline.experiment import EvaluationConfig
 
 Edge = Literal["end", "leave"]
 
@@ -38,10 +42,27 @@ INPUT_LENGTH_WEIGHTS = {1: 4, 2: 13, 3: 23, 4: 20, 5: 40}
 PROGRAM_LENGTH_WEIGHTS = {3: 3, 4: 7, 5: 17, 6: 21, 7: 28, 8: 18, 9: 6}
 """How often, in percent, a published program is so many instructions long."""
 
+CATEGORY = "P3 program"  # of every program
+
 _CYCLE = ".01"
 _LOOP_SHARE = 0.6
 _MOST_ALIKE = 0.75
 _PROBES = ["".join(digits) for length in range(6) for digits in product("01", repeat=length)]
+
+
+def fresh(config: EvaluationConfig, rng: random.Random, published: Published) -> Iterator[Concept]:
+    """Programs that differ from each other and from the published ones, on inputs of their own."""
+    known = published.concepts("turing_concepts")
+    for _ in range(config.turing_programs):
+        while (program := random_program(rng)) in known:
+            pass
+        known.add(program)
+
+        def solve(tape: str, program: str = program) -> str:
+            return run(program, tape)
+
+        pairs = solved(program, lambda: random_input(rng), solve, config, published)
+        yield Concept(program, CATEGORY, pairs)
 
 
 def run(program: str, text: str, edge: Edge = "end") -> str:
@@ -60,7 +81,7 @@ def random_program(rng: random.Random) -> str:
 
     On every binary string of up to five digits it ends by itself; its output depends on the
     input (no output covers more than three quarters of them) and is not merely the input; and
-    no piece of it can be left out unnoticed. Lengths are distributed as in the published ones.
+    no part of it can be left out unnoticed. Lengths are distributed as in the published ones.
     """
     (length,) = rng.choices(*_weighted(PROGRAM_LENGTH_WEIGHTS))
     loops = length >= 5 and rng.random() < _LOOP_SHARE
@@ -176,12 +197,28 @@ def _is_concept(program: str) -> bool:
 
 
 def _shortened(program: str) -> Iterator[str]:
-    """The program without any one piece of it whose brackets are balanced."""
+    """The program without any one stretch of it whose brackets are balanced."""
     for start, end in combinations(range(len(program) + 1), 2):
         if _is_balanced(program[start:end]):
             yield program[:start] + program[end:]
 
 
-def _is_balanced(piece: str) -> bool:
-    depths = list(accumulate((char == "[") - (char == "]") for char in piece))
+def _is_balanced(stretch: str) -> bool:
+    depths = list(accumulate((char == "[") - (char == "]") for char in stretch))
     return min(depths) >= 0 and depths[-1] == 0
+
+
+def _asked(
+    config: EvaluationConfig, programs: Sequence[str], rng: random.Random
+) -> Collection[str]:
+    """A sample of as many published programs as there are fresh ones."""
+    return rng.sample(programs, min(config.turing_programs, len(programs)))
+
+
+PUBLISHED = PublishedFormat(
+    files="simple_turing_concept_*.jsonl",
+    pair=re.compile(r"Input: (.*)\nOutput: ?(.*)"),
+    concept=re.compile(r"^\['([^']+)'"),
+    category=lambda program: CATEGORY,
+    asked=_asked,
+)
