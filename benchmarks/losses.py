@@ -36,14 +36,14 @@ from symtune_pipeline.tables import SOURCES
 BUDGET = "quickstart"
 SEEDS = (0, 1)
 FIRST, SECOND = "final_label", "all_labels"
-# The marts pair the tuned variant's answers with the untuned one's; here they pair the losses.
+# The marts pair the tuned variant's predictions with the untuned one's; here they pair the losses.
 STANDS_FOR = {FIRST: "untuned", SECOND: "tuned"}
 UNTUNED = "pretrained"
 PREDICTIONS = ("eval_icl", "eval_flipped", "eval_algorithmic")
 
 
 def predictions(seed: int, loss: str) -> dict[str, pl.DataFrame]:
-    """Every answer of the tuned and the untuned model, by asset; made where it is not there yet."""
+    """Predictions of the tuned and the untuned variant by asset, from a run if there are none yet."""
     kept = home_folder() / "benchmarks" / "losses" / f"{seed}-{loss}"
     if not kept.is_dir():
         experiment = _materialized(seed, loss)
@@ -69,8 +69,8 @@ def _materialized(seed: int, loss: str) -> Experiment:
     return load_experiment(str(path))
 
 
-def answers(name: str, seed: int) -> pl.DataFrame:
-    """An asset's answers of the untuned model and of both losses, under the marts' names of variants."""
+def of_both_losses(name: str, seed: int) -> pl.DataFrame:
+    """An asset's predictions, untuned and of both losses, under the marts' names of variants."""
     first, second = predictions(seed, FIRST)[name], predictions(seed, SECOND)[name]
     tuned = pl.col("variant") == "tuned"
     frame = pl.concat(
@@ -87,7 +87,7 @@ def answers(name: str, seed: int) -> pl.DataFrame:
 def summary(folder: Path) -> pl.DataFrame:
     """The rows of mart_summary; the column model has every seed and all together."""
     for name in PREDICTIONS:
-        seeds = {f"seed {seed}": answers(name, seed) for seed in SEEDS}
+        seeds = {f"seed {seed}": of_both_losses(name, seed) for seed in SEEDS}
         together = pl.concat(seeds.values())
         frames = [
             frame.with_columns(model=pl.lit(which))

@@ -1,7 +1,7 @@
--- The answers to all benchmarks in one normal form. Beside each answer of the tuned variant stands
--- whether the untuned one was right on the same prompt (null where it gave no answer).
+-- The predictions and completions of all benchmarks in one normal form. Beside each of the tuned
+-- variant stands whether the untuned one was right on the same prompt (null where it was not asked).
 -- `confidence` is the probability that a variant gives to its prediction, among the labels alone.
-WITH answers AS (
+WITH predictions AS (
     SELECT
         'icl' AS benchmark, setting, NULL::INTEGER AS flipped_percent, model, variant,
         dataset, NULL::VARCHAR AS category, context, query, correct, chance, logprobs
@@ -35,7 +35,7 @@ SELECT
     END AS untuned_correct,
     chance,
     1 / list_sum([exp(logprob - list_max(logprobs)) FOR logprob IN logprobs]) AS confidence
-FROM answers
+FROM predictions
 -- A window, not a join: it also matches prompts whose flipped_percent is null.
 WINDOW prompts AS (
     PARTITION BY

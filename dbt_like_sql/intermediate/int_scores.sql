@@ -1,6 +1,6 @@
--- The one place where answers become figures, at three levels: over a whole setting ('all'), for
+-- Outcomes become figures here and nowhere else, at three levels: over a whole setting ('all'), for
 -- each of its datasets or concepts ('dataset'), and for each category of concepts ('category').
-WITH answers AS (
+WITH levelled AS (
     SELECT
         level,
         outcomes.benchmark,
@@ -10,7 +10,7 @@ WITH answers AS (
         outcomes.variant,
         CASE WHEN level = 'dataset' THEN outcomes.dataset END AS dataset,
         CASE WHEN level = 'category' THEN outcomes.category END AS category,
-        -- Answers to queries that share their exemplars are no independent trials.
+        -- Outcomes of queries that share their exemplars are no independent trials.
         concat(outcomes.dataset, '/', outcomes.context) AS draw,
         outcomes.correct,
         outcomes.untuned_correct,
@@ -23,9 +23,9 @@ WITH answers AS (
 binned AS (
     SELECT
         *,
-        -- Its mean over the answers is the expected calibration error.
+        -- Its mean over the outcomes is the expected calibration error.
         abs(avg(confidence - correct::INTEGER) OVER bins) AS miscalibration
-    FROM answers
+    FROM levelled
     WINDOW bins AS (
         PARTITION BY
             level, benchmark, setting, flipped_percent, model, variant, dataset, category, bin

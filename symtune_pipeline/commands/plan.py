@@ -9,7 +9,7 @@ from rich.console import Console
 
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.common import current_experiment, current_store
-from symtune_pipeline.commands.plan_tables import markdown, shown
+from symtune_pipeline.commands.plan_tables import details, markdown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.store.folder import Store
@@ -63,7 +63,7 @@ def plan(
         lora=lora,
         activation_checkpointing=checkpointing,
     )
-    Console(highlight=False).print(shown(made, experiment.name), soft_wrap=True)
+    Console(highlight=False).print(details(made, experiment.name), soft_wrap=True)
 
 
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:

@@ -13,7 +13,7 @@ from symtune_pipeline.tuning.plan import GB, USABLE, Plan
 COLUMNS = ["model", "parameters", "tuned", "on", "memory of a GPU", "tokens", "time", "price"]
 
 
-def shown(plan: Plan, experiment: str) -> Group:
+def details(plan: Plan, experiment: str) -> Group:
     """A plan with everything that it was computed from."""
     facts = Table.grid(padding=(0, 2))
     for name, text in {

@@ -35,20 +35,20 @@ def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
     """
     own = {dataset.key: dataset for dataset in experiment.datasets()}
     dataset = own.get(key) or find_dataset(key)
-    shown = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
     for name, text in (
         *_facts(dataset),
         *(_loaded(store, dataset) if key in own else [("rows", f"not in {experiment.name}")]),
     ):
-        shown.add_row(Text(name, style="bold"), Text(text))
-    return shown
+        grid.add_row(Text(name, style="bold"), Text(text))
+    return grid
 
 
 def _facts(dataset: Dataset) -> list[tuple[str, str]]:
     facts = [("dataset", f"{dataset.key}: {dataset.task_type}, for {dataset.role}")]
     if dataset.hub:
-        place = f"{dataset.hub.repository}, configuration {dataset.hub.config}"
-        facts += [("repository", place), ("revision", dataset.hub.revision or "the newest")]
+        address = f"{dataset.hub.repository}, configuration {dataset.hub.config}"
+        facts += [("repository", address), ("revision", dataset.hub.revision or "the newest")]
     return [
         *facts,
         ("licence", dataset.licence),
@@ -65,7 +65,7 @@ def _loaded(store: Store, dataset: Dataset) -> list[tuple[str, str]]:
         return [("rows", f"none yet; `dagster asset materialize --select {asset}` loads them")]
     raw = store.read_table(asset)
     classes = raw.group_by("label").len().sort(-pl.col("len").cast(pl.Int64), "label").rows()
-    found = [
+    rows = [
         ("rows", f"{len(raw):,}"),
         ("by class", ", ".join(f"{label}: {count:,}" for label, count in classes)),
     ]
@@ -74,9 +74,9 @@ def _loaded(store: Store, dataset: Dataset) -> list[tuple[str, str]]:
             store.read_table("int_set_statistics").filter(dataset=dataset.key).iter_rows(named=True)
         ):
             fates = ", ".join(f"{fate}: {row[fate]:,}" for fate in ("kept", *FATES) if row[fate])
-            found.append(("by fate", fates))
+            rows.append(("by fate", fates))
     # The first of every class, then the second.
     turn = pl.int_range(pl.len()).over("label")
     for row in raw.sort(turn, maintain_order=True).head(3).iter_rows(named=True):
-        found.append((row["label"], row["input"]))
-    return found
+        rows.append((row["label"], row["input"]))
+    return rows

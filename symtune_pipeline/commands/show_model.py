@@ -33,10 +33,10 @@ def model_table(store: Store, key: str) -> Table:
     Raises UserError for a model that the catalogue does not have.
     """
     model = find_model(key)
-    shown = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
     for name, text in (*_model_facts(model), *_made(store, model)):
-        shown.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
-    return shown
+        grid.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
+    return grid
 
 
 def _model_facts(model: Model) -> list[tuple[str, str]]:
@@ -74,5 +74,5 @@ def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
         from symtune_pipeline.report.tables import accuracy_text, comparisons, setting_label
 
         for pair in comparisons(store.read_table("mart_summary").filter(model=model.key)):
-            answers = " → ".join(accuracy_text(row) for row in pair.rows.values())
-            yield setting_label(pair.benchmark, pair.setting), answers
+            accuracies = " → ".join(accuracy_text(row) for row in pair.rows.values())
+            yield setting_label(pair.benchmark, pair.setting), accuracies

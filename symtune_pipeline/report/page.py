@@ -153,11 +153,13 @@ def finding(summary: pl.DataFrame) -> list[str]:
 
 
 def named(pairs: list[Comparison]) -> str:
+    """How many settings, and which, as `1 (List functions, fresh)`."""
     labels = "; ".join(setting_label(pair.benchmark, pair.setting) for pair in pairs)
     return f"{len(pairs)} ({labels})" if pairs else "0"
 
 
 def headline(opening: str, pair: Comparison) -> str:
+    """A setting's accuracies, gain and p in one sentence."""
     untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
     gain, p = pair.tuned["gain"], pair.tuned["p"]
     doubt = "" if p < SIGNIFICANT else ", which chance could bring"
@@ -195,16 +197,19 @@ def draw(
 
 
 def figure(kind: str, subject: str, chart: Chart) -> Figure:
+    """The chart under the name of its file."""
     # A model's name becomes part of a file name: anything but plain characters is replaced.
     return Figure(kind, subject, f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}", chart)
 
 
 def by_model(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Each model with its rows, small models first."""
     for model in models(mart) if not mart.is_empty() else []:
         yield model, mart.filter(pl.col("model") == model)
 
 
 def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """What a reader calls each setting, with its rows, in reading order."""
     keys = ["benchmark", "setting"]
     for (benchmark, setting), rows in in_order(mart).group_by(keys, maintain_order=True):
         yield setting_label(str(benchmark), str(setting)), rows

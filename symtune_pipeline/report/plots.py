@@ -215,12 +215,14 @@ def variant_colours(rows: list[dict[str, Any]]) -> alt.Color:
 
 
 def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
+    """The rows as data inside the chart."""
     import altair as alt
 
     return alt.InlineData(values=rows)
 
 
 def colours(field: str, palette: dict[str, str]) -> alt.Color:
+    """The field's colours, with a legend above the chart."""
     import altair as alt
 
     return alt.Color(
@@ -241,6 +243,7 @@ def wrapped_labels() -> alt.Axis:
 
 
 def three_decimals(field: str) -> alt.Tooltip:
+    """The field with three decimals where the pointer rests."""
     import altair as alt
 
     return alt.Tooltip(f"{field}:Q", format=".3f")

@@ -246,6 +246,7 @@ def accuracies(pair: Comparison, variants: Sequence[str]) -> dict[str, str]:
 
 
 def as_html(name: str, table: GT) -> str:
+    """The table as HTML, always with the same bytes."""
     # A fixed id: the library would draw a random one, and equal inputs must give equal bytes.
     html: str = table.with_id(f"table-{name}").as_raw_html()
     return html

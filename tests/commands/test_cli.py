@@ -20,9 +20,9 @@ from tiny_models import save_reading_model
 
 from symtune_pipeline.commands.app import main
 from symtune_pipeline.commands.query import tables
-from symtune_pipeline.evaluation.suites import SETTINGS
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import SETTINGS, flipped_setting
 
 COMMANDS = [
     ("query",),
@@ -167,8 +167,8 @@ def test_a_served_model_is_scored_with_the_key_of_the_environment(
     ended = symtune(*command)
     assert ended.code == 0
     assert [line.partition(":")[0] for line in ended.out.splitlines()] == [
-        *(name for name, _, _ in SETTINGS),
-        "natural labels, no instruction, 100% flipped",
+        *(setting.name for setting in SETTINGS),
+        flipped_setting(100),
     ]
     assert ended.out.count(" of 44, chance 0.42\n") == 5
     assert pl.read_parquet(output).height == 5 * 44
