@@ -66,10 +66,12 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
     precision = resolve_precision(config.precision, device)
     torch.manual_seed(config.seed)
     with memory():
-        # Where a rank keeps a share, no device has to hold the whole, and one rank reads it.
-        initial = device if ranks.count == 1 else "meta" if ranks.rank else "cpu"
-        model = load_trainable(config, precision, initial)
-        ranks.shard(model, precision)
+        model = load_trainable(config, precision, device if ranks.count == 1 else "meta")
+        if ranks.count > 1:
+            # One rank reads the whole, which no device has to hold, and lets go of it.
+            ranks.shard(
+                model, None if ranks.rank else load_trainable(config, precision, "cpu"), precision
+            )
     optimizer = make_optimizer(model, config)
     checkpoints = Checkpoints(
         config.output_folder / "checkpoints",

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.utils import swap_tensors
 
 from symtune_pipeline.tuning.trainable import decoder_layers, trained
 
@@ -40,38 +43,27 @@ class Ranks:
     control_group: dist.ProcessGroup | None = None
     checkpoint_group: dist.ProcessGroup | None = None
 
-    def shard(self, model: PreTrainedModel, precision: str) -> None:
-        """Leave on this rank its share of every parameter; gradients will be summed over ranks.
+    def shard(self, model: PreTrainedModel, values: PreTrainedModel | None, precision: str) -> None:
+        """Give this rank its share of every parameter; gradients will be summed over ranks.
 
-        Weights are those of rank 0, the models of other ranks may be on the device `meta`. Trained
-        shares are float32. In bf16 a layer is gathered and computed in it: autocast would keep
-        copies of all layers, which no number of ranks makes smaller.
+        `model` is on the device `meta`, and rank 0 has its `values`. Trained shares are float32. In
+        bf16 a layer is gathered and computed in it: autocast would keep copies of all layers, which
+        no number of ranks makes smaller.
         """
-        if self.count == 1:
-            return
         mesh = init_device_mesh(self.device.type, (self.count,))
         gathered_in = torch.bfloat16 if precision == "bf16" else None
         policy = MixedPrecisionPolicy(param_dtype=gathered_in, reduce_dtype=torch.float32)
         for module in (*decoder_layers(model), model):
-            self._receive(module)
             sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
-
-    def _receive(self, module: torch.nn.Module) -> None:
-        """Bring rank 0's tensors of a module to the device of every rank."""
-        for mine in (*module.parameters(), *module.buffers()):
-            if isinstance(mine, DTensor):  # of a layer that was sharded before
-                continue
-            if self.rank:
-                values = torch.empty_like(mine, device=self.device, requires_grad=False)
-            else:
-                values = mine.detach().to(self.device)
-            dist.broadcast(values, 0)
-            given = values.detach()  # the broadcast may still hold on to `values`
-            if isinstance(mine, torch.nn.Parameter):
-                given = torch.nn.Parameter(given, requires_grad=mine.requires_grad)
-            swap_tensors(mine, given)  # wherever it is tied to
+        model.to_empty(device=self.device)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(model, values.state_dict() if values else {}, options=options)
+        for name, buffer in model.named_buffers():  # a state dict does not have them all
+            if values:
+                buffer.copy_(values.get_buffer(name))
+            dist.broadcast(buffer, 0)
 
     def share_of(self, blocks: int) -> range:
         """This rank's block numbers; each rank has equally many, so some are beyond the last."""

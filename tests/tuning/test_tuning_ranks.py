@@ -12,7 +12,7 @@ import torch
 from ranks import on_ranks
 from safetensors.torch import load_file
 from test_tuning import cut_off
-from tiny_models import tiny_job
+from tiny_models import save_tiny_model, tiny_job
 
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.tuning.config import JobConfig
@@ -48,6 +48,16 @@ def test_two_ranks_train_what_one_does(optimizer: str, tmp_path: Path) -> None:
     run_job(one, print)
     run_on(2, two)
     assert_equal(two, one)
+
+
+def test_two_ranks_train_a_tied_embedding_once(tmp_path: Path) -> None:
+    one, two = (tiny_job(tmp_path / name, epochs=2) for name in ("one", "two"))
+    for config in (one, two):
+        save_tiny_model(config.model_folder, tie_word_embeddings=True)
+    run_job(one, print)
+    run_on(2, two)
+    assert_equal(two, one)
+    assert "lm_head.weight" not in load_file(two.output_folder / "model/model.safetensors")
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)])
