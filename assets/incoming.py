@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
-from assets.common import GPU, user_errors
+from assets.step import GPU, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, lacking, score_folder
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
+
+EXAMPLES = "int_evaluation_examples"
 
 
 class Folder(dg.Config):
@@ -22,15 +27,7 @@ def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreR
     """Scores a folder on the suites of the asset `eval` and shows its accuracy."""
     folder = Path(config.folder)
     with user_errors():
-        accuracy = score_folder(store.store, folder, context.log.info)
-    lines = [
-        "| setting | n | accuracy | chance |",
-        "| --- | ---: | --- | ---: |",
-        *(
-            f"| {row['setting']} | {row['n']:,} | {accuracy_text(row)} | {fraction_text(row['chance'])} |"
-            for row in accuracy.iter_rows(named=True)
-        ),
-    ]
+        accuracy = _accuracy(store.artifacts, folder, context)
     # No asset of the graph: `eval*` makes what is downstream of `eval`, and this is nobody's input.
     context.log_event(
         dg.AssetMaterialization(
@@ -38,11 +35,32 @@ def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreR
             description="Accuracy of a dropped model, with 95% Wilson intervals.",
             partition=folder.name,
             metadata={
-                "accuracy": dg.MetadataValue.md("\n".join(lines)),
+                "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
                 "folder": dg.MetadataValue.path(str(folder)),
             },
         )
     )
+
+
+def _accuracy(artifacts: Store, folder: Path, context: dg.OpExecutionContext) -> pl.DataFrame:
+    """The accuracy of a folder on the suites, by setting."""
+    suites = CLASSIFICATION_SUITE, ALGORITHMIC_SUITE
+    classification, algorithmic = (
+        artifacts.read_table(suite.asset, name=suite.file) for suite in suites
+    )
+    inputs = artifacts.read_table(EXAMPLES).sort("example")["input"].to_list()
+    versions = [artifacts.manifest(key).version for key in (CLASSIFICATION_SUITE.asset, EXAMPLES)]
+    return score_folder(
+        artifacts, folder, classification, algorithmic, inputs, versions, context.log.info
+    )
+
+
+def _markdown(accuracy: pl.DataFrame) -> str:
+    lines = ["| setting | n | accuracy | chance |", "| --- | ---: | --- | ---: |"]
+    for row in accuracy.iter_rows(named=True):
+        cells = row["setting"], f"{row['n']:,}", accuracy_text(row), fraction_text(row["chance"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 @dg.job(executor_def=dg.in_process_executor)
@@ -65,7 +83,7 @@ def incoming_models() -> dg.SensorResult | dg.SkipReason:
         for folder, reason in reasons.items()
         if reason is None
     ]
-    waiting = [f"Folder {folder} waits: {reason}." for folder, reason in reasons.items() if reason]
     if requests:
         return dg.SensorResult(requests)
+    waiting = [f"Folder {folder} waits: {reason}." for folder, reason in reasons.items() if reason]
     return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} holds no folder with a model.")

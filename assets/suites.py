@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.step import Step, asset
 from resources.store import Metadata
-from symtune_pipeline.evaluation.benchmarks.published import published_files, read_published
+from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
     algorithmic_suite,
     asked_queries,
@@ -15,7 +15,9 @@ from symtune_pipeline.evaluation.suites import (
 )
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import sha256
-from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, benchmarks_of
+
+BENCHMARKS = "symtune_pipeline.evaluation.benchmarks"  # found by name, so that no import shows them
 
 
 def _published(experiment: Experiment) -> list[str]:
@@ -31,6 +33,7 @@ def _published(experiment: Experiment) -> list[str]:
     deps=["int_evaluation_examples", "symbol_pool"],
     settings=lambda e: (e.seed, e.evaluation, e.instructions()),
     sources=_published,
+    code=[__name__, *(f"{BENCHMARKS}.{key}" for key in benchmarks_of("algorithmic"))],
     tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE],
 )
 def suites(step: Step, folder: Path) -> Metadata:

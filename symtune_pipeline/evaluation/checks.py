@@ -1,4 +1,4 @@
-"""What must hold of predictions: every query answered, and no worse than guessing."""
+"""What must hold of predictions: every query has one, and none is worse than guessing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from symtune_pipeline.sql.statistics import wilson_high
 KEYS = ("benchmark", "setting", "flipped_percent", "dataset", "concept", "context", "query")
 
 
-def not_answered_once(
+def not_predicted_once(
     suite: pl.DataFrame, predictions: pl.DataFrame, variants: Sequence[str]
 ) -> int:
-    """How many queries a variant answered never or several times, or without being asked."""
+    """How many queries a variant predicted never, several times, or without being asked."""
     keys = [name for name in KEYS if name in suite.columns and name in predictions.columns]
     expected = suite.select(keys).join(pl.DataFrame({"variant": variants}), how="cross")
     counted = [table.group_by(*keys, "variant").len() for table in (expected, predictions)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from symtune_pipeline.evaluation.checks import below_chance, not_answered_once
+from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.prompts.symbols import in_both_splits
 from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_SUITE, SYMBOL_POOL
 
@@ -33,7 +33,7 @@ PREDICTIONS = CLASSIFICATION_PREDICTIONS.frame(
 
 
 def wrong(predictions: pl.DataFrame) -> int:
-    return not_answered_once(SUITE, predictions, ["tuned", "untuned"])
+    return not_predicted_once(SUITE, predictions, ["tuned", "untuned"])
 
 
 def test_every_query_is_answered_once_by_every_variant() -> None:
