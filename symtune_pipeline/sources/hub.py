@@ -10,10 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import polars as pl
-from pyarrow import fs
 
 from symtune_pipeline.catalog.datasets import HubLocation
 from symtune_pipeline.errors import MissingData
+from symtune_pipeline.sources.source import FileVersion
 
 TRIES = 4
 TIMEOUT = 10.0  # seconds for an answer
@@ -36,8 +36,8 @@ class Hub:
             f" revision {hub.revision})"
         )
 
-    def files(self, hub: HubLocation) -> list[fs.FileInfo]:
-        """None: what a pinned revision holds never changes."""
+    def files(self, hub: HubLocation) -> list[FileVersion | None]:
+        """Empty: what a pinned revision holds never changes."""
         return []
 
     def read(self, hub: HubLocation, split: str) -> pl.DataFrame:
@@ -114,8 +114,8 @@ def _parquet_branch(hub: HubLocation, split: str) -> pl.DataFrame:
             hub.repository, repo_type="dataset", revision=hub.revision, allow_patterns=pattern
         )
     )
-    found = sorted(folder.rglob("*.parquet"))
-    files = [path for path in found if fnmatch(path.relative_to(folder).as_posix(), pattern)]
+    present = sorted(folder.rglob("*.parquet"))
+    files = [path for path in present if fnmatch(path.relative_to(folder).as_posix(), pattern)]
     if not files:
         raise FileNotFoundError(f"no file {pattern}")
     return pl.read_parquet(files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-from pyarrow import fs
 
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.experiment import Experiment
@@ -12,14 +11,15 @@ from symtune_pipeline.sources.hub import Hub
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.normal import normal_form
 from symtune_pipeline.sources.own import read_own
+from symtune_pipeline.sources.source import FileVersion, Source, file_version
 
 
-def public_source(mirror: str | None) -> Mirror | Hub:
+def public_source(mirror: str | None) -> Source:
     """Where public sets come from: the mirror that SYMTUNE_MIRROR names, else the hub."""
     return Mirror(mirror) if mirror else Hub()
 
 
-def load_examples(dataset: Dataset, experiment: Experiment, source: Mirror | Hub) -> pl.DataFrame:
+def load_examples(dataset: Dataset, experiment: Experiment, source: Source) -> pl.DataFrame:
     """All splits of a dataset.
 
     Raises MissingData where a public set cannot be had, and UserError where data cannot take the
@@ -49,14 +49,11 @@ def load_examples(dataset: Dataset, experiment: Experiment, source: Mirror | Hub
     return pl.concat(frames)
 
 
-def files_version(dataset: Dataset, source: Mirror | Hub) -> list[list[int] | None]:
+def files_version(dataset: Dataset, source: Source) -> list[FileVersion | None]:
     """Size in bytes and modification time in ns of each file behind a dataset; None: not there.
 
     Empty for sets that no file can change: generated ones, and those at a revision of the hub.
     """
     if dataset.files:
-        paths = [str(path) for path in dataset.files.values()]
-        infos = fs.LocalFileSystem().get_file_info(paths)
-    else:
-        infos = source.files(dataset.hub) if dataset.hub else []
-    return [[info.size, info.mtime_ns] if info.is_file else None for info in infos]
+        return [file_version(path) for path in dataset.files.values()]
+    return source.files(dataset.hub) if dataset.hub else []

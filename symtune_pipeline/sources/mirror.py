@@ -8,37 +8,38 @@ what the files hold.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
-from pyarrow import fs
 
 from symtune_pipeline.catalog.datasets import Dataset, HubLocation
 from symtune_pipeline.errors import MissingData, UserError, all_missing
-from symtune_pipeline.sources.hub import Hub
+from symtune_pipeline.sources.source import FileVersion, Source, file_version
+from symtune_pipeline.store.bucket import Bucket, BucketError
 
 
 class Mirror:
-    """Reads and writes the mirror at `place`; raises UserError where that is no folder or prefix."""
+    """Reads and writes the mirror at `address`; raises UserError where it is no folder or prefix."""
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, address: str) -> None:
+        # Whoever writes credentials into an address does not want to read them in a log.
+        self._address = re.sub(r"//[^/]*@", "//…@", address)
         with self._reached():
-            if "://" in place:
-                self._filesystem, self._root = fs.FileSystem.from_uri(place)
-            else:
-                self._filesystem, self._root = fs.LocalFileSystem(), str(Path(place).resolve())
+            on_s3 = "://" in address
+            self._files: _Files = Bucket(address) if on_s3 else _Folder(Path(address).resolve())
 
     def where(self, hub: HubLocation, split: str) -> str:
         """The file that holds a split, for messages."""
-        return self._shown(self._file(hub, split))
+        return self._files.url(self._file(hub, split)[0])
 
-    def files(self, hub: HubLocation) -> list[fs.FileInfo]:
-        """Size and modification time of the file of each split, whether there or not."""
-        return [self._file(hub, split) for split in hub.splits]
+    def files(self, hub: HubLocation) -> list[FileVersion | None]:
+        """The version of the file of each split, None where it is not there."""
+        return [self._file(hub, split)[1] for split in hub.splits]
 
     def read(self, hub: HubLocation, split: str) -> pl.DataFrame:
         """A split as it was published.
@@ -46,60 +47,96 @@ class Mirror:
         Raises MissingData where the mirror has no such file, and UserError where the file is damaged
         or the mirror itself cannot be reached.
         """
-        info = self._file(hub, split)
-        if not info.is_file:
-            with self._reached():
-                if self._filesystem.get_file_info(self._root).type == fs.FileType.NotFound:
-                    raise UserError(f"Mirror {self._place} does not exist; correct SYMTUNE_MIRROR.")
-            raise MissingData(f"The mirror lacks {self._shown(info)}.")
-        with self._reached(), self._filesystem.open_input_file(info.path) as file:
-            content = file.read()
+        name, version = self._file(hub, split)
+        with self._reached():
+            exists = version is not None or self._files.exists()
+            content = self._files.read(name) if version else None
+        if not exists:
+            raise UserError(f"Mirror {self._address} does not exist; correct SYMTUNE_MIRROR.")
+        if content is None:
+            raise MissingData(f"The mirror lacks {self._files.url(name)}.")
         try:
             return pl.read_parquet(content)
         except (pl.exceptions.PolarsError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"{self._shown(info)} is no readable Parquet file ({reason}); copy it again."
+                f"{self._files.url(name)} is no readable Parquet file ({reason}); copy it again."
             ) from error
 
     def write(self, hub: HubLocation, split: str, frame: pl.DataFrame) -> None:
-        """Keep a split: written beside and renamed, so that no reader sees half a file."""
-        path = self._paths(hub, split)[0]
+        """Keep a split, so that no reader sees half a file."""
         content = BytesIO()
         frame.write_parquet(content)
         with self._reached():
-            self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            with self._filesystem.open_output_stream(f"{path}.partial") as file:
-                file.write(content.getvalue())
-            self._filesystem.move(f"{path}.partial", path)
+            self._files.write(self._names(hub, split)[0], content.getvalue())
 
-    def _paths(self, hub: HubLocation, split: str) -> list[str]:
+    def _names(self, hub: HubLocation, split: str) -> list[str]:
         # The hub's oldest sets once had no owner in their names, and a mirror may still call them so.
-        names = [hub.repository, hub.repository.rpartition("/")[2]]
-        return [f"{self._root}/{name}/{hub.config}/{hub.splits[split]}.parquet" for name in names]
+        repositories = [hub.repository, hub.repository.rpartition("/")[2]]
+        return [f"{name}/{hub.config}/{hub.splits[split]}.parquet" for name in repositories]
 
-    def _file(self, hub: HubLocation, split: str) -> fs.FileInfo:
+    def _file(self, hub: HubLocation, split: str) -> tuple[str, FileVersion | None]:
+        """Name and version of the file of a split, whether it is there or not."""
+        names = self._names(hub, split)
         with self._reached():
-            infos = self._filesystem.get_file_info(self._paths(hub, split))
-        return next((info for info in infos if info.is_file), infos[0])
-
-    def _shown(self, info: fs.FileInfo) -> str:
-        return f"s3://{info.path}" if "://" in self._place else str(info.path)
+            for name in names:
+                version = self._files.version(name)
+                if version:
+                    return name, version
+        return names[0], None
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # pyarrow's errors are among these
-            reason = str(error).splitlines()[0]
+        except (OSError, ValueError, BucketError) as error:
+            reason = getattr(error, "reason", None) or str(error).splitlines()[0]
             raise UserError(
-                f"Mirror {self._place} cannot be used ({reason}); correct its name, which is a folder or"
-                " s3://<bucket>/<prefix>, or the AWS settings."
+                f"Mirror {self._address} cannot be used ({reason}); correct its name, which is a folder"
+                " or s3://<bucket>/<prefix>, or the AWS settings."
             ) from error
 
 
+class _Files(Protocol):
+    """What a mirror asks of the files below its root, by name; `Bucket` has the same."""
+
+    def url(self, key: str) -> str: ...
+    def exists(self) -> bool: ...
+    def version(self, key: str) -> FileVersion | None: ...
+    def read(self, key: str) -> bytes | None: ...
+    def write(self, key: str, content: bytes) -> None: ...
+
+
+class _Folder:
+    """Files in a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def url(self, key: str) -> str:
+        return str(self._root / key)
+
+    def exists(self) -> bool:
+        return self._root.exists()
+
+    def version(self, key: str) -> FileVersion | None:
+        return file_version(self._root / key)
+
+    def read(self, key: str) -> bytes | None:
+        path = self._root / key
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write beside and rename."""
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+
+
 def fill_mirror(
-    datasets: Sequence[Dataset], source: Mirror | Hub, mirror: Mirror, say: Callable[[str], None]
+    datasets: Sequence[Dataset], source: Source, mirror: Mirror, say: Callable[[str], None]
 ) -> None:
     """Copy every split that the catalogue uses of public sets into `mirror`, unless it is there.
 
@@ -108,9 +145,9 @@ def fill_mirror(
     missing: dict[str, MissingData] = {}
     for dataset in datasets:
         assert dataset.hub is not None
-        for split, info in zip(dataset.hub.splits, mirror.files(dataset.hub), strict=True):
+        for split, version in zip(dataset.hub.splits, mirror.files(dataset.hub), strict=True):
             name = mirror.where(dataset.hub, split)
-            if info.is_file:
+            if version:
                 say(f"{name}: there")
                 continue
             try:

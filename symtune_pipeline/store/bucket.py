@@ -7,7 +7,7 @@ client that is handed in. They appear in no message.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
@@ -16,7 +16,7 @@ from typing import Any
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.store.folder import MANIFEST, Manifest, Store, artifact, remove_others
 
-PLACE = re.compile(r"s3://([A-Za-z0-9._-]{3,255})(?:/(.*))?")
+ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]{3,255})(?:/(.*))?")
 MISSING = ("NoSuchKey", "404")  # the second answers a HEAD, which has no body for a name
 
 
@@ -27,26 +27,42 @@ def default_client() -> Any:
     return Session().client("s3")  # of its own: the shared session is not safe in threads
 
 
+class BucketError(UserError):
+    """A bucket cannot be used; `reason` is what S3 or boto3 calls it."""
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
 class Bucket:
     """Files under `url`, an s3://<bucket>/<prefix>; `connect` makes the client when it is needed.
 
-    Every method raises UserError where the bucket cannot be used. Keys are relative to the prefix.
+    Every method raises BucketError where the bucket cannot be used. Keys are relative to the prefix.
     """
 
     def __init__(self, url: str, connect: Callable[[], Any] = default_client) -> None:
-        found = PLACE.fullmatch(url)
-        if not found:  # not shown, since it may hold a key
-            raise UserError(
-                "A place that is no folder is written s3://<bucket>/<prefix>, without credentials;"
-                " correct SYMTUNE_HOME, or `staging` in the launcher's file."
+        parts = ADDRESS.fullmatch(url)
+        if not parts:  # not shown, since it may hold a key
+            raise BucketError(
+                "An address that is no folder is written s3://<bucket>/<prefix>, without"
+                " credentials; correct SYMTUNE_HOME, or `staging` in the launcher's file.",
+                "not s3://<bucket>/<prefix>",
             )
-        self._name = found[1]
-        self._prefix = (found[2] or "").strip("/")
+        self._name = parts[1]
+        self._prefix = (parts[2] or "").strip("/")
         self._connect = connect
 
     def url(self, key: str = "") -> str:
         """The s3:// address of a key, or of the whole."""
         return "/".join(filter(None, [f"s3://{self._name}", self._prefix, key]))
+
+    def exists(self) -> bool:
+        """Whether there is the bucket, and a file under the prefix."""
+        with self._reached("", ("NoSuchBucket",)):
+            page = self._client.list_objects_v2(Bucket=self._name, Prefix=self._prefix, MaxKeys=1)
+            return bool(page["KeyCount"])
+        return False
 
     def keys(self, folder: str = "") -> list[str]:
         """All keys below `folder`, in order of name."""
@@ -55,25 +71,41 @@ class Bucket:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._name, Prefix=below
             )
-            found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return sorted(key[len(self._prefix) :].lstrip("/") for key in found)
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return sorted(key[len(self._prefix) :].lstrip("/") for key in keys)
 
-    def read_text(self, key: str) -> str | None:
-        """A small file, or None where there is none."""
-        with self._reached(key, missing_is_fine=True):
-            answer = self._client.get_object(Bucket=self._name, Key=self._key(key))
-            return str(answer["Body"].read(), encoding="utf-8", errors="replace")
+    def version(self, key: str) -> list[int] | None:
+        """Size in bytes and modification time in ns of a file, or None where there is none."""
+        with self._reached(key, MISSING):
+            head = self._client.head_object(Bucket=self._name, Key=self._key(key))
+            return [head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9]
         return None
 
-    def write_text(self, key: str, text: str) -> None:
-        """Write a small file; a reader sees the old one or the new one."""
+    def read(self, key: str) -> bytes | None:
+        """A file that fits into memory, or None where there is none."""
+        with self._reached(key, MISSING):
+            response = self._client.get_object(Bucket=self._name, Key=self._key(key))
+            return bytes(response["Body"].read())
+        return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a file that fits into memory; a reader sees the old one or the new one."""
         with self._reached(key):
-            self._client.put_object(Bucket=self._name, Key=self._key(key), Body=text.encode())
+            self._client.put_object(Bucket=self._name, Key=self._key(key), Body=content)
+
+    def read_text(self, key: str) -> str | None:
+        """A small file as text, or None where there is none."""
+        content = self.read(key)
+        return None if content is None else content.decode(errors="replace")
+
+    def write_text(self, key: str, text: str) -> None:
+        """Write a small file, as `write` does."""
+        self.write(key, text.encode())
 
     def download_file(self, key: str, path: Path) -> bool:
         """Fetch a file, which appears at `path` when it is whole; False where there is none."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._reached(key, missing_is_fine=True):
+        with self._reached(key, MISSING):
             self._client.download_file(self._name, self._key(key), str(path))
             return True
         return False
@@ -104,7 +136,8 @@ class Bucket:
         return self._connect()
 
     @contextmanager
-    def _reached(self, key: str, missing_is_fine: bool = False) -> Iterator[None]:
+    def _reached(self, key: str, ignored: Collection[str] = ()) -> Iterator[None]:
+        """Raises BucketError for what goes wrong within, but for the ignored reasons."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -118,11 +151,12 @@ class Bucket:
             reason = type(cause or error).__name__
             if isinstance(cause, ClientError):
                 reason = cause.response["Error"]["Code"]
-            if missing_is_fine and reason in MISSING:
+            if reason in ignored:
                 return
-            raise UserError(
+            raise BucketError(
                 f"{self.url(key)} cannot be used ({reason}); correct the bucket's name in"
-                " SYMTUNE_HOME, or the AWS settings: credentials, region, endpoint."
+                " SYMTUNE_HOME, or the AWS settings: credentials, region, endpoint.",
+                reason,
             ) from error
 
 

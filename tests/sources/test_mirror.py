@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from pyarrow import fs
 from typer.testing import CliRunner
 
 from symtune_pipeline.catalog.datasets import Dataset, HubLocation, find_dataset
@@ -16,6 +15,7 @@ from symtune_pipeline.errors import MissingData, UserError
 from symtune_pipeline.experiment import DataConfig, Experiment, MixtureConfig
 from symtune_pipeline.sources.load import files_version, load_examples
 from symtune_pipeline.sources.mirror import Mirror, fill_mirror
+from symtune_pipeline.store.bucket import Bucket
 
 RT, AGN, WIC = (find_dataset(key) for key in ("rt", "agn", "wic"))
 FRAME = pl.DataFrame({"text": ["dull", "fun"], "label": [0, 1]})
@@ -39,9 +39,18 @@ def _hub(entry: Dataset) -> HubLocation:
 
 def _everything(place: str) -> list[str]:
     """The names of all files of a mirror, below its root."""
-    filesystem, root = fs.FileSystem.from_uri(place)
-    found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    return sorted(info.path.removeprefix(f"{root}/") for info in found if info.is_file)
+    if place.startswith("s3://"):
+        return Bucket(place).keys()
+    found = (path for path in Path(place).rglob("*") if path.is_file())
+    return sorted(path.relative_to(place).as_posix() for path in found)
+
+
+def _damage(place: str, name: str) -> None:
+    content = b"PAR1 and no more"
+    if place.startswith("s3://"):
+        Bucket(place).write(name, content)
+    else:
+        Path(place, name).write_bytes(content)
 
 
 def test_a_set_is_written_and_read_in_the_hubs_layout(place: str) -> None:
@@ -68,10 +77,7 @@ def test_what_a_mirror_lacks_is_missing_and_its_version_tells(place: str) -> Non
 
 def test_damaged_data_names_the_file(place: str) -> None:
     Mirror(place).write(_hub(RT), "train", FRAME)
-    filesystem, root = fs.FileSystem.from_uri(place)
-    path = f"{root}/{_everything(place)[0]}"
-    with filesystem.open_output_stream(path) as file:
-        file.write(b"PAR1 and no more")
+    _damage(place, _everything(place)[0])
     with pytest.raises(UserError, match=r"rotten_tomatoes.*no readable Parquet.*copy it again\.$"):
         load_examples(RT, EXPERIMENT, Mirror(place))
 
@@ -103,18 +109,31 @@ def test_a_mirror_is_filled_from_another_and_goes_on_where_it_was(
     assert len(_everything(place)) == 3
 
 
-def test_an_interrupted_copy_leaves_no_half_file(place: str) -> None:
+def test_an_interrupted_copy_leaves_no_half_file(tmp_path: Path) -> None:
     """A file in flight has another name, which nobody reads and the next copy replaces."""
-    mirror = Mirror(place)
+    mirror = Mirror(str(tmp_path))
     mirror.write(_hub(RT), "train", FRAME)
-    filesystem, root = fs.FileSystem.from_uri(place)
-    name = _everything(place)[0]
-    filesystem.move(f"{root}/{name}", f"{root}/{name}.partial")
+    [name] = _everything(str(tmp_path))
+    (tmp_path / name).rename(tmp_path / f"{name}.partial")
     with pytest.raises(MissingData):
         mirror.read(_hub(RT), "train")
     mirror.write(_hub(RT), "train", FRAME)
-    assert _everything(place) == [name]
+    assert _everything(str(tmp_path)) == [name]
     assert mirror.read(_hub(RT), "train").equals(FRAME)
+
+
+def test_the_version_of_a_local_file_is_its_size_and_its_time(tmp_path: Path) -> None:
+    mirror = Mirror(str(tmp_path))
+    mirror.write(_hub(RT), "train", FRAME)
+    file = tmp_path / _everything(str(tmp_path))[0]
+    os.utime(file, ns=(5, 7))
+    assert files_version(RT, mirror) == [[file.stat().st_size, 7]]
+
+
+def test_credentials_in_a_name_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match=r"^Mirror s3://…@bucket/data cannot be used") as error:
+        Mirror("s3://key:secret@bucket/data")
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
