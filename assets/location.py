@@ -30,21 +30,21 @@ EVERYTHING, EVALUATION, REFRESH = "symbol_tuning", "evaluation", "refresh_data"
 
 def code_location(experiment: Experiment) -> dg.Definitions:
     """Everything that Dagster serves of an experiment; the models are its partitions."""
-    with warnings.catch_warnings():  # of code references and checks' partitions; Dagster is pinned
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        models = dg.StaticPartitionsDefinition(list(all_models()))
-        jobs = _jobs(models)
-        return dg.Definitions(
-            assets=with_attributes(_assets(experiment, models), git_tree()),
-            jobs=[*jobs.values(), evaluate_folder],
-            schedules=_schedules(experiment, jobs),
-            sensors=[_keep_up_to_date(), incoming_models],
-            resources=resources_of(experiment),
-            # Steps are few and share one process; the fine-tune job is a process of its own.
-            executor=dg.in_process_executor,
-            loggers={"console": console},
-        )
+    # Of code references and checks' partitions, now and when jobs are resolved; Dagster is pinned.
+    for kind in (dg.BetaWarning, dg.PreviewWarning):
+        warnings.simplefilter("ignore", kind)
+    models = dg.StaticPartitionsDefinition(list(all_models()))
+    jobs = _jobs(models)
+    return dg.Definitions(
+        assets=with_attributes(_assets(experiment, models), git_tree()),
+        jobs=[*jobs.values(), evaluate_folder],
+        schedules=_schedules(experiment, jobs),
+        sensors=[_keep_up_to_date(), incoming_models],
+        resources=resources_of(experiment),
+        # Steps are few and share one process; the fine-tune job is a process of its own.
+        executor=dg.in_process_executor,
+        loggers={"console": console},
+    )
 
 
 def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:

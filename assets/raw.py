@@ -13,8 +13,9 @@ from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.environment import mirror_folder
 from symtune_pipeline.errors import MissingData, UserError, all_missing
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.sources.load import Source, files_version, load_examples, public_source
+from symtune_pipeline.sources.load import files_version, load_examples, public_source
 from symtune_pipeline.sources.normal import empty_inputs
+from symtune_pipeline.sources.source import Source
 from symtune_pipeline.tables import RAW_EXAMPLES
 
 GROUP = "raw"

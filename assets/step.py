@@ -9,8 +9,6 @@ recognised where nothing has changed, its table is held against the contract, it
 a user error becomes one sentence.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -162,7 +160,7 @@ def _nothing(_: object) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class asset:  # noqa: N801  # it is used as a decorator
+class asset:  # in lower case, as a decorator is
     """Makes a function that fills a folder an asset; its docstring is the description.
 
     What its content depends on, beside its inputs: the modules `code` (by default the function's
@@ -173,7 +171,7 @@ class asset:  # noqa: N801  # it is used as a decorator
 
     group: str
     kinds: set[str]
-    deps: Sequence[str] | Callable[[Experiment], Sequence[dg.CoercibleToAssetDep]] = ()
+    deps: Sequence[str] | Callable[[Experiment], Sequence[str | dg.AssetDep]] = ()
     code: Sequence[str] = ()
     settings: Callable[[Experiment], object] = _nothing
     sources: Callable[[Experiment], object] = _nothing
@@ -187,7 +185,7 @@ class asset:  # noqa: N801  # it is used as a decorator
     name: str = ""
     description: str = ""
 
-    def __call__(self, build: Build) -> KeptAsset:
+    def __call__(self, build: Build) -> "KeptAsset":
         """The asset that `build` makes."""
         return KeptAsset(
             replace(
@@ -227,10 +225,10 @@ class KeptAsset:
             metadata={"dagster/code_references": _code(self.build)},
             pool=about.pool,
             retry_policy=about.retry_policy,
-            required_resource_keys=set(about.resources),
+            required_resource_keys={"store", *about.resources},
         )
-        def kept(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
-            return self.run(Step(context, store, experiment))
+        def kept(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            return self.run(Step(context, context.resources.store, experiment))
 
         return kept
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 import polars as pl
-from symtune_pipeline.tuning.settings import job_config
 
 from assets.step import GPU, Check, Step, Verdict, asset
 from assets.versions import code_version
@@ -19,6 +18,7 @@ from symtune_pipeline.report.curves import curves
 from symtune_pipeline.tables import TUNING_LOG
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.settings import job_config
 
 NAME, LOG = "symbol_tuned_model", "tuning_log"
 CODE = ("symtune_pipeline.tuning.job",)  # not the card's wording: no fine-tune is repeated for it

@@ -18,7 +18,7 @@ from symtune_pipeline.prompts.text import render, tuning_prompt
 from symtune_pipeline.tables import TUNING_MIXTURE
 
 
-def _inputs(experiment: Experiment) -> Sequence[dg.CoercibleToAssetDep]:
+def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
     """Symbols that differ in their first token do so for the tokenizer of every model."""
     tokenizers = dg.AssetDep(
         "base_model",
