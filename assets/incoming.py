@@ -6,8 +6,9 @@ import dagster as dg
 
 from assets.common import GPU, user_errors
 from resources.store import StoreResource
-from symtune_pipeline.evaluation.incoming import fingerprint, lacking, score_folder
+from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
 from symtune_pipeline.experiment import incoming_folder
+from symtune_pipeline.model_folder import lacking
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 
 

@@ -36,8 +36,9 @@ from resources import resources_of
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
-from symtune_pipeline.evaluation.incoming import lacking, score_folder
+from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.model_folder import lacking
 from symtune_pipeline.storage import TABLE, Store
 
 PATIENCE = 600  # seconds that a daemon may take
