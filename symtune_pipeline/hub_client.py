@@ -135,4 +135,4 @@ def disk_trouble(error: Exception) -> str | None:
 def _causes(error: BaseException | None) -> Iterator[Exception]:
     while isinstance(error, Exception):
         yield error
-        error = error.__cause__ or error.__context__  # `datasets` cuts off the cause
+        error = error.__cause__

@@ -157,11 +157,16 @@ def test_offline_with_an_empty_cache_names_the_set(hub: FakeHub, tmp_path: Path)
     assert "HF_HUB_OFFLINE" in told
 
 
-@pytest.mark.parametrize("address", ["some/reviews", "/resolve/"])
-def test_a_set_with_a_licence_to_accept_says_so(hub: FakeHub, tmp_path: Path, address: str) -> None:
-    hub.answers = {address: (403, "GatedRepo")}
+def test_a_set_with_a_licence_to_accept_says_so(hub: FakeHub, tmp_path: Path) -> None:
+    says = "has a licence to accept (status 403); accept it on its page on the hub"
+    hub.answers = {"some/reviews": (403, "GatedRepo")}
     for told in _read(hub, tmp_path, PUBLISHED, BRANCH):
-        assert "has a licence to accept (status 403); accept it on its page on the hub" in told
+        assert says in told
+    # The real hub shows what is in the repository, and refuses the files.
+    hub.answers = {"/resolve/": (403, "GatedRepo")}
+    published, branch = _read(hub, tmp_path, PUBLISHED, BRANCH)
+    assert says in branch
+    assert "is a gated dataset on the Hub" in published  # in words of the library `datasets`
 
 
 def test_a_full_disk_is_not_taken_for_a_missing_set(hub: FakeHub, tmp_path: Path) -> None:
