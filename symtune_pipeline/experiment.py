@@ -5,7 +5,8 @@ This is the only module that reads the environment:
     SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
     SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
     SYMTUNE_LAUNCHER    what starts the fine-tune job: a name in launchers/, or the path of a file
-    SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune) or
+    SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune in the
+                        checkout; installed from a wheel, symtune in the user's folder for data) or
                         s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
     SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
                         (default: symtune in the user's folder for caches)
@@ -23,7 +24,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -38,7 +39,10 @@ from symtune_pipeline import catalog
 from symtune_pipeline.bucket import Bucket
 from symtune_pipeline.errors import UserError, first_fault
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+LIBRARY = Path(__file__).resolve().parent
+# A wheel carries the experiments inside the library (setup.py), a checkout has them beside it.
+INSTALLED = (LIBRARY / "experiments").is_dir()
+EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
 Positive = Annotated[int, Gt(0)]
 OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LossName = Literal["all_labels", "final_label"]
@@ -459,7 +463,8 @@ def home_folder() -> Path:
     """Where everything that the pipeline makes is kept; the cache of it, where it is kept on s3."""
     url = home_url()
     if url is None:
-        return Path(os.environ.get("SYMTUNE_HOME") or EXPERIMENTS.parent / ".symtune").resolve()
+        default = user_data_path("symtune") if INSTALLED else LIBRARY.parent / ".symtune"
+        return Path(os.environ.get("SYMTUNE_HOME") or default).resolve()
     cache = Path(os.environ.get("SYMTUNE_CACHE") or user_cache_path("symtune")).resolve()
     return cache / url.removeprefix("s3://")
 
