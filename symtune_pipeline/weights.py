@@ -107,8 +107,8 @@ def _from_hub(
             raise UserError(no_download(where, error)) from error
         if lacks := lacking(snapshot):
             raise UserError(
-                f"{where} is no complete model of safetensors: {lacks} in {snapshot}; delete that folder"
-                " to download it again, or pin another revision in the catalogue."
+                f"{where} is no complete model of safetensors: {lacks}; pin another revision in the"
+                f" catalogue, or delete {snapshot.parents[1]} to download it again."
             )
     for pattern in HUB_FILES:
         for path in filter(Path.is_file, snapshot.glob(pattern)):

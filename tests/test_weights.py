@@ -217,7 +217,10 @@ def test_a_part_of_a_model_is_no_model_and_the_missing_file_is_named(
     machine.hub.files = {name: whole[name] for name in whole if name != left_out} | instead
     sentence = machine.refused(package=True)
     assert f"is no complete model of safetensors: {names} is " in sentence
-    assert str(machine.snapshot()) in sentence and "pin another revision" in sentence
+    assert (
+        f"delete {machine.snapshot().parents[1]} to" in sentence
+        and "pin another revision" in sentence
+    )
     # And so where the cache holds no more and nothing answers.
     sentence = machine.refused(variables={"HF_HUB_OFFLINE": "1"})
     assert f"the hub's cache is not complete: {names} is " in sentence
