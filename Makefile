@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 
-.PHONY: help setup quickstart smoke mirror-run mirror test lint sql constraints clean
+.PHONY: help setup quickstart smoke mirror-run mirror test lint docs-settings sql constraints clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/installed  ## the virtual environment with pinned packages
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
@@ -40,6 +40,9 @@ test: setup  ## all tests
 bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
+
+docs-settings: setup  ## write docs/settings.md anew, from the sentences beside the settings
+	$(BIN)/python -m symtune_pipeline.commands.settings_page > docs/settings.md
 
 lint: setup  ## ruff and the type checker
 	$(BIN)/ruff check .

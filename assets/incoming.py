@@ -8,7 +8,8 @@ import polars as pl
 from assets.step import GPU, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
-from symtune_pipeline.evaluation.incoming import fingerprint, lacking, score_folder
+from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
+from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE

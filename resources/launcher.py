@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from resources.pipes import run_here
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.tuning.config import JobConfig
 
 LAUNCHERS = Path(__file__).resolve().parent.parent / "launchers"
@@ -127,12 +127,12 @@ def load_launcher(name: str) -> Launcher:
         raise UserError(
             f"Launcher file {path} is not valid YAML: {' '.join(str(error).split())}."
         ) from error
+    kinds = TypeAdapter[Launcher](Kinds)
     try:
-        return TypeAdapter[Launcher](Kinds).validate_python(settings)
+        return kinds.validate_python(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"][1:])) or "kind"
+        where, reason = first_fault(error, kinds.json_schema())
         raise UserError(
-            f"Launcher file {path}, setting '{where}': {first['msg']}; launchers/ holds a file of"
-            " each kind with its settings."
+            f"Launcher file {path}, setting '{'.'.join(where[1:]) or 'kind'}': {reason}; launchers/ holds a"
+            " file of each kind with its settings."
         ) from error

@@ -16,12 +16,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import INSTALLED, LIBRARY
 from symtune_pipeline.store.bucket import Bucket
-
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def experiment_name() -> str:
@@ -68,7 +67,8 @@ def home_folder() -> Path:
     """Where everything that the pipeline makes is kept; the cache of it, where it is kept on s3."""
     url = home_url()
     if url is None:
-        return Path(os.environ.get("SYMTUNE_HOME") or CHECKOUT / ".symtune").resolve()
+        default = user_data_path("symtune") if INSTALLED else LIBRARY.parent / ".symtune"
+        return Path(os.environ.get("SYMTUNE_HOME") or default).resolve()
     cache = Path(os.environ.get("SYMTUNE_CACHE") or user_cache_path("symtune")).resolve()
     return cache / url.removeprefix("s3://")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -20,100 +20,46 @@ from pydantic import (
 
 from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_dataset
 from symtune_pipeline.catalog.models import Model, find_model
-from symtune_pipeline.errors import UserError
-from symtune_pipeline.tables import benchmarks_of
+from symtune_pipeline.catalog.own import OwnDataset
+from symtune_pipeline.errors import UserError, first_fault
+from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+LIBRARY = Path(__file__).resolve().parent
+# A wheel carries the experiments inside the library (setup.py), a checkout has them beside it.
+INSTALLED = (LIBRARY / "experiments").is_dir()
+EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
 Positive = Annotated[int, Gt(0)]
-OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
 LossName = Literal["all_labels", "final_label"]
 OptimizerName = Literal["adamw", "adafactor"]
-Category = Literal["integer", "combination", "word"]  # of symbols
 TUNING_PER_CATEGORY = 10_000
 
 
 class Section(BaseModel):
-    """A part of an experiment; an unknown setting is an error."""
+    """A part of an experiment; an unknown setting is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A field's sentence is its docstring: docs/settings.md is made from them.
+    """
 
-
-class OwnDataset(Section):
-    """A set of the user's own: its files, and what the catalogue says about the public ones."""
-
-    role: Literal["tuning", "evaluation"]
-    files: Annotated[dict[Literal["train", "test"], Path], MinLen(1)]
-    columns: Annotated[tuple[str, ...], MinLen(1)]
-    label_column: str
-    # What stands in the data to the natural label. Both sides are compared as text, so that 5 in
-    # this file is 5 in JSONL and "5" in CSV.
-    labels: Annotated[dict[str, str], MinLen(2)]
-    instruction: str
-    id_column: str | None = None
-    input: str | None = None  # none: the columns with ' | ' between them
-    task_type: str = "own"
-    licence: str = "own data"
-    citation: str = "own data"
-
-    @field_validator("files")
-    @classmethod
-    def _readable(cls, files: dict[str, Path], info: ValidationInfo) -> dict[str, Path]:
-        for path in files.values():
-            if path.suffix not in OWN_SUFFIXES:
-                raise ValueError(f"{path} must end with one of {', '.join(OWN_SUFFIXES)}")
-        if info.data.get("role") == "tuning" and "train" not in files:
-            raise ValueError("a set for tuning needs a file called train")
-        # Relative to the experiment file, wherever the pipeline is started.
-        folder = (info.context or {}).get("folder", Path())
-        return {split: folder / path for split, path in files.items()}
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _as_text(cls, labels: Any) -> Any:
-        if isinstance(labels, list):
-            labels = {label: label for label in labels if isinstance(label, str)}
-        if not isinstance(labels, dict):
-            return labels  # pydantic says what is wrong
-        return {
-            str(label).lower() if isinstance(label, bool) else str(label): natural
-            for label, natural in labels.items()
-        }
-
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, labels: dict[str, str]) -> dict[str, str]:
-        if len(set(labels.values())) < len(labels):
-            raise ValueError("every label needs a natural label of its own")
-        return labels
-
-    @model_validator(mode="after")
-    def _input_shows_every_column(self) -> OwnDataset:
-        for column in self.columns:
-            if self.template.count(f"{{{column}}}") != 1:
-                raise ValueError(f"input must show {{{column}}} once")
-        return self
-
-    @property
-    def template(self) -> str:
-        """How the columns become one text."""
-        return self.input or " | ".join(f"{{{column}}}" for column in self.columns)
-
-    def entry(self, key: str) -> Dataset:
-        """The set as the catalogue would describe it."""
-        facts = self.model_dump(exclude={"input"})
-        return Dataset(key=key, input=self.template, hidden_label=None, **facts)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataConfig(Section):
     """Which datasets, and where they come from."""
 
-    source: Literal["generated", "hub"] | None = None  # none: only the sets in `own`
+    source: Literal["generated", "hub"] | None = None
+    """Where the catalogue's sets come from; none: there are only the sets in `own`."""
     own: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OwnDataset] = {}
-    datasets: tuple[str, ...] = ()  # empty: every dataset that the source has
-    missing: Literal["error", "leave_out"] = "error"  # when a public set cannot be had
-    train_rows: Positive = 400  # generated sets only
-    test_rows: Positive = 200  # generated sets only
-    cap: Positive = 25_000  # examples of a tuning set at most (Wei et al. 2023)
+    """Sets of your own by name, in small letters, digits and underscores."""
+    datasets: tuple[str, ...] = ()
+    """The catalogue's sets by key; empty: every one that the source has."""
+    missing: Literal["error", "leave_out"] = "error"
+    """What happens when a public set cannot be had."""
+    train_rows: Positive = 400
+    """Rows of a generated set for training."""
+    test_rows: Positive = 200
+    """Rows of a generated set for testing."""
+    cap: Positive = 25_000
+    """Examples of a tuning set at most (Wei et al. 2023)."""
 
     @field_validator("own")
     @classmethod
@@ -143,9 +89,12 @@ class DataConfig(Section):
 class SymbolsConfig(Section):
     """Which symbols the tuning prompts may use; those for evaluation are always the same."""
 
-    categories: Annotated[tuple[Category, ...], MinLen(1)] = get_args(Category)
-    tuning_size: Positive | None = None  # in all, spread evenly; none: 10,000 of each category
+    categories: Annotated[tuple[Category, ...], MinLen(1)] = CATEGORIES
+    """The kinds of symbols, each named once."""
+    tuning_size: Positive | None = None
+    """Symbols in all, spread evenly over the kinds; none: 10,000 of each, which is also the most."""
     leave_out_offensive: bool = False
+    """Takes offensive words out of the pool."""
 
     @field_validator("categories")
     @classmethod
@@ -157,7 +106,7 @@ class SymbolsConfig(Section):
     @field_validator("tuning_size")
     @classmethod
     def _available(cls, size: int | None, info: ValidationInfo) -> int | None:
-        most = TUNING_PER_CATEGORY * len(info.data.get("categories", get_args(Category)))
+        most = TUNING_PER_CATEGORY * len(info.data.get("categories", CATEGORIES))
         if size is not None and size > most:
             raise ValueError(f"{size} is above {most}, which these categories have for tuning")
         return size
@@ -167,17 +116,19 @@ class MixtureConfig(Section):
     """How the symbol-tuning prompts are drawn."""
 
     prompts: Positive
+    """How many prompts are drawn."""
     exemplars_per_class: tuple[Positive, Positive] = (2, 10)
-    max_characters: Positive = 6_000  # of the inputs of one prompt
-    # A dataset is drawn in proportion to its size^(1/temperature); none: each equally often.
+    """The smallest and the largest number of exemplars of a class in a prompt."""
+    max_characters: Positive = 6_000
+    """Characters of the inputs of one prompt at most."""
     temperature: Annotated[float, Gt(0)] | None = None
-    # What stands for the classes. Two controls on the same examples: the datasets' own labels, and
-    # symbols dealt out to the examples at random, so that there is nothing to learn from them.
+    """A set is drawn in proportion to its size^(1/temperature); none: each equally often."""
     labels: Literal["symbols", "natural", "shuffled"] = "symbols"
-    # Share of prompts with the dataset's instruction and its own labels.
+    """What stands for the classes; two controls: the sets' own labels, and symbols dealt out at random."""
     instructed_share: Annotated[float, Ge(0), Le(1)] = 0.0
-    # The symbols of a prompt differ in their first token too, for every model of the experiment.
+    """The share of prompts with the set's instruction and its own labels."""
     distinct_first_token: bool = False
+    """The symbols of a prompt differ in their first token too, for every model of the experiment."""
 
     @field_validator("exemplars_per_class")
     @classmethod
@@ -190,28 +141,43 @@ class MixtureConfig(Section):
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
 
-    rank: Annotated[int, Ge(0)] = 16  # 0: none, all weights are tuned
-    alpha: Annotated[float, Gt(0)] = 32  # what the adapters add is scaled by alpha / rank
+    rank: Annotated[int, Ge(0)] = 16
+    """The rank of the adapters; 0: none, all weights are tuned."""
+    alpha: Annotated[float, Gt(0)] = 32
+    """What the adapters add is scaled by alpha / rank."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The share of an adapter's inputs that is left out at random while tuning."""
 
 
 class TuningConfig(Section):
     """How the model is tuned; what is left out comes from the model's catalogue entry."""
 
     loss: LossName = "all_labels"
+    """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
     block_tokens: Positive = 1_024
+    """Tokens of a block of prompts, at most the model's context."""
     epochs: Positive = 1
+    """How often the mixture is seen."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
+    """The numbers it computes with; auto: bf16 where the hardware multiplies it; none: the model's own."""
     optimizer: OptimizerName | None = None
-    # Adapters usually want about ten times the rate of full fine-tuning.
+    """The optimizer; none: the model's own."""
     learning_rate: Annotated[float, Gt(0)] | None = None
+    """The highest rate, about ten times higher for adapters; none: the model's own."""
     tokens_per_step: Positive | None = None
-    held_out_blocks: Annotated[int, Ge(0)] = 2  # kept out of tuning, to measure its progress on
+    """Tokens of one step of the optimizer; none: the model's own."""
+    held_out_blocks: Annotated[int, Ge(0)] = 2
+    """Blocks that are kept out of tuning, to measure its progress on."""
     lora: Lora | None = None
-    activation_checkpointing: bool | None = None  # less memory, about a third more time
+    """Adapters, merged at the end; none: as the catalogue plans the model."""
+    activation_checkpointing: bool | None = None
+    """Less memory for about a third more time; none: as the catalogue plans the model."""
     compile: bool = False
+    """Compiled layers."""
     checkpoint_seconds: Annotated[float, Gt(0)] = 60
+    """Seconds from one checkpoint to the next."""
     keep_checkpoints: Positive = 2
+    """How many of the last checkpoints are kept."""
 
     def block_tokens_for(self, model: Model) -> int:
         """The tokens of a block; raises UserError where they exceed the model's context."""
@@ -226,24 +192,30 @@ class TuningConfig(Section):
 class EvaluationConfig(Section):
     """How large the evaluation suites are; a set with fewer queries is asked those it has."""
 
-    # Exemplars are drawn once for all queries of a context, or anew for every query, which is then
-    # a context of its own (Wei et al. 2023, as we read them).
     protocol: Literal["shared", "per_query"] = "shared"
+    """Exemplars drawn once for all queries of a context, or anew for every query (as in the paper)."""
     exemplars_per_class: Positive = 4
-    contexts: Positive = 2  # exemplar draws per dataset; shared only
-    queries: Positive = 20  # per context; with per_query, per dataset
+    """Exemplars of each class in a prompt."""
+    contexts: Positive = 2
+    """Draws of exemplars per set; with `shared` only."""
+    queries: Positive = 20
+    """Queries per context; with `per_query`, per set."""
     flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
+    """The shares of exemplars with a flipped label, each asked once."""
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
+    """Exemplars of an algorithmic concept in a prompt."""
     list_functions: Annotated[int, Ge(0)] = 40
+    """How many functions of lists are asked."""
     turing_programs: Annotated[int, Ge(0)] = 40
-    # How many concepts of the other algorithmic benchmarks are asked, by benchmark.
+    """How many Turing concepts are asked."""
     concepts: dict[str, Annotated[int, Ge(0)]] = {}
-    algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2  # per concept
-    # The pretrained-only parent answers too, where the catalogue has one.
+    """How many concepts of the other algorithmic benchmarks are asked, by benchmark."""
+    algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2
+    """Queries of an algorithmic concept."""
     pretrained: bool = False
-    # A folder with BIG-bench's own prompts (docs/evaluation.md), asked beside the fresh ones; its
-    # path is relative to the experiment file.
+    """The pretrained-only parent answers too, where the catalogue has one."""
     published: Path | None = None
+    """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
 
     @field_validator("flipped_percents")
     @classmethod
@@ -275,8 +247,11 @@ class Experiment(Section):
     """A whole experiment."""
 
     name: str
+    """What the experiment is called, also its folder in the store; the file's name unless given."""
     seed: Annotated[int, Ge(0)] = 0
+    """Where all randomness starts: with the same seed come the same bytes."""
     models: Annotated[tuple[str, ...], MinLen(1)]
+    """The catalogue's models by key, each a partition of the graph."""
     data: DataConfig
     symbols: SymbolsConfig = SymbolsConfig()
     mixture: MixtureConfig
@@ -359,10 +334,8 @@ def load_experiment(name: str) -> Experiment:
             f"Experiment file {path} must hold settings by name, such as 'seed: 0'."
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        where, reason = first_fault(error, Experiment.model_json_schema())
         raise UserError(
-            f"Experiment file {path}, setting '{where}': {reason}; see experiments/quickstart.yaml"
-            " for every setting."
+            f"Experiment file {path}, setting '{'.'.join(where)}': {reason}; docs/settings.md describes"
+            " every setting."
         ) from error

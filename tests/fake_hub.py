@@ -1,7 +1,7 @@
-"""A small hub on 127.0.0.1 for tests: one dataset repository, over HTTP as the real one serves it.
+"""A small hub on 127.0.0.1 for tests: one repository, over HTTP as the real one serves it.
 
 It also takes one commit of small files into a model repository, as `HfApi.upload_folder` sends it.
-Trouble can be ordered: answers with a status, for the first requests or for all.
+Trouble can be ordered: answers with a status, for the first requests or for those to an address.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class FakeHub:
     repository: str
     files: Mapping[str, bytes]
     troubles: int = 0  # so many of the next requests get a 503
-    refuses: bool = False  # to make a repository
+    kind: str = "datasets"  # or models
+    # What a part of an address is answered with: a status, and the error's code if it has one.
+    answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     paths: list[str] = field(default_factory=list)
     made: dict[str, Any] = field(default_factory=dict)  # what a new repository was asked to be
     uploaded: dict[str, bytes] = field(default_factory=dict)
@@ -82,10 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         hub, path = self.hub, unquote(self.path).partition("?")[0]
         body = self._body()
+        if self._ordered(path):
+            return
         if path == "/api/repos/create":
             hub.paths.append(f"POST {path}")
-            if hub.refuses:
-                return self._send(403, b"")
             hub.made = json.loads(body)
             return self._json({"url": f"{hub.endpoint}/{hub.repository}"})
         if path == "/api/validate-yaml":
@@ -123,7 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.troubles and hub.repository in path:
             hub.troubles -= 1
             return self._send(503, b"")
-        api, download = f"/api/datasets/{hub.repository}", f"/datasets/{hub.repository}/resolve/"
+        if self._ordered(path):
+            return
+        above = "" if hub.kind == "models" else f"/{hub.kind}"
+        api, download = f"/api/{hub.kind}/{hub.repository}", f"{above}/{hub.repository}/resolve/"
         if path.startswith(api):
             _, _, rest = path.removeprefix(api).partition("/")
             kind, _, rest = rest.partition("/")
@@ -157,6 +162,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(200, content, {"ETag": f'"{sha256(content).hexdigest()}"'})
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
         self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _ordered(self, path: str) -> bool:
+        """Whether an answer was ordered for a part of the path; it is given."""
+        for part, (status, code) in self.hub.answers.items():
+            if part in path:
+                self._send(status, b"", {"X-Error-Code": code} if code else {})
+                return True
+        return False
 
     def _json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -22,8 +22,10 @@ from dagster._cli import create_dagster_cli
 import definitions
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import Model
+from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.app import app, main
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.commands.settings_page import settings_page
+from symtune_pipeline.experiment import Experiment, Lora, Section
 
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
@@ -177,6 +179,23 @@ def test_every_setting_exists(page: Path) -> None:
         and found[1].split(".")[1] not in sections[found[0]].model_fields
     ]
     assert unknown == []
+
+
+def test_the_page_of_settings_is_what_the_schema_gives() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(), "docs/settings.md is out of date: run `make docs-settings`"
+
+
+def test_every_setting_has_a_sentence_on_the_page() -> None:
+    told = settings_page()
+    sections = [("", Experiment), ("data.own.<name>.", OwnDataset), ("tuning.lora.", Lora)]
+    for above, section in sections:
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                sections.append((f"{name}.", field.annotation))
+            else:
+                assert field.description and field.description.endswith("."), name
+                assert f"| `{above}{name}` | " in told
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dataset.md", Dataset), ("model.md", Model)])

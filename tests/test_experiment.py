@@ -32,6 +32,8 @@ def _refused(folder: Path, text: str | bytes) -> str:
     assert str(folder / "mine.yaml") in sentence
     assert "\n" not in sentence
     assert sentence.endswith(".")
+    if "setting '" in sentence:
+        assert sentence.endswith("; docs/settings.md describes every setting.")
     return sentence
 
 
@@ -53,8 +55,10 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (MODELS + DATA + MIXTURE + "sede: 1", ["'sede'", "Extra inputs"]),
-        (MODELS + DATA + "mixture: {prompts: 10, shots: 3}", ["'mixture.shots'", "Extra inputs"]),
+        (MODELS + DATA + MIXTURE + "sede: 1", ["'sede'", "unknown setting (did you mean 'seed'?);"]),
+        (MODELS + DATA + "mixture: {prompts: 10, shots: 3}", ["'mixture.shots'", "(known: prompts, exem"]),
+        (MODELS + DATA + MIXTURE + "tuning: {lora: {rnak: 2}}", ["'tuning.lora.rnak'", "mean 'rank'?"]),
+        (MODELS + DATA + MIXTURE + "tuning: {lora: 5}", ["'tuning.lora'", "dictionary"]),
         (MODELS + DATA + MIXTURE + "seed: many", ["'seed'", "valid integer"]),
         (MODELS + DATA + MIXTURE + "seed: -1", ["'seed'", "greater than or equal to 0"]),
         (MODELS + DATA + "mixture: {prompts: 0}", ["'mixture.prompts'", "greater than 0"]),

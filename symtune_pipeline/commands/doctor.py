@@ -76,10 +76,11 @@ def findings() -> Iterator[Finding]:
     yield home()
     yield disk(models)
     yield memory(models)
-    reached = _hub_reached(experiment, models)
     for model in models:
-        yield weights(model, reached)
-    yield data(experiment, reached)
+        yield weights(model)
+        if experiment.evaluation.pretrained:
+            yield parent_weights(model)
+    yield data(experiment)
 
 
 def python() -> Finding:
@@ -158,38 +159,52 @@ def memory(models: list[Model]) -> Finding:
     return _enough("memory", size, where, models, MEMORY, remedy)
 
 
-def weights(model: Model, hub: bool) -> Finding:
-    """Where the weights of a model will come from."""
-    from symtune_pipeline.models.weights import packaged_file
+def weights(model: Model) -> Finding:
+    """Where the weights of a model will come from; the hub is asked whether it gives them."""
+    from symtune_pipeline.models.weights import NothingAnswers, look_up, packaged_file
 
     name = f"weights of {model.key}"
     if model.instruct is None:
         return Finding(name, "made here")
-    if hub:
-        return Finding(name, f"{model.instruct}, from the hub")
-    if model.package is None:
-        return Finding(
-            name,
-            "the hub is not reached, and no package carries them",
-            f"connect, or put {model.instruct} into the hub's cache",
-        )
     try:
-        packaged_file(model.package)
+        try:
+            place = look_up(model, model.instruct, model.revision)
+        except NothingAnswers:
+            if model.package is None:
+                raise
+            packaged_file(model.package)
+            package = f"package {model.package.name} {model.package.version}"
+            return Finding(name, f"{package}; the hub is not reached")
     except UserError as error:
-        found, _, remedy = str(error).rstrip(".").partition("; ")
-        return Finding(name, found, remedy)
-    return Finding(
-        name, f"package {model.package.name} {model.package.version}; the hub is not reached"
-    )
+        return _problem(name, error)
+    return Finding(name, f"{model.instruct}, from {place}")
 
 
-def data(experiment: Experiment, hub: bool) -> Finding:
+def parent_weights(model: Model) -> Finding:
+    """Where the weights of a model's pretrained parent will come from: the hub or its cache."""
+    from symtune_pipeline.models.weights import look_up
+
+    name = f"weights of {model.key}'s parent"
+    if model.pretrained is None:
+        return Finding(name, "the catalogue names none")
+    try:
+        place = look_up(model, model.pretrained, model.pretrained_revision)
+    except UserError as error:
+        return _problem(name, error)
+    return Finding(name, f"{model.pretrained}, from {place}")
+
+
+def data(experiment: Experiment) -> Finding:
     """Whether the files behind the datasets are there."""
+    from huggingface_hub import constants
+
+    from symtune_pipeline.sources.hub_client import hub_answers
     from symtune_pipeline.sources.load import files_version, public_source
 
     sets, mirror = experiment.datasets(), mirror_folder()
     public = [entry for entry in sets if entry.hub]
-    if public and not mirror and not hub:
+    offline = constants.is_offline_mode()
+    if public and not mirror and not offline and not hub_answers():
         return Finding(
             "data",
             f"the hub is not reached, for {len(public)} public sets",
@@ -199,25 +214,23 @@ def data(experiment: Experiment, hub: bool) -> Finding:
         source = public_source(mirror)
         missing = [entry.key for entry in sets if None in files_version(entry, source)]
     except UserError as error:
-        found, _, remedy = str(error).rstrip(".").partition("; ")
-        return Finding("data", found, remedy)
+        return _problem("data", error)
     if missing and experiment.data.missing == "error":
         return Finding(
             "data",
             f"of {len(sets)} sets, files are missing of {', '.join(missing)}",
             "bring them, or set data.missing to leave_out",
         )
-    where = f"{len(public)} from {mirror or 'the hub'}" if public else "none from elsewhere"
+    hub = "the hub's cache, as HF_HUB_OFFLINE is set" if offline else "the hub"
+    where = f"{len(public)} from {mirror or hub}" if public else "none from elsewhere"
     without = f", without {len(missing)} that are missing" if missing else ""
     return Finding("data", f"{len(sets)} sets, {where}{without}")
 
 
-def _hub_reached(experiment: Experiment, models: list[Model]) -> bool:
-    """Not even asked where nothing would come from it."""
-    from symtune_pipeline.models.weights import hub_answers
-
-    public = any(entry.hub for entry in experiment.datasets()) and not mirror_folder()
-    return (public or any(model.instruct for model in models)) and hub_answers()
+def _problem(name: str, error: UserError) -> Finding:
+    """A user error's sentence as what was found and what to do."""
+    found, _, remedy = str(error).rstrip(".").partition("; ")
+    return Finding(name, found, remedy)
 
 
 def _enough(

@@ -12,6 +12,7 @@ import typer
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.sources.hub_client import may_pass, reason, what_keeps_silent
 from symtune_pipeline.store.folder import Store
 
 
@@ -53,7 +54,7 @@ def upload(folder: Path, repository: str, private: bool) -> str:
     """
     from httpx2 import TransportError
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     if repository.count("/") != 1:
         raise UserError(f"'{repository}' names no repository; write --to owner/name.")
@@ -66,18 +67,20 @@ def upload(folder: Path, repository: str, private: bool) -> str:
             repo_id=repository, folder_path=folder, commit_message="Symbol-tuned model"
         )
     except HFValidationError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(
-            f"'{repository}' names no repository ({reason}); choose another."
+            f"'{repository}' names no repository ({reason(error)}); choose another."
         ) from error
     except HfHubHTTPError as error:
+        way_out = "try again later" if may_pass(error) else "see that your token may write there"
         raise UserError(
-            f"The hub refused {repository} with status {error.response.status_code}; see that your"
-            " token may write there, and try again."
+            f"The hub refused {repository} with status {error.response.status_code}; {way_out}, and push"
+            " again."
         ) from error
-    except (TransportError, OSError) as error:  # OSError: HF_HUB_OFFLINE is set
-        reason = " ".join(str(error).split()).rstrip(".")
+    except (TransportError, OfflineModeIsEnabled) as error:
+        silence, way_out = what_keeps_silent()
+        raise UserError(f"{silence} ({reason(error)}); {way_out} and push again.") from error
+    except OSError as error:
         raise UserError(
-            f"The hub cannot be reached ({type(error).__name__}: {reason}); connect and push again."
+            f"{folder} cannot be uploaded ({reason(error)}); see to it and push again."
         ) from error
     return str(commit.commit_url)

@@ -6,7 +6,6 @@ no time has to pass before a folder is taken for complete.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,29 +15,10 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.files import content_hash, sha256
+from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, CLASSIFICATION_PREDICTIONS
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-def lacking(folder: Path) -> str | None:
-    """What keeps a folder from being evaluated, as the end of a sentence; None where it is complete."""
-    for name in ("config.json", "tokenizer.json"):
-        if not _is_json(folder / name):
-            return f"{name} is missing or incomplete"
-    weights = [folder / WEIGHTS]
-    if (folder / INDEX).exists():
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            weights = [folder / name for name in sorted(set(index["weight_map"].values()))]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return f"{INDEX} is incomplete"
-    for path in weights:
-        if not _is_safetensors(path):
-            return f"{path.name} is missing or incomplete"
-    return None
 
 
 def fingerprint(folder: Path) -> str:
@@ -107,22 +87,3 @@ def _check_config(folder: Path) -> None:
             f"File {folder / 'config.json'} describes no model that transformers loads without code of"
             f" its own ({reason}); take another model."
         ) from error
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether the file is there in full: its header says how long it is."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy"):
-            return True
-    except (OSError, SafetensorError):
-        return False

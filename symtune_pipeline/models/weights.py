@@ -8,50 +8,84 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+
+from safetensors import SafetensorError
 
 from symtune_pipeline.catalog.models import Model, PackagedWeights
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import sha256
+from symtune_pipeline.models.folder import lacking
+from symtune_pipeline.sources.hub_client import (
+    TIMEOUT,
+    asking_again,
+    disk_trouble,
+    hub_answers,
+    no_download,
+    what_keeps_silent,
+)
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def prepare_base_model(model: Model, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+class NothingAnswers(UserError):
+    """No network or offline, and the hub's cache does not hold the whole model."""
+
+
+def prepare_base_model(
+    model: Model, folder: Path, say: Callable[[str], None], wait: float = 1.0
+) -> dict[str, Any]:
     """Put the instruction-tuned model into `folder`; returns its provenance.
 
-    The hub is asked first; where it cannot be reached, the package of the catalogue serves. Raises
-    UserError where neither has the weights.
+    The hub is asked first, again after `wait` seconds where it is busy; only where nothing answers
+    does the package of the catalogue serve. Raises UserError where the weights cannot be had or kept.
     """
-    if model.instruct is None:
-        from symtune_pipeline.models.micro import make_micro
+    with _kept_in(folder):
+        if model.instruct is None:
+            from symtune_pipeline.models.micro import make_micro
 
-        make_micro(folder, say)
-        return _with_provenance(model, folder, {"source": "made by this project"})
-    found = _from_hub(model, model.instruct, model.revision, folder)
-    return _with_provenance(model, folder, found or _from_package(model, folder, say))
+            make_micro(folder, say)
+            return _with_provenance(model, folder, {"source": "made by this project"})
+        try:
+            origin = _from_hub(model, model.instruct, model.revision, folder, wait)
+        except NothingAnswers as silence:
+            if model.package is None:
+                raise
+            say(f"{silence} Until then the weights come from the package {model.package.name}.")
+            origin = _from_package(model.package, model.instruct, folder, say)
+        return _with_provenance(model, folder, origin)
 
 
-def prepare_pretrained_model(model: Model, folder: Path) -> dict[str, Any]:
+def prepare_pretrained_model(model: Model, folder: Path, wait: float = 1.0) -> dict[str, Any]:
     """Put the pretrained parent of `model` into `folder`, from the hub; returns its provenance.
 
-    Raises UserError where the catalogue names no parent, and where the hub cannot be reached.
+    Raises UserError where the catalogue names no parent, and where it cannot be had or kept.
     """
     if model.pretrained is None:
         raise UserError(
             f"Model '{model.key}' has no pretrained parent in the catalogue; choose another partition."
         )
-    found = _from_hub(model, model.pretrained, model.pretrained_revision, folder)
-    if found is None:
+    with _kept_in(folder):
+        origin = _from_hub(model, model.pretrained, model.pretrained_revision, folder, wait)
+        return _with_provenance(model, folder, origin)
+
+
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """Raises UserError where the disk under `folder` does not take what is written there."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
         raise UserError(
-            f"The hub cannot be reached and no package carries the weights of {model.pretrained},"
-            f" the pretrained parent of '{model.key}'; connect, or put it into the hub's cache."
-        )
-    return _with_provenance(model, folder, found)
+            f"The weights cannot be kept in {folder} ({trouble}); make room there, or set SYMTUNE_HOME"
+            " to a folder that can take them."
+        ) from error
 
 
 def _with_provenance(model: Model, folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
@@ -62,51 +96,97 @@ def _with_provenance(model: Model, folder: Path, origin: dict[str, Any]) -> dict
 
 
 def _from_hub(
-    model: Model, repository: str, revision: str | None, folder: Path
-) -> dict[str, Any] | None:
-    """The pinned revision, from the hub's cache on this machine or from the hub itself, else None."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    model: Model, repository: str, revision: str | None, folder: Path, wait: float
+) -> dict[str, Any]:
+    """The pinned revision, from the hub's cache on this machine or from the hub itself."""
+    where, snapshot, lacks = _looked_up(model, repository, revision, wait)
+    if lacks:
+        try:
+            snapshot = _snapshot(repository, revision)
+        except Exception as error:  # the hub client's, the HTTP client's and the disk's
+            raise UserError(no_download(where, error)) from error
+        if lacks := lacking(snapshot):
+            raise UserError(
+                f"{where} is no complete model of safetensors: {lacks}; pin another revision in the"
+                f" catalogue, or delete {snapshot.parents[1]} to download it again."
+            )
+    for pattern in HUB_FILES:
+        for path in filter(Path.is_file, snapshot.glob(pattern)):
+            shutil.copyfile(path, folder / path.name)
+    return {"source": "hub", "repository": repository, "revision": revision}
+
+
+def look_up(model: Model, repository: str, revision: str | None, wait: float = 1.0) -> str:
+    """Where the weights would come from, nothing being downloaded: the hub or its cache.
+
+    Raises NothingAnswers and UserError as loading them would.
+    """
+    _, _, lacks = _looked_up(model, repository, revision, wait)
+    return "the hub" if lacks else "the hub's cache"
+
+
+def _looked_up(
+    model: Model, repository: str, revision: str | None, wait: float
+) -> tuple[str, Path, str | None]:
+    """The name of a revision for messages, its snapshot in the cache, and what that lacks.
+
+    The hub is asked for what is lacking: whether it has the revision and lets this user have it.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     if revision is None:
         raise UserError(
             f"Model '{model.key}' has no revision of {repository} in catalog/models.yaml; pin a revision"
             " there, a commit of that repository on the hub."
         )
+    where = f"{repository} (model '{model.key}', revision {revision})"
+    snapshot, lacks = _cached(repository, revision)
+    if lacks and not hub_answers():
+        silence, way_out = what_keeps_silent()
+        raise NothingAnswers(
+            f"{silence}, and of {where} the hub's cache is not complete: {lacks}; {way_out}, or bring"
+            " it into the cache."
+        )
+    if lacks:
+        config = hf_hub_url(repository, "config.json", revision=revision)
+        try:
+            asking_again(wait)(get_hf_file_metadata, config, timeout=TIMEOUT)
+        except Exception as error:  # as when downloading
+            raise UserError(no_download(where, error)) from error
+    return where, snapshot, lacks
+
+
+def _cached(repository: str, revision: str) -> tuple[Path, str | None]:
+    """The snapshot in the hub's cache on this machine, and what it lacks."""
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
     try:
-        cached = snapshot_download(
+        snapshot = _snapshot(repository, revision, local_files_only=True)
+    except IncompleteSnapshotError as error:
+        snapshot = Path(error.snapshot_path)
+        return snapshot, lacking(snapshot) or "some of its files are missing"
+    except LocalEntryNotFoundError:
+        return Path(), "all of its files are missing"
+    return snapshot, lacking(snapshot)
+
+
+def _snapshot(repository: str, revision: str | None, local_files_only: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
             repository,
             revision=revision,
             allow_patterns=HUB_FILES,
-            local_files_only=not hub_answers(),
+            ignore_patterns="*/*",  # what lies in folders is for other programs
+            local_files_only=local_files_only,
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        return None
-    for path in Path(cached).iterdir():
-        shutil.copyfile(path, folder / path.name)
-    return {"source": "hub", "repository": repository, "revision": revision}
+    )
 
 
-def hub_answers() -> bool:
-    """Whether the hub can be reached; asked once, since its client retries for half a minute."""
-    from huggingface_hub import constants
-
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except HTTPError:  # an answer, if not a kind one
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    package = model.package
-    if package is None:
-        raise UserError(
-            f"The hub cannot be reached and no package carries the weights of '{model.key}'; connect,"
-            f" or put {model.instruct} into the hub's cache."
-        )
+def _from_package(
+    package: PackagedWeights, repository: str, folder: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
     path = packaged_file(package)
     say(f"Converting {path.name} to safetensors")
     convert_gguf(path, folder)
@@ -115,7 +195,7 @@ def _from_package(model: Model, folder: Path, say: Callable[[str], None]) -> dic
         "package": f"{package.name}=={package.version}",
         "file": path.name,
         "file_sha256": package.sha256,
-        "same_as": model.instruct,
+        "same_as": repository,
     }
 
 
@@ -126,7 +206,8 @@ def packaged_file(package: PackagedWeights) -> Path:
         found = importlib.metadata.distribution(package.name)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"The hub cannot be reached and package {package.name} is not installed; {way_out}."
+            f"No hub answers, and the package {package.name}, which has the weights too, is not"
+            f" installed; {way_out}."
         ) from error
     path = Path(str(found.locate_file(package.file)))
     if not path.is_file() or sha256(path) != package.sha256:

@@ -12,11 +12,18 @@ from pathlib import Path
 import polars as pl
 
 from symtune_pipeline.catalog.datasets import HubLocation
-from symtune_pipeline.errors import MissingData
+from symtune_pipeline.errors import MissingData, UserError
+from symtune_pipeline.sources.hub_client import (
+    TIMEOUT,
+    asking_again,
+    disk_trouble,
+    may_pass,
+    no_download,
+    reason,
+    refusal,
+    refused,
+)
 from symtune_pipeline.sources.source import FileVersion
-
-TRIES = 4
-TIMEOUT = 10.0  # seconds for an answer
 
 
 class Hub:
@@ -60,35 +67,32 @@ class Hub:
             return (_parquet_branch if hub.parquet_branch else _published)(hub, hub.splits[split])
         # The libraries raise their own, the hub client's and the HTTP client's errors.
         except Exception as error:
-            raise MissingData(f"{where} cannot be loaded ({_reason(error)}); {way_out}.") from error
+            if disk_trouble(error):
+                raise UserError(no_download(where, error)) from error
+            answer = refused(error)
+            if answer is not None and answer.response.status_code in (401, 403):
+                raise MissingData(refusal(where, answer)) from error
+            raise MissingData(f"{where} cannot be loaded ({reason(error)}); {way_out}.") from error
 
     def _ask(self, hub: HubLocation, where: str) -> None:
         """Ask whether the revision is there, which costs little and fails with a plain reason."""
         from httpx2 import TransportError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
         if self._silent:
             raise MissingData(self._silent)
-        retrying = Retrying(
-            stop=stop_after_attempt(TRIES),
-            wait=wait_exponential(self._wait),
-            retry=retry_if_exception(_may_pass),
-            reraise=True,
-        )
+        asking = asking_again(self._wait)
         try:
-            retrying(HfApi().dataset_info, hub.repository, revision=hub.revision, timeout=TIMEOUT)
+            asking(HfApi().dataset_info, hub.repository, revision=hub.revision, timeout=TIMEOUT)
         except (HfHubHTTPError, TransportError) as error:
-            if _may_pass(error):
+            if may_pass(error) or not isinstance(error, HfHubHTTPError):
                 self._silent = (
-                    f"The hub does not answer ({_reason(error)}); check the network, take the sets from"
+                    f"The hub does not answer ({reason(error)}); check the network, take the sets from"
                     " a mirror with SYMTUNE_MIRROR, or set HF_HUB_OFFLINE=1 to use those in its cache."
                 )
                 raise MissingData(self._silent) from error
-            raise MissingData(
-                f"{where} is not there ({_reason(error)}); correct its entry in the catalogue."
-            ) from error
+            raise MissingData(refusal(where, error)) from error
 
 
 def _published(hub: HubLocation, split: str) -> pl.DataFrame:
@@ -119,18 +123,3 @@ def _parquet_branch(hub: HubLocation, split: str) -> pl.DataFrame:
     if not files:
         raise FileNotFoundError(f"no file {pattern}")
     return pl.read_parquet(files)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether asking again may help: no connection, no answer in time, too busy, out of order."""
-    from httpx2 import TransportError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, TransportError)
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -30,9 +30,10 @@ from assets.step import user_errors
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
-from symtune_pipeline.evaluation.incoming import lacking, score_folder
+from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
+from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.store.folder import Store
 
 PATIENCE = 600  # seconds that a daemon may take

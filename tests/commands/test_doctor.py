@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from fake_hub import FakeHub
 
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.commands import doctor
@@ -21,6 +23,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SYMTUNE_MIRROR", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path
 
 
@@ -83,11 +86,44 @@ def test_sets_that_a_mirror_lacks_are_named(machine: Path, monkeypatch: pytest.M
     assert line.remedy is None and line.found.endswith("without 2 that are missing")
 
 
-def test_weights_that_nobody_has_are_a_problem() -> None:
-    parent = find_model("smollm2-135m").model_copy(update={"package": None})
-    line = doctor.weights(parent, hub=False)
-    assert line.remedy == f"connect, or put {parent.instruct} into the hub's cache"
-    assert doctor.weights(parent, hub=True).remedy is None
+def test_weights_that_nobody_has_are_a_problem(machine: Path) -> None:
+    alone = find_model("smollm2-135m").model_copy(update={"package": None})
+    for line in (doctor.weights(alone), doctor.parent_weights(alone)):
+        assert line.found.startswith("The hub cannot be reached, and of HuggingFaceTB/SmolLM2-135M")
+        assert line.remedy == "connect, or bring it into the cache"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((403, "GatedRepo"), "has a licence to accept (status 403); accept it"),
+        ((404, "RevisionNotFound"), "is not there (RevisionNotFoundError"),
+    ],
+)
+def test_weights_that_the_hub_refuses_are_a_problem(
+    answer: tuple[int, str], says: str, tmp_path: Path
+) -> None:
+    model = find_model("smollm2-135m")
+    assert model.instruct
+    with FakeHub(model.instruct, {}, kind="models", answers={"/SmolLM2": answer}).serving() as hub:
+        look = (
+            "from symtune_pipeline.commands import doctor; model = doctor.find_model('smollm2-135m');"
+            "print(doctor.weights(model)); print(doctor.parent_weights(model))"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", look],
+            env=os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+    base, parent = ended.stdout.splitlines()
+    assert base.startswith("problem  weights of smollm2-135m: HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert parent.startswith(
+        "problem  weights of smollm2-135m's parent: HuggingFaceTB/SmolLM2-135M"
+    )
+    assert says in base and says in parent
 
 
 def test_a_model_too_large_for_the_machine_is_a_problem(machine: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from conftest import DataSide
-from tiny_models import save_reading_model
-
 from assets.evaluation import evaluation_assets
 from assets.models import model_assets
 from assets.report import report_assets
+from conftest import DataSide
+from tiny_models import save_reading_model
+
 from assets.sql import sql_assets
 from resources.launcher import LocalLauncher
 from resources.store import StoreResource
@@ -112,11 +112,14 @@ def test_a_parent_that_cannot_be_had_is_one_sentence(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(store.root / "hub"))
     shutil.rmtree(store.root / "pretrained_model")
     ended = materialised(store, ["pretrained_model"], PARENT)
     assert not ended.success
     (failed,) = [event for event in ended.all_events if event.is_step_failure]
     told = failed.step_failure_data.user_failure_data
-    assert (
-        told and "the pretrained parent of 'smollm2-135m'; connect, or put it" in told.description
+    assert told and told.description
+    assert told.description.startswith(
+        "The hub cannot be reached, and of HuggingFaceTB/SmolLM2-135M ("
     )
+    assert told.description.endswith("; connect, or bring it into the cache.")

@@ -105,7 +105,11 @@ def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
         ("workers: 2", r"setting 'kind': .*discriminator 'kind'"),
         ("kind: torchrun\nprocesses: 0", r"setting 'processes.*': .* greater than 0"),
         ("kind: ray\nworkers: two", r"setting 'workers': .*integer"),
-        ("kind: local\nprocesses: 2", r"setting 'processes': Extra inputs"),
+        (
+            "kind: local\nprocesses: 2",
+            r"setting 'processes': unknown setting \(known: kind\); launchers/",
+        ),
+        ("kind: ray\nworker: 2", r"setting 'worker': unknown setting \(did you mean 'workers'\?\)"),
         ("- local", r"setting 'kind': "),
         ("kind: [", r"is not valid YAML"),
     ],

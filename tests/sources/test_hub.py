@@ -18,12 +18,14 @@ from fake_hub import REVISION, FakeHub
 GONE = "f" * 40
 # The hub's variables are read when its client is imported, so each reading is a process of its own.
 READ = """
-import json, sys
+import json, os, resource, sys
 from symtune_pipeline.catalog.datasets import HubLocation
-from symtune_pipeline.errors import MissingData
+from symtune_pipeline.errors import MissingData, UserError
 from symtune_pipeline.sources.hub import Hub
 
 hub, told = Hub(wait=0.01), []
+if "MOST" in os.environ:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["MOST"]),) * 2)
 for config, parquet_branch, revision in json.loads(sys.argv[1]):
     place = HubLocation(
         repository="some/reviews", config=config, splits={"train": "train"}, revision=revision,
@@ -33,6 +35,8 @@ for config, parquet_branch, revision in json.loads(sys.argv[1]):
         told.append(hub.read(place, "train")["text"].to_list())
     except MissingData as error:
         told.append(str(error))
+    except UserError as error:
+        told.append(f"No set to leave out: {error}")
 print(json.dumps(told))
 """
 PUBLISHED = ("default", False, REVISION)
@@ -151,3 +155,22 @@ def test_offline_with_an_empty_cache_names_the_set(hub: FakeHub, tmp_path: Path)
     (told,) = _read(hub, tmp_path, PUBLISHED, HF_HUB_OFFLINE="1")
     assert "some/reviews (default, train" in told
     assert "HF_HUB_OFFLINE" in told
+
+
+def test_a_set_with_a_licence_to_accept_says_so(hub: FakeHub, tmp_path: Path) -> None:
+    says = "has a licence to accept (status 403); accept it on its page on the hub"
+    hub.answers = {"some/reviews": (403, "GatedRepo")}
+    for told in _read(hub, tmp_path, PUBLISHED, BRANCH):
+        assert says in told
+    # The real hub shows what is in the repository, and refuses the files.
+    hub.answers = {"/resolve/": (403, "GatedRepo")}
+    published, branch = _read(hub, tmp_path, PUBLISHED, BRANCH)
+    assert says in branch
+    assert "is a gated dataset on the Hub" in published  # in words of the library `datasets`
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_set(hub: FakeHub, tmp_path: Path) -> None:
+    for told in _read(hub, tmp_path, PUBLISHED, BRANCH, MOST="400"):
+        assert told.startswith("No set to leave out: Hub dataset some/reviews")
+        assert f"cannot be kept in the hub's cache, {tmp_path}" in told
+        assert "(File too large); make room" in told

@@ -251,7 +251,7 @@ def test_a_missing_file_names_the_setting(name: str, tmp_path: Path) -> None:
     [
         ({"role": None}, ["'data.own.reviews.role'", "required"]),
         ({"role": "training"}, ["'data.own.reviews.role'", "'tuning' or 'evaluation'"]),
-        ({"instructions": "x"}, ["'data.own.reviews.instructions'", "Extra inputs"]),
+        ({"instructions": "x"}, ["'data.own.reviews.instructions'", "mean 'instruction'?"]),
         ({"files": {"train": "x.txt"}}, ["x.txt must end with one of .csv, .jsonl, .parquet"]),
         ({"files": {"test": "x.csv"}}, ["needs a file called train"]),
         ({"files": {"dev": "x.csv"}}, ["'train' or 'test'"]),

@@ -170,7 +170,7 @@ def test_a_push_lists_first_and_uploads_when_told_to(push: Push) -> None:
         (
             ("micro", "--to", "me/tiny"),
             {"HF_TOKEN": "x", "HF_HUB_OFFLINE": "1"},
-            "The hub cannot be reached (OfflineModeIsEnabled",
+            "HF_HUB_OFFLINE is set (OfflineModeIsEnabled",
         ),
         (("smollm2-135m", "--to", "me/tiny"), {}, "for partition 'smollm2-135m' first"),
     ],
@@ -184,13 +184,15 @@ def test_a_push_that_cannot_be_is_one_sentence(
     assert line.startswith("error: ") and line.endswith(".") and sentence in line
 
 
-def test_a_hub_that_refuses_is_one_sentence(push: Push) -> None:
-    with FakeHub("me/tiny", {}, troubles=0, refuses=True).serving() as hub:
+@pytest.mark.parametrize(
+    ("status", "way_out"),
+    [(403, "see that your token may write there"), (429, "try again later")],
+)
+def test_a_hub_that_refuses_is_one_sentence(push: Push, status: int, way_out: str) -> None:
+    with FakeHub("me/tiny", {}, answers={"/api/repos/create": (status, "")}).serving() as hub:
         ended = push(
             "micro", "--to", "me/tiny", "--yes", HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_secret"
         )
     assert ended.returncode == 2
-    assert "The hub refused me/tiny with status 403; see that your token may write there" in (
-        ended.stderr
-    )
+    assert f"The hub refused me/tiny with status {status}; {way_out}, and" in ended.stderr
     assert "hf_secret" not in ended.stdout + ended.stderr

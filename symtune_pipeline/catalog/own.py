@@ -1,0 +1,95 @@
+"""A dataset of the user's own, as an experiment describes it.
+
+A field's sentence is its docstring: docs/settings.md is made from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
+from pydantic import ConfigDict, ValidationInfo, field_validator, model_validator
+
+from symtune_pipeline.catalog.datasets import Dataset
+from symtune_pipeline.catalog.facts import Fact
+from symtune_pipeline.tables import Role
+
+OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+class OwnDataset(Fact):
+    """A set of the user's own: its files, and what the catalogue says about the public ones."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    role: Role
+    """What the set is for; no set is for both."""
+    files: Annotated[dict[Literal["train", "test"], Path], MinLen(1)]
+    """CSV, JSONL or Parquet files by split, relative to the experiment file; tuning uses `train`."""
+    columns: Annotated[tuple[str, ...], MinLen(1)]
+    """The columns that the input of a prompt is made of."""
+    label_column: str
+    """The column that holds the label."""
+    labels: Annotated[dict[str, str], MinLen(2)]
+    """What stands in the data to the natural label, compared as text; a list where they are the same."""
+    instruction: str
+    """What a prompt with an instruction says before its exemplars."""
+    id_column: str | None = None
+    """The column that tells rows apart; none: their numbers do."""
+    input: str | None = None
+    """The input as text with every column in braces, once; none: the columns with ` | ` between them."""
+    task_type: str = "own"
+    """The kind of task, for tables and reports."""
+    licence: str = "own data"
+    """The licence of the data, for tables and cards."""
+    citation: str = "own data"
+    """Whom to cite, for tables and cards."""
+
+    @field_validator("files")
+    @classmethod
+    def _readable(cls, files: dict[str, Path], info: ValidationInfo) -> dict[str, Path]:
+        for path in files.values():
+            if path.suffix not in OWN_SUFFIXES:
+                raise ValueError(f"{path} must end with one of {', '.join(OWN_SUFFIXES)}")
+        if info.data.get("role") == "tuning" and "train" not in files:
+            raise ValueError("a set for tuning needs a file called train")
+        # Relative to the experiment file, wherever the pipeline is started.
+        folder = (info.context or {}).get("folder", Path())
+        return {split: folder / path for split, path in files.items()}
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_text(cls, labels: Any) -> Any:
+        if isinstance(labels, list):
+            labels = {label: label for label in labels if isinstance(label, str)}
+        if not isinstance(labels, dict):
+            return labels  # pydantic says what is wrong
+        return {
+            str(label).lower() if isinstance(label, bool) else str(label): natural
+            for label, natural in labels.items()
+        }
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: dict[str, str]) -> dict[str, str]:
+        if len(set(labels.values())) < len(labels):
+            raise ValueError("every label needs a natural label of its own")
+        return labels
+
+    @model_validator(mode="after")
+    def _input_shows_every_column(self) -> OwnDataset:
+        for column in self.columns:
+            if self.template.count(f"{{{column}}}") != 1:
+                raise ValueError(f"input must show {{{column}}} once")
+        return self
+
+    @property
+    def template(self) -> str:
+        """How the columns become one text."""
+        return self.input or " | ".join(f"{{{column}}}" for column in self.columns)
+
+    def entry(self, key: str) -> Dataset:
+        """The set as the catalogue would describe it."""
+        facts = self.model_dump(exclude={"input"})
+        return Dataset(key=key, input=self.template, hidden_label=None, **facts)
