@@ -1,4 +1,4 @@
-"""Tiny random models, blocks and jobs for tests, and what a model predicts the slow and plain way.
+"""Tiny random models, blocks and jobs for tests, and what a model predicts, computed the slow and plain way.
 
 The reference runs each text alone, through transformers' own attention and without a cache.
 """
@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
+from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
 
 VOCABULARY = 97
@@ -75,25 +76,12 @@ def random_blocks(count: int, prompts: int, length: int) -> pl.DataFrame:
         starts = np.cumsum(lengths) - lengths
         # Not at a prompt's start: nothing there predicts a token.
         offsets = np.sort(rng.permutation(np.arange(1, length // 2 - 1, 2))[:3]).repeat(2)
-        places = (starts[:, None] + offsets + [0, 1] * 3).ravel()
+        positions = (starts[:, None] + offsets + [0, 1] * 3).ravel()
         tokens = rng.integers(1, VOCABULARY, size=lengths.sum())
         rows.append(
-            (block, tokens, lengths, places, [FIRST, FIRST, SEEN, SEEN, QUERY, QUERY] * prompts)
+            (block, tokens, lengths, positions, [FIRST, FIRST, SEEN, SEEN, QUERY, QUERY] * prompts)
         )
-    table = pl.DataFrame(
-        rows,
-        schema=["block", "tokens", "prompt_lengths", "target_places", "target_kinds"],
-        orient="row",
-    )
-    return table.cast(
-        {
-            "block": pl.UInt32,
-            "tokens": pl.List(pl.Int32),
-            "prompt_lengths": pl.List(pl.UInt32),
-            "target_places": pl.List(pl.UInt32),
-            "target_kinds": pl.List(pl.UInt8),
-        }
-    )
+    return PACKED_MIXTURE.frame(rows, orient="row")
 
 
 def tiny_job(folder: Path, **settings: Any) -> JobConfig:
