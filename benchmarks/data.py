@@ -113,9 +113,9 @@ def _peer_prompt(row: dict[str, int], folder: str) -> dict[str, list[int]]:
         label: by_category[str(rng.choice(list(by_category)))].sample(1, random_state=rng).iloc[0]
         for label in drawn["label"].unique()
     }
-    chosen = drawn.head(k * len(symbols) + 1)
-    labels = [symbols[label] for label in chosen["label"]]
-    text = render(segments(int(rng.integers(10)), chosen["input"].tolist(), labels))
+    examples = drawn.head(k * len(symbols) + 1)
+    labels = [symbols[label] for label in examples["label"]]
+    text = render(segments(int(rng.integers(10)), examples["input"].tolist(), labels))
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     return {"tokens": tokens[:BLOCK_TOKENS]}
 
@@ -124,8 +124,8 @@ def main() -> None:
     """Measure, print, write."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     base_model()
-    with TemporaryDirectory() as made:
-        folder = Path(made)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         examples_in_normal_form().write_parquet(folder / "examples.parquet")
         symbol_pool(SymbolsConfig(), ()).write_parquet(folder / "symbols.parquet")
         theirs = measured(peer, folder, PEER_PROMPTS)

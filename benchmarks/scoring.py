@@ -3,7 +3,7 @@
 Both score the same prompts and labels with the same weights in float32 and two threads, each in a
 process of its own; the peer's are given to its `loglikelihood`, so that loading a task costs it
 nothing. Rendering and tokenising count, loading the model does not. The peer runs with the batch
-size that is best for it on a part of the prompts. The sets are the generated ones.
+size that is best for it on the first prompts. The sets are the generated ones.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
+from symtune_pipeline.tables import SETTINGS
 
 THREADS = 2
 BATCH_SIZES = (1, 4, 8, 16)
 SIZES = (100, 1_000, 10_000)
-SYMBOLS, NATURAL = "symbols, no instruction", "relevant labels, no instruction"
+NATURAL, SYMBOLS = (setting.name for setting in SETTINGS if not setting.instructed)
 TWO_CLASSES = ("phone_reviews", "zoo_debate", "life_events", "same_event", "group_or_single")
 SIX_CLASSES = ("expeditions", "inbox")  # three each, asked as one set
 
@@ -128,9 +129,9 @@ def best_batch_size(folder: Path, model_folder: Path, queries: int) -> int:
     """The peer's fastest on the first queries."""
     model = _peer_model(model_folder)
     suite, inputs = _read(folder)
-    part = suite.head(queries)
-    _peer_scored(model, part.head(1), inputs, 1)
-    return min(BATCH_SIZES, key=lambda size: _peer_scored(model, part, inputs, size).seconds)
+    first = suite.head(queries)
+    _peer_scored(model, first.head(1), inputs, 1)
+    return min(BATCH_SIZES, key=lambda size: _peer_scored(model, first, inputs, size).seconds)
 
 
 def _peer_model(model_folder: Path) -> Any:
@@ -158,8 +159,8 @@ def _peer_scored(model: Any, suite: pl.DataFrame, inputs: list[str], batch_size:
         Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i)
         for i, pair in enumerate(pairs)
     ]
-    found = iter(model.loglikelihood(requests, disable_tqdm=True))
-    logprobs = [[next(found)[0] for _ in row["labels"]] for row in rows]
+    scores = iter(model.loglikelihood(requests, disable_tqdm=True))
+    logprobs = [[next(scores)[0] for _ in row["labels"]] for row in rows]
     return Scored(logprobs, time.perf_counter() - started)
 
 
@@ -170,8 +171,8 @@ def compared(case: Case, folder: Path) -> list[Record]:
     mine = measured(ours, folder, model)
     classes = len(mine.value.logprobs[0])
     # As many queries as fill the largest batch.
-    part = math.ceil(max(BATCH_SIZES) / classes)
-    batch_size = measured(best_batch_size, folder, model, part).value
+    queries = math.ceil(max(BATCH_SIZES) / classes)
+    batch_size = measured(best_batch_size, folder, model, queries).value
     theirs = measured(peer, folder, model, batch_size)
     return [
         _speed(case, batch_size, mine.value, theirs.value),
@@ -227,10 +228,10 @@ def main() -> None:
     base_model()
     base_model("micro")
     records = []
-    with TemporaryDirectory() as made:
+    with TemporaryDirectory() as folder:
         for case in CASES:
-            records += compared(case, Path(made))
-        records += growth(SIZES, Path(made))
+            records += compared(case, Path(folder))
+        records += growth(SIZES, Path(folder))
     records += check_equality()
     report("scoring", records)
 

@@ -24,9 +24,11 @@ from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 from symtune_pipeline.sources.load import load_examples, public_source
+from symtune_pipeline.tables import SETTINGS
 
 BAR = 1e-4  # in nats
 SETS = 2
+(INSTRUCTED,) = (s.name for s in SETTINGS if s.instructed and not s.relevant)
 PROTOCOLS = {  # about as many prompts each
     "shared": EvaluationConfig(contexts=2, queries=3, flipped_percents=()),
     "per_query": EvaluationConfig(protocol="per_query", queries=4, flipped_percents=()),
@@ -53,7 +55,7 @@ def check_equality() -> list[Record]:
             {entry.key: entry.instruction for entry in held_out},
             config,
             seed=0,
-        ).filter(setting="symbols, instruction")
+        ).filter(setting=INSTRUCTED)
         expected = _flat(_naive(folder, tokenizer, suite, inputs))
         alone = suite.partition_by("dataset", "context", maintain_order=True)
         for packing, suites in {"one context": alone, "several contexts": [suite]}.items():

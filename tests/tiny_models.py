@@ -1,4 +1,4 @@
-"""Tiny random models, blocks and jobs for tests, and what a model predicts the slow and plain way.
+"""Tiny random models, blocks and jobs for tests, and what a model predicts, computed the slow and plain way.
 
 The reference runs each text alone, through transformers' own attention and without a cache.
 """

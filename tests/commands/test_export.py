@@ -13,11 +13,11 @@ from conftest import DataSide
 from symtune_pipeline.commands import export_dataset as export
 from symtune_pipeline.commands.export_dataset import export_dataset
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.prompts.text import render, segments
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, TUNING_MIXTURE
 
 SMOKE = load_experiment("smoke")
 CONFIGURATIONS = {"mixture", "icl", "flipped", "algorithmic"}
@@ -63,7 +63,7 @@ def test_a_prompt_of_the_mixture_and_its_completion_are_the_rendered_prompt(
     assert len(found) == len(mixture) == 60
     for row, references in zip(found, mixture.iter_rows(named=True), strict=True):
         examples = [by_number[example] for example in references["examples"]]
-        labels = [references["labels"][answer] for answer in references["answers"]]
+        labels = [references["labels"][target] for target in references["targets"]]
         inputs = [example["input"] for example in examples]
         assert row["prompt"] + row["completion"] == render(
             segments(references["format"], inputs, labels)
@@ -71,7 +71,7 @@ def test_a_prompt_of_the_mixture_and_its_completion_are_the_rendered_prompt(
         assert row["completion"] == f" {labels[-1]}"
         assert row["examples"] == [example["example_id"] for example in examples]
         assert row["labels"] == references["labels"]
-        assert row["answers"] == references["answers"]
+        assert row["targets"] == references["targets"]
         assert row["dataset"] == references["dataset"]
 
 
@@ -80,27 +80,30 @@ def test_a_query_of_a_suite_is_asked_as_the_models_are_asked(
     data_side: DataSide, read: Any, benchmark: str
 ) -> None:
     by_number = _inputs(data_side.store, "int_evaluation_examples")
-    suite = data_side.store.read_table("eval", name=CLASSIFICATION).filter(benchmark=benchmark)
+    suite = data_side.store.read_table("eval", name=CLASSIFICATION_SUITE.file).filter(
+        benchmark=benchmark
+    )
     for row, references in zip(read(benchmark, "test"), suite.iter_rows(named=True), strict=True):
-        shown = [references["labels"][answer] for answer in references["exemplar_answers"]]
+        labels = [references["labels"][target] for target in references["exemplar_targets"]]
         examples = [by_number[e] for e in (*references["exemplars"], references["query"])]
         inputs = [example["input"] for example in examples]
-        told = references["instruction"]
-        assert row["prompt"] == render(segments(references["format"], inputs, shown, told))
-        assert row["target"] == references["labels"][references["answer"]]
+        prompt = segments(references["format"], inputs, labels, references["instruction"])
+        assert row["prompt"] == render(prompt)
+        assert row["target"] == references["labels"][references["target"]]
+        assert row["target_index"] == references["target"]
         assert row["examples"][-1] == examples[-1]["example_id"]
-        for name in ("labels", "answer", "setting", "flipped_percent", "dataset", "context"):
+        for name in ("labels", "setting", "flipped_percent", "dataset", "context"):
             assert row[name] == references[name]
 
 
-def test_an_algorithmic_query_has_its_expected_output(data_side: DataSide, read: Any) -> None:
-    suite = data_side.store.read_table("eval", name=ALGORITHMIC)
+def test_an_algorithmic_query_has_its_output_as_target(data_side: DataSide, read: Any) -> None:
+    suite = data_side.store.read_table("eval", name=ALGORITHMIC_SUITE.file)
     for row, references in zip(
         read("algorithmic", "test"), suite.iter_rows(named=True), strict=True
     ):
         inputs = [*references["inputs"], references["query_input"]]
         assert row["prompt"] == render(segments(0, inputs, references["outputs"]))
-        assert row["target"] == references["expected"]
+        assert row["target"] == references["target"]
         assert row["dataset"] == references["benchmark"]
 
 
@@ -185,7 +188,9 @@ def test_an_export_that_fails_leaves_the_earlier_one(
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     mixture = store.read_table("tuning_mixture")
     with store.writing("tuning_mixture") as beside:
-        mixture.with_columns(examples=pl.lit([10**6])).write_parquet(beside / TABLE)
+        TUNING_MIXTURE.write(
+            mixture.with_columns(examples=pl.lit([10**6], pl.List(pl.UInt32))), beside
+        )
     with pytest.raises(IndexError):
         export_dataset(store, SMOKE, folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -208,10 +213,10 @@ def test_a_suite_without_prompts_is_no_configuration(data_side: DataSide, tmp_pa
     from datasets import get_dataset_config_names
 
     store = _copied(data_side, tmp_path)
-    suites = {name: store.read_table("eval", name=name) for name in (CLASSIFICATION, ALGORITHMIC)}
+    suite = store.read_table("eval", name=CLASSIFICATION_SUITE.file)
     with store.writing("eval") as folder:
-        suites[CLASSIFICATION].write_parquet(folder / CLASSIFICATION)
-        suites[ALGORITHMIC].clear().write_parquet(folder / ALGORITHMIC)
+        CLASSIFICATION_SUITE.write(suite, folder)
+        ALGORITHMIC_SUITE.write(ALGORITHMIC_SUITE.frame(), folder)
     assert export_dataset(store, SMOKE, tmp_path / "dataset")["algorithmic"] == 0
     names = get_dataset_config_names(str(tmp_path / "dataset"))
     assert set(names) == CONFIGURATIONS - {"algorithmic"}

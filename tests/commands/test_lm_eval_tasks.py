@@ -15,11 +15,12 @@ from tiny_models import save_reading_model
 
 from symtune_pipeline.commands.export_lm_eval import export_tasks
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.predictions import classify, generate
-from symtune_pipeline.evaluation.suites import ALGORITHMIC, CLASSIFICATION
+from symtune_pipeline.evaluation.classification import classify
+from symtune_pipeline.evaluation.generation import generate
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
 ICL = "symtune_icl_symbols_no_instruction"
-FLIPPED = "symtune_flipped_natural_labels_no_instruction_100"
+FLIPPED = "symtune_flipped_100_flipped"
 TASKS = {
     "symtune_icl_relevant_labels_instruction": 44,
     "symtune_icl_relevant_labels_no_instruction": 44,
@@ -65,10 +66,10 @@ def ran(exported: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.DataFrame:
-    suite = data_side.store.read_table("eval", name=CLASSIFICATION)
+    suite = data_side.store.read_table("eval", name=CLASSIFICATION_SUITE.file)
     examples = data_side.store.read_table("int_evaluation_examples").sort("example")
-    chosen = suite.filter(benchmark=benchmark, setting=setting)
-    return classify(model, chosen, examples["input"].to_list(), lambda _: None)
+    of_setting = suite.filter(benchmark=benchmark, setting=setting)
+    return classify(model, of_setting, examples["input"].to_list())
 
 
 @pytest.mark.parametrize(
@@ -76,10 +77,10 @@ def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.
     [
         (ICL, "icl", "symbols, no instruction"),
         ("symtune_icl_relevant_labels_instruction", "icl", "relevant labels, instruction"),
-        (FLIPPED, "flipped", "natural labels, no instruction"),
+        (FLIPPED, "flipped", "100% flipped"),
     ],
 )
-def test_the_harness_finds_the_log_probabilities_and_choices_of_our_scorer(
+def test_the_harness_computes_the_log_probabilities_and_predictions_of_our_scorer(
     data_side: DataSide, model: Path, ran: dict[str, Any], task: str, benchmark: str, setting: str
 ) -> None:
     ours = _ours(data_side, model, benchmark, setting)
@@ -87,44 +88,46 @@ def test_the_harness_finds_the_log_probabilities_and_choices_of_our_scorer(
     theirs = [[logprob for logprob, _ in sample["filtered_resps"]] for sample in samples]
     for found, expected in zip(theirs, ours["logprobs"].to_list(), strict=True):
         assert found == pytest.approx(expected, abs=1e-3)
-    assert [row.index(max(row)) for row in theirs] == ours["choice"].to_list()
+    assert [row.index(max(row)) for row in theirs] == ours["prediction"].to_list()
     assert [sample["acc"] for sample in samples] == ours["correct"].cast(pl.Float64).to_list()
     assert ran["results"][task]["acc,none"] == pytest.approx(ours["correct"].mean())
     assert 0 < ran["results"][task]["acc,none"] < 1
 
 
 @pytest.mark.parametrize("benchmark", ["list_functions", "turing_concepts"])
-def test_the_harness_generates_the_answers_that_we_match(
+def test_the_harness_generates_the_completions_that_we_match(
     data_side: DataSide, model: Path, ran: dict[str, Any], benchmark: str
 ) -> None:
-    suite = data_side.store.read_table("eval", name=ALGORITHMIC).filter(benchmark=benchmark)
-    ours = generate(model, suite, lambda _: None)
+    suite = data_side.store.read_table("eval", name=ALGORITHMIC_SUITE.file).filter(
+        benchmark=benchmark
+    )
+    ours = generate(model, suite)
     samples = sorted(
         ran["samples"][f"symtune_{benchmark}_fresh"], key=lambda sample: sample["doc_id"]
     )
-    answers = ours["answer"].to_list()
-    # Ours stops after as many tokens as the longest answer has, theirs after as many characters.
-    for sample, answer in zip(samples, answers, strict=True):
+    completions = ours["completion"].to_list()
+    # Ours stops after as many tokens as the longest target has, theirs after as many characters.
+    for sample, completion in zip(samples, completions, strict=True):
         (found,) = sample["filtered_resps"]
-        assert found.startswith(answer.removesuffix("�")) and found == found.strip()
-    assert [sample["doc"]["target"] for sample in samples] == suite["expected"].to_list()
+        assert found.startswith(completion.removesuffix("�")) and found == found.strip()
+    assert [sample["doc"]["target"] for sample in samples] == suite["target"].to_list()
     assert [s["exact_match"] for s in samples] == ours["correct"].cast(pl.Float64).to_list()
 
 
-def test_an_answer_counts_without_the_white_space_around_it(exported: Path) -> None:
-    """A random model never answers right, so the harness is asked about given answers."""
+def test_a_completion_counts_without_the_white_space_around_it(exported: Path) -> None:
+    """A random model is never right, so the harness is asked about given completions."""
     tasks = pytest.importorskip("lm_eval.tasks")
     manager = tasks.TaskManager(include_path=str(exported), include_defaults=False)
     name = "symtune_list_functions_fresh"
     task = manager.load([name])["tasks"][name]
     document = task.test_docs()[0]
     target = document["target"]
-    for answer, right in ((f" {target} ", 1), (target, 1), (f" {target}, 1", 0), ("", 0)):
+    for completion, right in ((f" {target} ", 1), (target, 1), (f" {target}, 1", 0), ("", 0)):
         (ensemble,) = task._filters
-        responses = [[answer]]
+        responses = [[completion]]
         for step in ensemble.filters:
             responses = list(step().apply(responses, [document]))
-        assert task.process_results(document, responses)["exact_match"] == right, answer
+        assert task.process_results(document, responses)["exact_match"] == right, completion
 
 
 def test_tasks_are_data_and_name_the_version_of_the_suites(
@@ -153,7 +156,7 @@ def test_an_earlier_export_is_replaced_and_anything_else_left_alone(
     export_tasks(data_side.store, folder)
     assert len((folder / f"{ICL}.jsonl").read_text().splitlines()) == 44
     first = json.loads((folder / f"{ICL}.jsonl").read_text().splitlines()[0])
-    assert set(first) == {"prompt", "labels", "answer", "dataset", "context"}
+    assert set(first) == {"prompt", "labels", "target", "dataset", "context"}
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="something else than an earlier export"):
         export_tasks(data_side.store, folder)

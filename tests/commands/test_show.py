@@ -15,12 +15,13 @@ from rich.console import Console
 
 from symtune_pipeline.catalog.datasets import all_datasets, find_dataset
 from symtune_pipeline.catalog.formats import prompt_formats
-from symtune_pipeline.commands.show_prompt import evaluation_prompts, shown, tuning_prompts
+from symtune_pipeline.commands.show_prompt import evaluation_prompts, printed, tuning_prompts
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.suites import SETTINGS, classification_suite
+from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.experiment import EvaluationConfig, MixtureConfig
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.text import render, segments
+from symtune_pipeline.tables import SETTINGS, flipped_setting
 
 TUNING, HELD_OUT = find_dataset("news_topics"), find_dataset("life_events")
 
@@ -42,12 +43,12 @@ def _printed(*arguments: Any, colour: bool = False) -> str:
     console = Console(
         file=io.StringIO(), force_terminal=colour, color_system="256" if colour else None, width=80
     )
-    console.print(shown(*arguments, colour), soft_wrap=True)
+    console.print(printed(*arguments, colour), soft_wrap=True)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def _head_and_prompt(printed: str) -> tuple[list[str], str]:
-    head, _, prompt = printed.partition("\n\n")
+def _head_and_prompt(text: str) -> tuple[list[str], str]:
+    head, _, prompt = text.partition("\n\n")
     return head.splitlines(), prompt.removesuffix("\n")
 
 
@@ -56,10 +57,10 @@ def test_a_tuning_prompt_has_its_symbols_in_brackets_and_its_target_in_two(
 ) -> None:
     prompts = tuning_prompts(mixture, tuning_examples, TUNING)
     row = mixture.filter(~pl.col("instructed"), dataset="news_topics").row(1, named=True)
-    printed = _printed(prompts, tuning_examples, TUNING, "symbols, no instruction", 1)
-    head, prompt = _head_and_prompt(printed)
+    text = _printed(prompts, tuning_examples, TUNING, "symbols, no instruction", 1)
+    head, prompt = _head_and_prompt(text)
 
-    *marks, target = [f"[{row['labels'][answer]}]" for answer in row["answers"]]
+    *marks, target = [f"[{row['labels'][index]}]" for index in row["targets"]]
     inputs = [tuning_examples["input"][example] for example in row["examples"]]
     assert prompt == render(segments(row["format"], inputs, [*marks, f"[{target}]"]))
     style = prompt_formats()[row["format"]].name
@@ -76,8 +77,8 @@ def test_an_instructed_prompt_opens_with_the_instruction(
 ) -> None:
     prompts = tuning_prompts(mixture, tuning_examples, TUNING)
     assert set(prompts["setting"]) == {"symbols, no instruction", "relevant labels, instruction"}
-    printed = _printed(prompts, tuning_examples, TUNING, "relevant labels, instruction", 0)
-    _, prompt = _head_and_prompt(printed)
+    text = _printed(prompts, tuning_examples, TUNING, "relevant labels, instruction", 0)
+    _, prompt = _head_and_prompt(text)
     assert prompt.startswith(f"{TUNING.instruction}\n\n")
     assert any(prompt.endswith(f"[[{label}]]") for label in TUNING.labels.values())
 
@@ -88,35 +89,34 @@ def test_colour_marks_instead_of_brackets_and_changes_no_character(
     prompts = tuning_prompts(mixture, tuning_examples, TUNING)
     coloured = _printed(prompts, tuning_examples, TUNING, None, 0, colour=True)
     row = mixture.filter(dataset="news_topics").row(0, named=True)
-    target = row["labels"][row["answers"][-1]]
+    target = row["labels"][row["targets"][-1]]
     assert coloured.rstrip().endswith(f"{target}\x1b[0m")
     _, plain = _head_and_prompt("".join(_without_escapes(coloured)))
     inputs = [tuning_examples["input"][example] for example in row["examples"]]
-    labels = [row["labels"][answer] for answer in row["answers"]]
-    told = TUNING.instruction if row["instructed"] else None
-    assert plain == render(segments(row["format"], inputs, labels, told))
+    labels = [row["labels"][index] for index in row["targets"]]
+    instruction = TUNING.instruction if row["instructed"] else None
+    assert plain == render(segments(row["format"], inputs, labels, instruction))
 
 
 def _without_escapes(text: str) -> list[str]:
     first, *rest = text.split("\x1b[")
-    return [first, *(part.partition("m")[2] for part in rest)]
+    return [first, *(escaped.partition("m")[2] for escaped in rest)]
 
 
 def test_an_evaluation_set_has_the_settings_of_the_suite(
     suite: pl.DataFrame, evaluation_examples: pl.DataFrame
 ) -> None:
     prompts = evaluation_prompts(suite, HELD_OUT)
-    names = [name for name, *_ in SETTINGS]
-    flipped = "natural labels, no instruction, 100% flipped"
-    assert prompts["setting"].unique(maintain_order=True).to_list() == [*names, flipped]
-    for setting in (*names, flipped):
-        printed = _printed(prompts, evaluation_examples, HELD_OUT, setting, 4)
-        head, prompt = _head_and_prompt(printed)
+    names = [*(setting.name for setting in SETTINGS), flipped_setting(100)]
+    assert prompts["setting"].unique(maintain_order=True).to_list() == names
+    for setting in names:
+        text = _printed(prompts, evaluation_examples, HELD_OUT, setting, 4)
+        head, prompt = _head_and_prompt(text)
         assert head[0] == "life_events, prompt 4 of 6"
         row = prompts.filter(setting=setting).row(4, named=True)
         assert prompt.startswith(row["instruction"] or "") is True
         assert (HELD_OUT.instruction in prompt) == setting.endswith(", instruction")
-        assert prompt.endswith(f" [[{row['labels'][row['answers'][-1]]}]]")
+        assert prompt.endswith(f" [[{row['labels'][row['targets'][-1]]}]]")
         assert (f"[{HELD_OUT.labels[0]}]" in prompt) == ("symbols" not in setting)  # type: ignore[index]
 
 
@@ -137,7 +137,7 @@ def test_an_unknown_setting_or_number_is_one_sentence(
 ) -> None:
     prompts = evaluation_prompts(suite, HELD_OUT)
     with pytest.raises(UserError, match=sentence) as error:
-        shown(prompts, evaluation_examples, HELD_OUT, setting, number, False)
+        printed(prompts, evaluation_examples, HELD_OUT, setting, number, False)
     assert "\n" not in str(error.value)
 
 
@@ -147,15 +147,15 @@ def test_a_dataset_without_prompts_is_one_sentence(
     for examples in (tuning_examples, tuning_examples.clear()):
         prompts = tuning_prompts(mixture.clear(), examples, TUNING)
         with pytest.raises(UserError, match="'news_topics' is in no prompt that was made; "):
-            shown(prompts, examples, TUNING, None, 0, False)
+            printed(prompts, examples, TUNING, None, 0, False)
 
 
 def test_text_that_looks_like_markup_is_shown_as_it_is(
     mixture: pl.DataFrame, tuning_examples: pl.DataFrame
 ) -> None:
     odd = tuning_examples.with_columns(input=pl.lit("[bold]a[/bold] :smile: [link"))
-    printed = _printed(tuning_prompts(mixture, odd, TUNING), odd, TUNING, None, 0)
-    assert "[bold]a[/bold] :smile: [link" in printed
+    text = _printed(tuning_prompts(mixture, odd, TUNING), odd, TUNING, None, 0)
+    assert "[bold]a[/bold] :smile: [link" in text
 
 
 @pytest.mark.parametrize(
