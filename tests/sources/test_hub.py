@@ -25,12 +25,12 @@ from symtune_pipeline.sources.hub import Hub
 
 hub, told = Hub(wait=0.01), []
 for config, parquet_branch, revision in json.loads(sys.argv[1]):
-    place = HubLocation(
+    location = HubLocation(
         repository="some/reviews", config=config, splits={"train": "train"}, revision=revision,
         parquet_branch=parquet_branch,
     )
     try:
-        told.append(hub.read(place, "train")["text"].to_list())
+        told.append(hub.read(location, "train")["text"].to_list())
     except MissingData as error:
         told.append(str(error))
 print(json.dumps(told))
