@@ -89,20 +89,20 @@ def train(config: JobConfig) -> pl.DataFrame:
 def _examples(config: JobConfig) -> list[dict[str, list[int]]]:
     """The blocks in the order in which the job trains on them, with TRL's names."""
     table = pl.read_parquet(config.blocks)
-    found = []
+    examples = []
     for [number] in step_plan(len(table), config):
         row = table.row(number, named=True)
         block = Block.from_row(row, config.loss, len(row["tokens"]))
         labels = torch.full_like(block.tokens, -100)
         labels[block.targets] = block.tokens[block.targets]
-        found.append(
+        examples.append(
             {
                 "input_ids": block.tokens.tolist(),
                 "labels": labels.tolist(),
                 "seq_lengths": block.lengths,
             }
         )
-    return found
+    return examples
 
 
 def main() -> None:

@@ -121,10 +121,10 @@ def home() -> Finding:
     url = home_url()
     if url:
         try:
-            made = len(Bucket(url).keys())
+            count = len(Bucket(url).keys())
         except UserError as error:
             return Finding("home", str(error).rstrip("."), "see docs/deployment.md")
-        return Finding("home", f"{url} can be read and holds {made:,} files")
+        return Finding("home", f"{url} can be read and holds {count:,} files")
     folder = home_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,25 +53,25 @@ def plan(
         return
     if model is None:
         raise UserError("Name a model with --model, or plan every one with --all.")
-    chosen = find_model(model)
-    made = make_plan(
+    entry = find_model(model)
+    needs = make_plan(
         experiment,
-        chosen,
-        workload(store, experiment, chosen),
+        entry,
+        workload(store, experiment, entry),
         gpu=gpu,
         gpus=gpus,
         lora=lora,
         activation_checkpointing=checkpointing,
     )
-    Console(highlight=False).print(details(made, experiment.name), soft_wrap=True)
+    Console(highlight=False).print(details(needs, experiment.name), soft_wrap=True)
 
 
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     """The mixture as packed for this model, or else for another one, or else estimated."""
-    made = store.partitions(PACKED_MIXTURE.asset)
-    if not made:
+    packed = store.partitions(PACKED_MIXTURE.asset)
+    if not packed:
         return estimated_workload(experiment, "estimated: materialise packed_mixture to know")
-    key = model.key if model.key in made else made[0]
+    key = model.key if model.key in packed else packed[0]
     return packed_workload(
         store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
     )

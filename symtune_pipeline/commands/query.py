@@ -44,7 +44,7 @@ def tables(store: Store) -> dict[str, list[Part]]:
     as in `eval.algorithmic`.
     """
     parts: dict[str, list[Part]] = {}
-    for key, partition in store.made():
+    for key, partition in store.artifacts():
         for file in store.manifest(key, partition).rows:
             name = key if file == TABLE else f"{key}.{Path(file).stem}"
             parts.setdefault(name, []).append((key, partition, file))

@@ -1,6 +1,6 @@
 """The one normal form of raw examples, and the errors of data that cannot take it.
 
-Columns: example_id ('<dataset>/<split>/<row or id>'), dataset, task_type, split, input, label, label_id.
+It is the table `RAW_EXAMPLES`; an example_id is '<dataset>/<split>/<row or id>'.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.tables import RAW_EXAMPLES
 
 MAX_CHARACTERS = 100_000  # of one text: far beyond any context, so rather a damaged file
 
@@ -43,28 +44,10 @@ def normal_form(
         row=pl.row_index(),
     )
     if dataset.hidden_label is not None:
-        shown = pl.col("label").cast(pl.String) != str(dataset.hidden_label)
-        rows = rows.filter(pl.col("label").is_null() | shown)
-    unknown = rows.filter(pl.col("label").is_null() | ~pl.col("label").is_in(list(dataset.labels)))
-    for row, label in unknown.select("row", "label").head(1).iter_rows():
-        raise refuse(
-            row,
-            f"label {label!r} is none of {sorted(dataset.labels)}; correct the row or the labels of"
-            f" dataset '{dataset.key}'",
-        )
-    twice = rows.filter(pl.col("id").is_null() | ~pl.col("id").is_first_distinct())
-    for row, name in twice.select("row", "id").head(1).iter_rows():
-        problem = "is empty" if name is None else f"{name!r} stands in an earlier row too"
-        raise refuse(row, f"'{dataset.id_column}' {problem}; give each row an id of its own")
-    for column in dataset.columns:
-        _check_texts(rows, column, refuse)
-    if rows["label"].n_unique() < 2:
-        number = "a single class" if len(rows) else "no example"
-        raise UserError(
-            f"{where} holds {number} of dataset '{dataset.key}'; two classes are needed to learn a"
-            " mapping."
-        )
-    place = {label: place for place, label in enumerate(dataset.labels)}
+        visible = pl.col("label").cast(pl.String) != str(dataset.hidden_label)
+        rows = rows.filter(pl.col("label").is_null() | visible)
+    _check_values(rows, dataset, where, refuse)
+    label_ids = {label: label_id for label_id, label in enumerate(dataset.labels)}
     return rows.select(
         example_id=pl.format("{}/{}/{}", pl.lit(dataset.key), pl.lit(split), "id"),
         dataset=pl.lit(dataset.key),
@@ -74,14 +57,13 @@ def normal_form(
         .then(pl.lit(""))
         .otherwise(_input(dataset)),
         label=pl.col("label").replace_strict(dataset.labels, return_dtype=pl.String),
-        label_id=pl.col("label").replace_strict(place, return_dtype=pl.Int64),
+        label_id=pl.col("label").replace_strict(label_ids, return_dtype=pl.Int64),
     )
 
 
 def no_examples() -> pl.DataFrame:
     """The normal form of a dataset that is left out."""
-    texts = ("example_id", "dataset", "task_type", "split", "input", "label")
-    return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"label_id": pl.Int64})
+    return RAW_EXAMPLES.frame()
 
 
 def empty_inputs(examples: pl.DataFrame, where: str) -> str | None:
@@ -112,6 +94,31 @@ def _check_columns(frame: pl.DataFrame, dataset: Dataset, where: str) -> None:
                 f" {'a whole number' if is_number else 'text'};"
                 " convert the column."
             )
+
+
+def _check_values(
+    rows: pl.DataFrame, dataset: Dataset, where: str, refuse: Callable[[int, str], UserError]
+) -> None:
+    """Labels, ids and texts; `refuse` makes the error of a row."""
+    unknown = rows.filter(pl.col("label").is_null() | ~pl.col("label").is_in(list(dataset.labels)))
+    for row, label in unknown.select("row", "label").head(1).iter_rows():
+        raise refuse(
+            row,
+            f"label {label!r} is none of {sorted(dataset.labels)}; correct the row or the labels of"
+            f" dataset '{dataset.key}'",
+        )
+    twice = rows.filter(pl.col("id").is_null() | ~pl.col("id").is_first_distinct())
+    for row, name in twice.select("row", "id").head(1).iter_rows():
+        problem = "is empty" if name is None else f"{name!r} stands in an earlier row too"
+        raise refuse(row, f"'{dataset.id_column}' {problem}; give each row an id of its own")
+    for column in dataset.columns:
+        _check_texts(rows, column, refuse)
+    if rows["label"].n_unique() < 2:
+        number = "a single class" if len(rows) else "no example"
+        raise UserError(
+            f"{where} holds {number} of dataset '{dataset.key}'; two classes are needed to learn a"
+            " mapping."
+        )
 
 
 def _check_texts(rows: pl.DataFrame, column: str, refuse: Callable[[int, str], UserError]) -> None:

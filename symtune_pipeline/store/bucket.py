@@ -14,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.store.folder import MANIFEST, Manifest, Store, artifact, remove_others
+from symtune_pipeline.store.folder import MANIFEST, Manifest, Store, artifact_path, remove_others
 
 ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]{3,255})(?:/(.*))?")
 MISSING = ("NoSuchKey", "404")  # the second answers a HEAD, which has no body for a name
@@ -185,7 +185,7 @@ class BucketStore(Store):
 
     def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
         before = self.find(key, partition)
-        name = artifact(key, partition)
+        name = artifact_path(key, partition)
         folder = self.location(key, partition, manifest)
         self._bucket.upload_folder(folder, f"{name}/{manifest.version}")
         self._bucket.write_text(f"{name}/{MANIFEST}", manifest.as_json())

@@ -5,7 +5,8 @@
 
 An artifact is written into a folder beside, renamed to its version (a hash of its files), and takes
 effect when its manifest is replaced. Readers check every file against the manifest. This module
-knows nothing about what an artifact holds; `bucket` keeps the same on s3.
+knows no artifact by name, and of its files only that Parquet is a table; `bucket` keeps the same on
+s3.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.address = str(root)  # where people find it
+        self.address = str(root)  # for messages
 
     @contextmanager
     def writing(
         self, key: str, partition: str | None = None, made_from: str = ""
     ) -> Iterator[Path]:
         """An empty folder to write an artifact into; it takes effect when the block ends well."""
-        home = self.root / artifact(key, partition)
+        home = self.root / artifact_path(key, partition)
         home.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(home)
         beside = home / f"{_writing_here()}-{os.getpid()}-{uuid4().hex[:8]}"
@@ -114,11 +115,11 @@ class Store:
 
     def location(self, key: str, partition: str | None, manifest: Manifest) -> Path:
         """Where the files of a manifest lie on this machine, unchecked."""
-        return self.root / artifact(key, partition) / manifest.version
+        return self.root / artifact_path(key, partition) / manifest.version
 
     def address_of(self, key: str, partition: str | None = None) -> str:
         """The folder or s3:// address of an artifact: its manifest, and a folder with its version."""
-        return f"{self.address}/{artifact(key, partition)}"
+        return f"{self.address}/{artifact_path(key, partition)}"
 
     def manifest(self, key: str, partition: str | None = None) -> Manifest:
         """The manifest of an artifact; raises UserError where it was never made."""
@@ -132,7 +133,7 @@ class Store:
 
     def find(self, key: str, partition: str | None = None) -> Manifest | None:
         """The manifest of an artifact, or None where it was never made."""
-        text = self._manifest_text(artifact(key, partition))
+        text = self._manifest_text(artifact_path(key, partition))
         if text is None:
             return None
         try:
@@ -143,18 +144,18 @@ class Store:
                 f"File {where}/{MANIFEST} is no manifest; delete {where} and materialise '{key}' again."
             ) from error
 
-    def made(self, key: str | None = None) -> list[tuple[str, str | None]]:
+    def artifacts(self, key: str | None = None) -> list[tuple[str, str | None]]:
         """Key and partition of all artifacts that have been made, or of those of one key, in order."""
         homes = [path.parent.parts for path in self._manifests(key)]
         return [(home[0], home[1] if len(home) == 2 else None) for home in sorted(homes)]
 
     def all_keys(self) -> list[str]:
         """The keys of all artifacts that have been made, in order of name."""
-        return sorted({key for key, _ in self.made()})
+        return sorted({key for key, _ in self.artifacts()})
 
     def partitions(self, key: str) -> list[str]:
         """The partitions of an artifact that have been made, in order of name."""
-        return [partition for _, partition in self.made(key) if partition]
+        return [partition for _, partition in self.artifacts(key) if partition]
 
     # What a store that is not a local folder does in its own way.
 
@@ -172,17 +173,17 @@ class Store:
             return None
 
     def _fetch(self, path: Path) -> bool:
-        """Whether another copy of a file that is missing or damaged was put in its place."""
+        """Whether a file that is missing or damaged was replaced by another copy."""
         return False
 
     def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
-        """Let a version that lies in its place take effect, and remove the others."""
-        home = self.root / artifact(key, partition)
+        """Let a version that is in the artifact's folder take effect, and remove the others."""
+        home = self.root / artifact_path(key, partition)
         write_text(home / MANIFEST, manifest.as_json())
         remove_others(home, manifest.version)
 
 
-def artifact(key: str, partition: str | None) -> str:
+def artifact_path(key: str, partition: str | None) -> str:
     """The path of an artifact below the root."""
     return f"{key}/{partition}" if partition else key
 

@@ -89,7 +89,7 @@ def train(
     for numbers in steps[state.step :]:
         step_started = time.monotonic()
         step_blocks = [blocks[number] for number in numbers]
-        [rate] = schedule.get_last_lr()
+        rate = optimizer.param_groups[0]["lr"]
         state.step += 1
         row = take_step(
             model, optimizer, step_blocks, state.step, config.max_grad_norm, precision, ranks

@@ -108,7 +108,7 @@ def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
     shutil.rmtree(tmp_path / "cache")  # what is read now comes from the bucket
     store = BucketStore(tmp_path / "another machine", Bucket(f"{s3}/smoke"))
     assert set(store.all_keys()) >= assets
-    for name, partition in whole.store.made():
+    for name, partition in whole.store.artifacts():
         if name != "tuning_log":  # it holds times
             assert store.manifest(name, partition) == whole.store.manifest(name, partition), name
     report = store.folder("eval_report")

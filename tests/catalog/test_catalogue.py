@@ -20,7 +20,7 @@ from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrain
 from symtune_pipeline.sources.load import load_examples
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.normal import normal_form
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import RAW_EXAMPLES
 
 # The sets of Wei et al. 2023 by task type.
 TUNING = {
@@ -186,7 +186,7 @@ def test_a_mirror_may_use_the_hubs_old_names(name: str, tmp_path: Path) -> None:
 def test_every_mirrored_set_takes_the_normal_form(key: str, shared_data: Path) -> None:
     entry = PUBLIC[key]
     table = load_examples(entry, _experiment("hub"), Mirror(str(shared_data / "hub_mirror")))
-    checked(table, "raw_examples")
+    RAW_EXAMPLES.checked(table)
     assert set(table["label"]) == set(entry.labels.values())
     assert len(table.filter(input="")) < 0.01 * len(table)
     assert set(table["split"]) == set(_hub(entry).splits)

@@ -27,12 +27,12 @@ hub, told = Hub(wait=0.01), []
 if "MOST" in os.environ:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["MOST"]),) * 2)
 for config, parquet_branch, revision in json.loads(sys.argv[1]):
-    place = HubLocation(
+    location = HubLocation(
         repository="some/reviews", config=config, splits={"train": "train"}, revision=revision,
         parquet_branch=parquet_branch,
     )
     try:
-        told.append(hub.read(place, "train")["text"].to_list())
+        told.append(hub.read(location, "train")["text"].to_list())
     except MissingData as error:
         told.append(str(error))
     except UserError as error:

@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
 
 
 @pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty mirror of either kind."""
     if request.param == "folder":
         return str(tmp_path / "mirror")
@@ -37,31 +37,33 @@ def _hub(entry: Dataset) -> HubLocation:
     return entry.hub
 
 
-def _everything(place: str) -> list[str]:
+def _everything(address: str) -> list[str]:
     """The names of all files of a mirror, below its root."""
-    if place.startswith("s3://"):
-        return Bucket(place).keys()
-    found = (path for path in Path(place).rglob("*") if path.is_file())
-    return sorted(path.relative_to(place).as_posix() for path in found)
+    if address.startswith("s3://"):
+        return Bucket(address).keys()
+    found = (path for path in Path(address).rglob("*") if path.is_file())
+    return sorted(path.relative_to(address).as_posix() for path in found)
 
 
-def _damage(place: str, name: str) -> None:
+def _damage(address: str, name: str) -> None:
     content = b"PAR1 and no more"
-    if place.startswith("s3://"):
-        Bucket(place).write(name, content)
+    if address.startswith("s3://"):
+        Bucket(address).write(name, content)
     else:
-        Path(place, name).write_bytes(content)
+        Path(address, name).write_bytes(content)
 
 
-def test_a_set_is_written_and_read_in_the_hubs_layout(place: str) -> None:
-    Mirror(place).write(_hub(RT), "train", FRAME)
-    assert _everything(place) == ["cornell-movie-review-data/rotten_tomatoes/default/train.parquet"]
-    table = load_examples(RT, EXPERIMENT, Mirror(place))
+def test_a_set_is_written_and_read_in_the_hubs_layout(address: str) -> None:
+    Mirror(address).write(_hub(RT), "train", FRAME)
+    assert _everything(address) == [
+        "cornell-movie-review-data/rotten_tomatoes/default/train.parquet"
+    ]
+    table = load_examples(RT, EXPERIMENT, Mirror(address))
     assert table.select("input", "label").rows() == [("dull", "negative"), ("fun", "positive")]
 
 
-def test_what_a_mirror_lacks_is_missing_and_its_version_tells(place: str) -> None:
-    mirror = Mirror(place)
+def test_what_a_mirror_lacks_is_missing_and_its_version_tells(address: str) -> None:
+    mirror = Mirror(address)
     assert files_version(RT, mirror) == [None]
     mirror.write(_hub(RT), "train", FRAME)
     ((size, _),) = files_version(RT, mirror)  # type: ignore[misc]
@@ -75,21 +77,21 @@ def test_what_a_mirror_lacks_is_missing_and_its_version_tells(place: str) -> Non
     assert files_version(RT, mirror)[0] != [size]
 
 
-def test_damaged_data_names_the_file(place: str) -> None:
-    Mirror(place).write(_hub(RT), "train", FRAME)
-    _damage(place, _everything(place)[0])
+def test_damaged_data_names_the_file(address: str) -> None:
+    Mirror(address).write(_hub(RT), "train", FRAME)
+    _damage(address, _everything(address)[0])
     with pytest.raises(UserError, match=r"rotten_tomatoes.*no readable Parquet.*copy it again\.$"):
-        load_examples(RT, EXPERIMENT, Mirror(place))
+        load_examples(RT, EXPERIMENT, Mirror(address))
 
 
 def test_a_mirror_is_filled_from_another_and_goes_on_where_it_was(
-    place: str, tmp_path: Path
+    address: str, tmp_path: Path
 ) -> None:
     source = Mirror(str(tmp_path / "source"))
     source.write(_hub(RT), "train", FRAME)
     said: list[str] = []
     with pytest.raises(MissingData) as error:
-        fill_mirror([AGN, RT, WIC], source, Mirror(place), said.append)
+        fill_mirror([AGN, RT, WIC], source, Mirror(address), said.append)
     sentence = str(error.value)
     assert "Of 3 datasets 2 cannot be had: agn, wic (the first: The mirror lacks" in sentence
     assert sentence.endswith("run it again to try these again.")
@@ -101,12 +103,12 @@ def test_a_mirror_is_filled_from_another_and_goes_on_where_it_was(
 
     source.write(_hub(AGN), "train", FRAME)
     source.write(_hub(WIC), "train", FRAME)
-    before = files_version(RT, Mirror(place))
+    before = files_version(RT, Mirror(address))
     said.clear()
-    fill_mirror([AGN, RT, WIC], source, Mirror(place), said.append)
+    fill_mirror([AGN, RT, WIC], source, Mirror(address), said.append)
     assert [line.rpartition(": ")[2] for line in said] == ["2 rows", "there", "2 rows"]
-    assert files_version(RT, Mirror(place)) == before
-    assert len(_everything(place)) == 3
+    assert files_version(RT, Mirror(address)) == before
+    assert len(_everything(address)) == 3
 
 
 def test_an_interrupted_copy_leaves_no_half_file(tmp_path: Path) -> None:
@@ -137,13 +139,13 @@ def test_credentials_in_a_name_are_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "says"),
+    ("address", "says"),
     [("s3://", "cannot be used"), ("ftp://somewhere/mirror", "cannot be used")],
 )
-def test_a_name_that_is_no_mirror_is_one_sentence(place: str, says: str) -> None:
+def test_a_name_that_is_no_mirror_is_one_sentence(address: str, says: str) -> None:
     with pytest.raises(UserError) as error:
-        Mirror(place).read(_hub(RT), "train")
-    assert f"Mirror {place} {says}" in str(error.value)
+        Mirror(address).read(_hub(RT), "train")
+    assert f"Mirror {address} {says}" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -19,7 +19,7 @@ from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sources.load import files_version, load_examples, public_source
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import RAW_EXAMPLES
 
 REVIEWS: dict[str, Any] = {
     "role": "tuning",
@@ -44,7 +44,7 @@ def _load(folder: Path, content: str | bytes, name: str = "reviews.jsonl", **cha
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     experiment = _experiment(folder, files={"train": name}, **changes)
     (dataset,) = experiment.datasets()
-    return checked(load_examples(dataset, experiment, public_source(None)), "raw_examples")
+    return RAW_EXAMPLES.checked(load_examples(dataset, experiment, public_source(None)))
 
 
 def _refused(

@@ -15,7 +15,7 @@ from symtune_pipeline.sources.hub import Hub
 from symtune_pipeline.sources.load import load_examples
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.normal import empty_inputs, normal_form
-from symtune_pipeline.tables import checked
+from symtune_pipeline.tables import RAW_EXAMPLES
 
 REVIEWS = find_dataset("rt")  # columns text, label; 0 negative, 1 positive
 PAIRS = find_dataset("rte")  # columns sentence1, sentence2, label
@@ -65,7 +65,7 @@ def test_the_normal_form_names_the_row_and_the_natural_label() -> None:
         ("rt/train/1", "rt", "sentiment analysis", "train", "fun", "positive", 1),
         ("rt/train/2", "rt", "sentiment analysis", "train", "bad", "negative", 0),
     ]
-    assert checked(table, "raw_examples") is table
+    assert RAW_EXAMPLES.checked(table) is table
 
 
 def test_two_columns_become_one_input_by_the_template() -> None:
@@ -83,7 +83,7 @@ def test_hidden_labels_are_left_out_and_the_others_keep_their_row_numbers() -> N
     assert table["example_id"].to_list() == ["rt/test/1", "rt/test/3"]
 
 
-def test_numbers_in_the_data_become_places_among_the_labels() -> None:
+def test_numbers_in_the_data_become_indices_of_the_labels() -> None:
     shifted = REVIEWS.model_copy(update={"labels": {1: "against", 2: "for"}})
     table = normal_form(
         pl.DataFrame({"text": ["a", "b"], "label": [2, 1]}), shifted, "train", "file"

@@ -67,7 +67,7 @@ def test_a_file_that_is_not_there_leaves_nothing(s3: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "url", ["s3://", "s3:///prefix", "s3://key:secret@bucket/x", "gs://bucket", "bucket"]
 )
-def test_what_is_no_place_on_s3_is_said_without_repeating_it(url: str) -> None:
+def test_what_is_no_address_on_s3_is_said_without_repeating_it(url: str) -> None:
     with pytest.raises(
         UserError, match=r"s3://<bucket>/<prefix>, .* correct SYMTUNE_HOME, or"
     ) as error:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from signal import Signals
+from threading import Thread
 from typing import Any
 
 import polars as pl
@@ -36,7 +37,7 @@ from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import run_job
+from symtune_pipeline.tuning.job import only_job, run_job
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.step import Block, block_loss
@@ -308,6 +309,24 @@ def test_a_finished_job_returns_at_once(tmp_path: Path) -> None:
     config.blocks.unlink()  # nothing is read again
     assert run_job(config, print) == result
     assert weights(config) == made
+
+
+def test_a_second_job_in_a_folder_waits_for_the_first_and_says_so(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    def second() -> None:
+        with only_job(tmp_path, events.append):
+            events.append("second")
+
+    thread = Thread(target=second)
+    with only_job(tmp_path, events.append):
+        thread.start()
+        while not events:
+            time.sleep(0.01)
+        events.append("first")
+    thread.join()
+    waits = "tuning: waiting for another process that tunes this model"
+    assert events == [waits, "first", "second"]
 
 
 def test_the_result_of_another_job_is_replaced(tmp_path: Path) -> None:
