@@ -12,13 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 import pytest
 from conftest import ROOT, Ended, Home
+from graph import materialise
 
-from assets.location import code_location
-from resources.store import StoreResource
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.bucket import Bucket, BucketStore
@@ -67,11 +65,6 @@ def altered_experiment(folder: Path, section: str = "evaluation", **altered: int
     path = folder / "smoke.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return str(path)
-
-
-def over(home: Home) -> StoreResource:
-    """The store of a home, as the assets use it."""
-    return StoreResource(root=str(home.store.root))
 
 
 # --- a run --------------------------------------------------------------------------------------
@@ -304,17 +297,8 @@ def test_an_evaluation_symbol_that_the_tokenizer_makes_a_tuning_symbol_blocks_tu
     with home.store.writing("symbol_pool") as folder:
         pl.concat([pool, copy]).write_parquet(folder / TABLE)
 
-    graph = code_location(load_experiment("smoke"))
     for state in ("made", "up to date"):
-        with dg.DagsterInstance.ephemeral() as instance:
-            result = dg.materialize(
-                list(graph.assets or ()),
-                selection=["packed_mixture"],
-                partition_key="micro",
-                resources={**(graph.resources or {}), "store": over(home)},
-                instance=instance,
-                raise_on_error=False,
-            )
+        result = materialise(load_experiment("smoke"), home.store.root, ["packed_mixture"], "micro")
         (check,) = [c for c in result.get_asset_check_evaluations() if not c.passed]
         assert (check.check_name, check.blocking) == ("symbols_disjoint_in_tokens", True), state
         assert repr(tuning) in (check.description or "")
@@ -329,16 +313,8 @@ def test_nothing_is_packed_from_a_mixture_that_holds_an_evaluation_symbol(home: 
     with home.store.writing("tuning_mixture") as folder:
         leaked.write_parquet(folder / TABLE)
 
-    graph = code_location(load_experiment("smoke"))
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            list(graph.assets or ()),
-            selection=["int_contamination", "packed_mixture"],
-            partition_key="micro",
-            resources={**(graph.resources or {}), "store": over(home)},
-            instance=instance,
-            raise_on_error=False,
-        )
+    guarded = ["int_contamination", "packed_mixture"]
+    result = materialise(load_experiment("smoke"), home.store.root, guarded, "micro")
     assert not result.success
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed, check.blocking) == ("empty", False, True)

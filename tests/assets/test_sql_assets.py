@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from conftest import DATA_SIDE, ROOT, DataSide, materialize
+from graph import materialise
 
 from assets.location import code_location
 from materialize import selection
@@ -24,14 +25,8 @@ Metadata = Mapping[str, dg.MetadataValue]
 
 def materialised(root: Path, *assets: str) -> dict[str, Metadata]:
     """The metadata of assets of the smoke experiment, made again over the store in `root`."""
-    graph = code_location(load_experiment("smoke"))
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            list(graph.assets or ()),
-            selection=list(assets),
-            resources={**(graph.resources or {}), "store": StoreResource(root=str(root))},
-            instance=instance,
-        )
+    result = materialise(load_experiment("smoke"), root, assets)
+    assert result.success
     return {
         event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata
         for event in result.all_events

@@ -11,16 +11,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from assets.evaluation import evaluation_assets
-from assets.models import model_assets
-from assets.report import report_assets
 from conftest import DataSide
+from graph import materialise
 from tiny_models import save_reading_model
 
-from assets.sql import sql_assets
-from resources.launcher import LocalLauncher
-from resources.store import StoreResource
-from resources.tracker import WandbTracker
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
@@ -37,28 +31,9 @@ def with_parents(experiment: Experiment) -> Experiment:
 
 
 def materialised(
-    store: Store, selection: list[str], partition: str | None
+    store: Store, selection: list[str], model: str | None
 ) -> dg.ExecuteInProcessResult:
-    experiment = with_parents(load_experiment("smoke"))
-    graph = [
-        *sql_assets(experiment),
-        *model_assets(experiment),
-        *evaluation_assets(experiment),
-        *report_assets(experiment),
-    ]
-    with dg.DagsterInstance.ephemeral() as instance:
-        return dg.materialize(
-            graph,
-            selection=selection,
-            partition_key=partition,
-            resources={
-                "store": StoreResource(root=str(store.root)),
-                "launcher": LocalLauncher(),
-                "tracker": WandbTracker(folder=str(store.root / "wandb")),
-            },
-            instance=instance,
-            raise_on_error=False,
-        )
+    return materialise(with_parents(load_experiment("smoke")), store.root, selection, model)
 
 
 @pytest.fixture
@@ -81,15 +56,15 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     made = materialised(store, ["eval_icl", "eval_flipped", "eval_algorithmic"], PARENT)
     assert made.success
     for name in ("eval_icl", "eval_flipped", "eval_algorithmic"):
-        answers = store.read_table(name, PARENT)
-        by_model = dict(answers.group_by("model").len().iter_rows())
-        assert set(by_model) == {"pretrained", "untuned", "tuned"}
-        assert len(set(by_model.values())) == 1
+        predictions = store.read_table(name, PARENT)
+        by_variant = dict(predictions.group_by("variant").len().iter_rows())
+        assert set(by_variant) == {"pretrained", "untuned", "tuned"}
+        assert len(set(by_variant.values())) == 1
 
     # Of another partition only one of three evaluations is finished.
-    rows = store.read_table("eval_icl", PARENT).filter(pl.col("model") != "pretrained")
+    rows = store.read_table("eval_icl", PARENT).filter(pl.col("variant") != "pretrained")
     with store.writing("eval_icl", ORPHAN) as folder:
-        rows.with_columns(partition=pl.lit(ORPHAN)).write_parquet(folder / TABLE)
+        rows.with_columns(model=pl.lit(ORPHAN)).write_parquet(folder / TABLE)
     for key in ("base_model", "symbol_tuned_model", "tuning_log"):
         with store.writing(key, ORPHAN) as folder:
             shutil.copytree(store.folder(key, PARENT), folder, dirs_exist_ok=True)
@@ -98,9 +73,9 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
 
     assert materialised(store, [*SCORES, *MARTS, "eval_report"], None).success
     scaling = store.read_table("mart_scaling")
-    assert set(scaling.filter(partition=PARENT)["model"]) == {"pretrained", "untuned", "tuned"}
+    assert set(scaling.filter(model=PARENT)["variant"]) == {"pretrained", "untuned", "tuned"}
     # The same weights under two names: untuned, the small one is as good as the large one tuned.
-    (same,) = set(scaling.filter(model="tuned", benchmark="icl")["as_good_untuned"])
+    (same,) = set(scaling.filter(variant="tuned", benchmark="icl")["as_good_untuned"])
     assert same == ORPHAN
     page = (store.folder("eval_report") / "index.html").read_text(encoding="utf-8")
     assert "pretrained" in page and "Across models" in page
