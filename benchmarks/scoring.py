@@ -79,7 +79,7 @@ def examples_of(sets: tuple[str, ...], queries: int) -> pl.DataFrame:
 
 
 def write_inputs(folder: Path, case: Case) -> None:
-    """The case's examples and its part of a suite, whose symbols are all of several tokens."""
+    """The case's examples and its rows of a suite, whose symbols are all of several tokens."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_model())

@@ -60,8 +60,8 @@ def check_equality() -> list[Record]:
         alone = suite.partition_by("dataset", "context", maintain_order=True)
         for packing, suites in {"one context": alone, "several contexts": [suite]}.items():
             tables = [predict(model, tokenizer, rows, inputs) for rows in suites]
-            found = _flat(scores for table in tables for scores in table["logprobs"].to_list())
-            largest = (found - expected).abs().max().item()
+            logprobs = _flat(scores for table in tables for scores in table["logprobs"].to_list())
+            largest = (logprobs - expected).abs().max().item()
             measure = f"{protocol}, {packing} a pass: difference to naive scores"
             records.append(
                 Record(measure, largest, None, "nats", None, f"under {BAR:g}", largest < BAR)

@@ -1,1 +1,1 @@
-"""What a model is asked, and what it answers."""
+"""What a model is asked, what it predicts, and how that is counted."""

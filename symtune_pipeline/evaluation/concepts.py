@@ -1,7 +1,7 @@
 """What an algorithmic benchmark is: a module that draws concepts, each with solved pairs.
 
-The benchmark `tables.BENCHMARKS` calls `<key>` is the module `evaluation.benchmarks.<key>`, which
-is a `Benchmark`. This module knows nothing about any of them.
+The benchmark that `tables.BENCHMARKS` calls `<key>` is the module `evaluation.benchmarks.<key>`,
+which is a `Benchmark`. This module knows nothing about any of them.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class PublishedFormat:
     pair: re.Pattern[str]  # a solved pair in an input: its input and output
     concept: re.Pattern[str]  # the concept's name in a comment
     category: Callable[[str], str | None]  # of a concept; None where there is no such concept
-    # The names to ask of the published concepts, which are sorted.
-    asked: Callable[[EvaluationConfig, Sequence[str], random.Random], Collection[str]]
+    # The concepts to ask, out of the published ones, which are sorted.
+    select: Callable[[EvaluationConfig, Sequence[str], random.Random], Collection[str]]
     before_target: str = ""  # what the files leave out between input and target
     pair_files: str | None = (
         None  # of JSON lines with pairs, which are only kept out of fresh prompts
@@ -97,7 +97,7 @@ def benchmarks() -> dict[str, Benchmark]:
 def published_formats() -> dict[str, PublishedFormat]:
     """How the published prompts of a benchmark are read, for those that have any, in order."""
     formats = {key: getattr(module, "PUBLISHED", None) for key, module in benchmarks().items()}
-    return {key: found for key, found in formats.items() if found is not None}
+    return {key: style for key, style in formats.items() if style is not None}
 
 
 def needed_pairs(config: EvaluationConfig) -> int:

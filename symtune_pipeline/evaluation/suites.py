@@ -135,8 +135,8 @@ def _context(
 ) -> list[Row]:
     """The rows of one draw of exemplars: all its queries in every setting."""
     count = config.exemplars_per_class
-    asked = [query for query, _ in queries]
-    pools = [pool[~np.isin(pool, asked)] for pool in of_dataset.by_class]
+    own = [query for query, _ in queries]
+    pools = [pool[~np.isin(pool, own)] for pool in of_dataset.by_class]
     drawn = np.concatenate([pool[distinct(1, len(pool), count, rng)[0]] for pool in pools])
     targets = np.repeat(np.arange(len(of_dataset.by_class)), count)
     order = rng.permutation(len(drawn))
@@ -145,11 +145,11 @@ def _context(
     natural = list(of_dataset.labels)
 
     def rows(
-        benchmark: str, name: str, percent: int, shown: str | None, labels: list[str],
+        benchmark: str, name: str, percent: int, opening: str | None, labels: list[str],
         exemplar_targets: NDArray[np.int64], target_of: NDArray[np.int64],
     ) -> list[Row]:  # fmt: skip
         return [
-            (benchmark, name, percent, of_dataset.dataset, context, style, shown,
+            (benchmark, name, percent, of_dataset.dataset, context, style, opening,
              drawn[order].tolist(), exemplar_targets[order].tolist(), labels, query,
              int(target_of[label]))
             for query, label in queries
@@ -158,9 +158,9 @@ def _context(
     all_rows = []
     unchanged = np.arange(len(natural))
     for setting in SETTINGS:
-        shown = instruction if setting.instructed else None
+        opening = instruction if setting.instructed else None
         labels = natural if setting.relevant else symbols
-        all_rows += rows("icl", setting.name, 0, shown, labels, targets, unchanged)
+        all_rows += rows("icl", setting.name, 0, opening, labels, targets, unchanged)
     for percent in config.flipped_percents:
         flipped = flip(targets, percent, permutation)
         name = flipped_setting(percent)
@@ -184,10 +184,10 @@ def _published_rows(
     """The published prompts of a benchmark; those that show the same pairs are one context."""
     style = published_formats()[benchmark]
     rng = random.Random(f"published/{seed}")
-    asked = set(style.asked(config, sorted(published.concepts(benchmark)), rng))
+    selected = set(style.select(config, sorted(published.concepts(benchmark)), rng))
     contexts: dict[str, dict[tuple[str, ...], list[Prompt]]] = {}
     for prompt in published.prompts:
-        if prompt.benchmark == benchmark and prompt.concept in asked:
+        if prompt.benchmark == benchmark and prompt.concept in selected:
             of_concept = contexts.setdefault(prompt.concept, {})
             of_concept.setdefault((*prompt.inputs, *prompt.outputs), []).append(prompt)
     return [
@@ -201,9 +201,9 @@ def _published_rows(
 
 def _check(of_dataset: ClassPool, candidates: pl.DataFrame, config: EvaluationConfig) -> None:
     """Raises UserError where the exemplars or the queries of a dataset are too few."""
-    asked = candidates["example"].to_numpy()
-    # A row that is asked cannot be shown too.
-    smallest = min(len(rows) - bool(np.isin(rows, asked).any()) for rows in of_dataset.by_class)
+    queries = candidates["example"].to_numpy()
+    # A row that is a query cannot be an exemplar of it too.
+    smallest = min(len(rows) - bool(np.isin(rows, queries).any()) for rows in of_dataset.by_class)
     if smallest < config.exemplars_per_class:
         raise UserError(
             f"Dataset '{of_dataset.dataset}' has {smallest} exemplars of its rarest class; lower"

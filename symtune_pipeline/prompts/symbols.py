@@ -80,8 +80,8 @@ def shared_token_sequences(pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBas
         pool.filter(split=split)["symbol"].to_list() for split in ("tuning", "evaluation")
     )
     known = set(map(tuple, _token_ids(tuning, tokenizer)))
-    asked = zip(evaluation, _token_ids(evaluation, tokenizer), strict=True)
-    return [symbol for symbol, ids in asked if tuple(ids) in known]
+    with_ids = zip(evaluation, _token_ids(evaluation, tokenizer), strict=True)
+    return [symbol for symbol, ids in with_ids if tuple(ids) in known]
 
 
 def first_tokens(
@@ -104,7 +104,7 @@ class SymbolSampler:
     def __init__(
         self, pool: pl.DataFrame, split: str, first_tokens: NDArray[np.int64] | None = None
     ) -> None:
-        """`pool` as `symbol_pool` returns it; `split` is 'tuning' or 'evaluation'.
+        """`pool` is of `tables.SYMBOL_POOL`; `split` is 'tuning' or 'evaluation'.
 
         With `first_tokens` [tokenizers, symbols of the split], symbols that are drawn together
         differ in their first token too.

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from pydantic import ValidationError
 from tiny_models import save_reading_model
+
+from symtune_pipeline.experiment import EvaluationConfig
 
 PAGE = ROOT / "docs" / "extending" / "benchmark.md"
 # What a user runs with the settings of the page; prints what the claims below are about.
@@ -85,3 +88,18 @@ def test_an_entry_and_a_module_are_all_that_a_benchmark_needs(
         )
         assert all(output == spell[row["concept"]](word) for word, output in pairs)
         assert row["category"] == "spelling"
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("wrods", "no algorithmic benchmark called 'wrods'"),
+        ("icl", "no algorithmic benchmark called 'icl'"),
+        ("turing_concepts", "use evaluation.turing_programs"),
+    ],
+)
+def test_the_number_of_concepts_is_that_of_a_benchmark_without_a_setting_of_its_own(
+    key: str, says: str
+) -> None:
+    with pytest.raises(ValidationError, match=says):
+        EvaluationConfig(concepts={key: 1})

@@ -122,7 +122,7 @@ def _category(name: str) -> str | None:
     return FUNCTIONS[name].category if name in FUNCTIONS else None
 
 
-def _asked(config: EvaluationConfig, _: Sequence[str], __: random.Random) -> Collection[str]:
+def _select(config: EvaluationConfig, _: Sequence[str], __: random.Random) -> Collection[str]:
     """The same functions as on fresh inputs."""
     return _names(config)
 
@@ -132,7 +132,7 @@ PUBLISHED = PublishedFormat(
     pair=re.compile(r"Q: (.*)\nA: ?(.*)"),
     concept=re.compile(r"\b(c\d{3})\b"),
     category=_category,
-    asked=_asked,
+    select=_select,
     before_target="\nA:",
     pair_files="list_functions_*_concepts.jsonl",
 )

@@ -208,7 +208,7 @@ def _is_balanced(stretch: str) -> bool:
     return min(depths) >= 0 and depths[-1] == 0
 
 
-def _asked(
+def _select(
     config: EvaluationConfig, programs: Sequence[str], rng: random.Random
 ) -> Collection[str]:
     """A sample of as many published programs as there are fresh ones."""
@@ -220,5 +220,5 @@ PUBLISHED = PublishedFormat(
     pair=re.compile(r"Input: (.*)\nOutput: ?(.*)"),
     concept=re.compile(r"^\['([^']+)'"),
     category=lambda program: CATEGORY,
-    asked=_asked,
+    select=_select,
 )
