@@ -41,10 +41,11 @@ bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setu
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
 
-lint: setup  ## ruff and the type checker
+lint: setup  ## ruff, the type checker, and whether Dagster can load everything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	bash -c "source .envrc && dg check defs"
 
 constraints:  ## resolve the pinned versions anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --extra deploy --no-header --no-annotate --quiet \

@@ -27,13 +27,14 @@ import psutil
 import pytest
 from conftest import ROOT, Ended, Home
 
-SECTION = re.compile(r"^## In Dagster\n\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCK = SECTION.search((ROOT / "README.md").read_text(encoding="utf-8"))
-LINES = BLOCK.group(1).splitlines() if BLOCK else []
-COMMANDS = [line.split("  ")[0] for line in LINES]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README.partition("\n## In Dagster\n")[2].partition("\n## ")[0]
+BLOCKS = re.findall(r"^```\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+COMMANDS = [line.split("  ")[0] for block in BLOCKS for line in block.splitlines()]
 SERVERS = [command for command in COMMANDS if command.endswith(" dev")]
 EVALUATIONS = [command for command in COMMANDS if "'eval*'" in command]
 LOADS = [command for command in COMMANDS if "raw_hotel_reviews" in command]
+CHECKS = ["dg list defs", "dg check defs"]
 PATIENCE = 120  # seconds for what takes a few on a machine that does nothing else
 SERVING = re.compile(r"Serving dagster-webserver on (http://127\.0\.0\.1:\d+)")
 WORKSPACE = """{ workspaceOrError { ... on Workspace { locationEntries {
@@ -62,11 +63,16 @@ class Checkout:
             stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, command: str) -> str:
-        """What a command says, which has to succeed."""
+    def end(self, command: str) -> tuple[int, str]:
+        """How a command ends, and what it says."""
         process = self.start(command, subprocess.PIPE)
         said, _ = process.communicate(timeout=5 * PATIENCE)
-        assert process.returncode == 0, said
+        return process.returncode, said
+
+    def run(self, command: str) -> str:
+        """What a command says, which has to succeed."""
+        code, said = self.end(command)
+        assert code == 0, said
         return said
 
     def noted_for_telemetry(self) -> list[Path]:
@@ -155,12 +161,13 @@ def listening(process: psutil.Process) -> set[str]:
 
 def test_the_section_has_the_commands_that_these_tests_run() -> None:
     assert COMMANDS[0] == "source .envrc"
-    assert {"dagster dev"} <= set(SERVERS)
-    assert {"dagster asset materialize --select raw_hotel_reviews"} <= set(LOADS)
-    assert {"dagster asset materialize --select 'eval*' --partition smollm2-135m"} <= set(
+    assert sorted(COMMANDS[1:]) == sorted([*SERVERS, *EVALUATIONS, *LOADS, *CHECKS])
+    assert {"dg dev", "dagster dev"} == set(SERVERS)
+    ours, theirs = "dg launch --assets", "dagster asset materialize --select"
+    assert {f"{start} 'eval*' --partition smollm2-135m" for start in (ours, theirs)} == set(
         EVALUATIONS
     )
-    assert set(COMMANDS[1:]) == {*SERVERS, *EVALUATIONS, *LOADS}
+    assert {f"{start} raw_hotel_reviews" for start in (ours, theirs)} == set(LOADS)
 
 
 @pytest.mark.parametrize("command", SERVERS)
@@ -208,7 +215,28 @@ def test_one_dataset_is_loaded(checkout: Checkout, command: str) -> None:
     assert checkout.noted_for_telemetry() == []
 
 
+def test_everything_can_be_loaded_and_dg_warns_of_nothing(checkout: Checkout) -> None:
+    assert checkout.run("dg check defs").splitlines() == [
+        "All component YAML validated successfully.",
+        "All definitions loaded successfully.",
+    ]
+    assert checkout.noted_for_telemetry() == []
+
+
+def test_a_mistake_in_the_code_location_is_found(checkout: Checkout) -> None:
+    code, said = checkout.end("SYMTUNE_EXPERIMENT=none_of_that_name dg check defs")
+    assert code == 1
+    assert "Experiment file" in said
+
+
+def test_what_there_is_is_listed(checkout: Checkout) -> None:
+    listed = checkout.run("dg list defs")
+    for name in ("eval_report", "symbol_tuning", "weekly_refresh", "keep_up_to_date"):
+        assert f" {name} " in listed
+    assert "Warning" not in listed
+    assert checkout.noted_for_telemetry() == []
+
+
 def test_the_other_commands_of_dagster_find_the_code_location(checkout: Checkout) -> None:
     assert checkout.run("dagster asset list --select eval_report").split() == ["eval_report"]
     assert "weekly_refresh" in checkout.run("dagster schedule list")
-    assert "keep_up_to_date" in checkout.run("dagster sensor list")
