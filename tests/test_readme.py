@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import pytest
@@ -52,7 +52,7 @@ class Checkout:
     def store(self) -> Path:
         return self.folder / ".symtune" / "smoke"
 
-    def start(self, command: str, output: int | Any) -> subprocess.Popen[str]:
+    def start(self, command: str, output: int | TextIO) -> subprocess.Popen[str]:
         """Starts a command as a person does, who has sourced `.envrc` in a new shell."""
         others = ("DAGSTER", "SYMTUNE_", "DG_", "PYTHONPATH", "VIRTUAL_ENV", "XDG_")
         login = {name: value for name, value in os.environ.items() if not name.startswith(others)}
@@ -97,20 +97,36 @@ def checkout(smoke_run: tuple[Home, Ended], tmp_path_factory: pytest.TempPathFac
     return made
 
 
+@dataclass
+class Server:
+    """A server that was started in a checkout, what it writes, and the address that it says."""
+
+    process: psutil.Process
+    log: Path
+    url: str = ""
+
+    def until(self, found: Callable[[], Any]) -> Any:
+        """Waits for what is looked for; fails with the log where that takes too long."""
+        end = time.monotonic() + PATIENCE
+        while not (result := found()):
+            ended = self.process.status() == psutil.STATUS_ZOMBIE
+            if ended or time.monotonic() > end:
+                pytest.fail(f"not found: {self.log.read_text(encoding='utf-8')}")
+            time.sleep(0.2)
+        return result
+
+
 @contextmanager
-def served(checkout: Checkout, command: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The address that a server says it serves, and its process; it is stopped as with Ctrl-C."""
+def served(checkout: Checkout, command: str) -> Iterator[Server]:
+    """A server that says that it serves; it is stopped as with Ctrl-C."""
     log = checkout.folder.parent / f"{command.replace(' ', '_')}.log"
     with log.open("w") as output:
         process = checkout.start(command, output)
+    server = Server(psutil.Process(process.pid), log)
     try:
-
-        def said() -> re.Match[str] | None:
-            text = log.read_text(encoding="utf-8")
-            assert process.poll() is None, text
-            return SERVING.search(text)
-
-        yield until(said, log).group(1), psutil.Process(process.pid)
+        said = server.until(lambda: SERVING.search(log.read_text(encoding="utf-8")))
+        server.url = said.group(1)
+        yield server
     finally:
         stop(process, log)
 
@@ -127,16 +143,6 @@ def stop(process: subprocess.Popen[str], log: Path) -> None:
     assert alive == [], f"still there after Ctrl-C: {log.read_text(encoding='utf-8')}"
 
 
-def until(found: Callable[[], Any], log: Path) -> Any:
-    """Waits for what is looked for; fails with the log where that takes too long."""
-    end = time.monotonic() + PATIENCE
-    while not (result := found()):
-        if time.monotonic() > end:
-            pytest.fail(f"not within {PATIENCE} s:\n{log.read_text(encoding='utf-8')}")
-        time.sleep(0.2)
-    return result
-
-
 def ask(url: str, query: str | None = None) -> Any:
     """What a server answers, to a GraphQL query where there is one; None while it does not."""
     body = None if query is None else json.dumps({"query": query}).encode()
@@ -147,6 +153,17 @@ def ask(url: str, query: str | None = None) -> Any:
     except (urllib.error.URLError, ConnectionError):
         return None
     return json.loads(text) if text.startswith("{") else text
+
+
+def locations(url: str) -> list[tuple[str, str, str]] | None:
+    """Every code location: its name, its state, what became of it; None while one is loading."""
+    entries = ask(f"{url}/graphql", WORKSPACE)["data"]["workspaceOrError"]["locationEntries"]
+    if any(entry["loadStatus"] != "LOADED" for entry in entries):
+        return None
+    return [
+        (entry["name"], entry["loadStatus"], entry["locationOrLoadError"]["__typename"])
+        for entry in entries
+    ]
 
 
 def listening(process: psutil.Process) -> set[str]:
@@ -174,24 +191,13 @@ def test_the_section_has_the_commands_that_these_tests_run() -> None:
 def test_a_server_shows_the_code_location_on_this_machine_only(
     checkout: Checkout, command: str
 ) -> None:
-    with served(checkout, command) as (url, process):
-        log = checkout.folder.parent / "server.log"
-        log.touch()
-        assert "dagster_version" in until(lambda: ask(f"{url}/server_info"), log)
-
-        def loaded() -> list[tuple[str, str]]:
-            workspace = ask(f"{url}/graphql", WORKSPACE)["data"]["workspaceOrError"]
-            entries = workspace["locationEntries"]
-            assert {entry["loadStatus"] for entry in entries} <= {"LOADING", "LOADED"}
-            return [
-                (entry["name"], entry["locationOrLoadError"]["__typename"])
-                for entry in entries
-                if entry["loadStatus"] == "LOADED"
-            ]
-
-        assert until(loaded, log) == [("symtune_pipeline", "RepositoryLocation")]
-        assert listening(process) == {"127.0.0.1"}
-        assert '"telemetryEnabled": false' in ask(url)
+    with served(checkout, command) as server:
+        assert "dagster_version" in server.until(lambda: ask(f"{server.url}/server_info"))
+        assert server.until(lambda: locations(server.url)) == [
+            ("symtune_pipeline", "LOADED", "RepositoryLocation")
+        ]
+        assert listening(server.process) == {"127.0.0.1"}
+        assert '"telemetryEnabled": false' in ask(server.url)
     assert checkout.noted_for_telemetry() == []
 
 
