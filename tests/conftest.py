@@ -226,6 +226,7 @@ def s3() -> Iterator[str]:
 def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:
     """`python materialize.py --experiment smoke --select …` with `folder / "home"` as its home."""
     (folder / "dagster").mkdir()
+    shutil.copy(ROOT / ".dagster" / "dagster.yaml", folder / "dagster")  # without telemetry
     environment = os.environ | {
         "SYMTUNE_HOME": str(folder / "home"),
         "DAGSTER_HOME": str(folder / "dagster"),
