@@ -44,10 +44,12 @@ bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setu
 docs-settings: setup  ## write docs/settings.md anew, from the sentences beside the settings
 	$(BIN)/python -m symtune_pipeline.commands.settings_page > docs/settings.md
 
-lint: setup  ## ruff and the type checker
+lint: setup  ## ruff, the type checker, who imports whom, and whether Dagster can load everything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	bash -c "source .envrc && dg check defs"
 
 constraints:  ## resolve the pinned versions anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --extra deploy --no-header --no-annotate --quiet \

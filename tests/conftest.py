@@ -43,7 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Each of two workers starts with every second of the first four, then takes what is next.
     """
     files = ("pipeline", "launcher_ranks", "tuning", "automation", "cli", "tuning_ranks")
-    longest = [f"test_{name}.py" for name in (*files, "launcher", "browser", "benchmarks")]
+    longest = [
+        f"test_{name}.py" for name in (*files, "launcher", "browser", "readme", "benchmarks")
+    ]
     order = {name: place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.name, len(longest)))
 
@@ -225,6 +227,7 @@ def s3() -> Iterator[str]:
 def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:
     """`python materialize.py --experiment smoke --select …` with `folder / "home"` as its home."""
     (folder / "dagster").mkdir()
+    shutil.copy(ROOT / ".dagster" / "dagster.yaml", folder / "dagster")  # without telemetry
     environment = os.environ | {
         "SYMTUNE_HOME": str(folder / "home"),
         "DAGSTER_HOME": str(folder / "dagster"),

@@ -18,6 +18,7 @@ import yaml
 from conftest import ROOT, Ended, Home
 from dagster import AssetSelection
 from dagster._cli import create_dagster_cli
+from dagster_dg_cli.cli import create_dg_cli
 
 import definitions
 from symtune_pipeline.catalog.datasets import Dataset
@@ -36,6 +37,7 @@ FILES = (".py", ".yaml", ".json")
 PROGRAMS = {
     "symtune": typer.main.get_command(app),
     "dagster": create_dagster_cli(),
+    "dg": create_dg_cli(),
 }
 # What is not there before a reader has added it: these commands are parsed, not run. A server is
 # scored in tests/test_cli.py.
@@ -63,7 +65,7 @@ def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
             joined = block.replace("\\\n", " ")
             lines += [(line, True) for line in joined.splitlines()]
     for line, complete in lines:
-        if re.match(r"([A-Z_]+=\S+ +)*(symtune|dagster|make) ", line):
+        if re.match(r"([A-Z_]+=\S+ +)*(symtune|dagster|dg|make) ", line):
             words = shlex.split(line, comments=True)
             start = next(i for i, word in enumerate(words) if "=" not in word)
             # An ellipsis stands for what the reader adds.
@@ -151,9 +153,9 @@ def test_every_selection_selects_something(page: Path) -> None:
     selections = [
         words[place + 1]
         for words, _ in commands(page)
-        if words[0] == "dagster" and not set(words) & {f"raw_{name}" for name in OWN}
+        if words[0] in ("dagster", "dg") and not set(words) & {f"raw_{name}" for name in OWN}
         for place, word in enumerate(words)
-        if word == "--select"
+        if word in ("--select", "--assets")
     ]
     graph = definitions.defs.resolve_asset_graph()
     assert [

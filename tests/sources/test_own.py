@@ -311,7 +311,7 @@ def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:
         "SYMTUNE_EXPERIMENT": str(tmp_path / "mine.yaml"),
         "SYMTUNE_HOME": str(tmp_path / "home"),
         "DAGSTER_HOME": str(instance),
-        "DAGSTER_MODULE_NAME": "definitions",
+        "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "definitions",  # as in .envrc
     }
     ended = subprocess.run(
         [sys.executable, "-m", "dagster", *command.replace("'", "").split()],
