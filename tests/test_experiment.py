@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
-from symtune_pipeline import experiment
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
 
-LIBRARY = Path(experiment.__file__).parent
 MODELS = "models: [micro]\n"
 DATA = "data: {source: generated}\n"
 MIXTURE = "mixture: {prompts: 10}\n"
@@ -136,52 +133,3 @@ def test_the_published_prompts_lie_beside_the_experiment_file(tmp_path: Path) ->
     text = MODELS + DATA + MIXTURE + "evaluation: {published: ../bigbench}"
     assert _load(tmp_path, text).evaluation.published == tmp_path / "../bigbench"
     assert _load(tmp_path, MODELS + DATA + MIXTURE).evaluation.published is None
-
-
-def test_a_version_changes_with_its_sections_and_the_seed_only(tmp_path: Path) -> None:
-    base = _load(tmp_path, MODELS + DATA + MIXTURE)
-    same = _load(tmp_path, "# the same in other words\n" + MIXTURE + DATA + MODELS)
-    tuned = _load(tmp_path, MODELS + DATA + MIXTURE + "tuning: {epochs: 2}")
-    drawn = _load(tmp_path, MODELS + DATA + "mixture: {prompts: 11}")
-    seeded = _load(tmp_path, MODELS + DATA + MIXTURE + "seed: 1")
-    assert same.version("data", "mixture") == base.version("data", "mixture")
-    assert tuned.version("data", "mixture") == base.version("data", "mixture")
-    assert tuned.version("tuning") != base.version("tuning")
-    assert drawn.version("data", "mixture") != base.version("data", "mixture")
-    assert drawn.version("data") == base.version("data")
-    for section in ("data", "mixture", "tuning", "evaluation"):
-        assert seeded.version(section) != base.version(section)
-
-
-def test_folders_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SYMTUNE_MIRROR", raising=False)
-    monkeypatch.delenv("SYMTUNE_HOME", raising=False)
-    assert experiment.mirror_folder() is None
-    assert experiment.home_folder() == EXPERIMENTS.parent / ".symtune"
-    monkeypatch.setenv("SYMTUNE_MIRROR", str(tmp_path))
-    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
-    assert experiment.mirror_folder() == str(tmp_path)
-    assert experiment.home_folder() == tmp_path
-    assert experiment.home_url() is None
-    monkeypatch.setenv("SYMTUNE_HOME", "s3://bucket/mine/")
-    monkeypatch.setenv("SYMTUNE_CACHE", str(tmp_path))
-    assert experiment.home_url() == "s3://bucket/mine"
-    assert experiment.home_folder() == tmp_path / "bucket" / "mine"
-    monkeypatch.setenv("SYMTUNE_HOME", "gs://bucket/mine")
-    with pytest.raises(UserError, match="correct SYMTUNE_HOME"):
-        experiment.home_folder()
-
-
-def _reads_environment(path: Path) -> bool:
-    names = {"environ", "environb", "getenv", "getenvb"}
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    imported = {
-        alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    return bool(names & (attributes | imported))
-
-
-def test_only_the_experiment_reads_the_environment() -> None:
-    readers = {path.name for path in LIBRARY.rglob("*.py") if _reads_environment(path)}
-    assert readers == {"experiment.py", "on_ray.py"}  # the second sets what Ray reads

@@ -134,17 +134,50 @@ def test_a_sql_model_makes_its_own_table_stale_and_statistics_all(stale: Stale) 
     assert "int_scores" in found and all(name.startswith(SQL) for name in found)
 
 
-def test_a_benchmark_makes_the_suites_stale_and_no_model(stale: Stale) -> None:
+def test_a_benchmark_makes_the_suites_stale_and_no_model(project: Path, stale: Stale) -> None:
+    modules = project / "symtune_pipeline" / "evaluation" / "benchmarks"
+    shutil.copy(modules / "turing_concepts.py", modules / "words.py")
     entry = '"turing_concepts": Benchmark('
-    found = stale(
-        "symtune_pipeline/tables.py",
-        entry,
-        f'"words": Benchmark("Words", "algorithmic"),\n    {entry}',
-    )
+    more = f'"words": Benchmark("Words", "algorithmic"),\n    {entry}'
+    try:
+        found = stale("symtune_pipeline/tables.py", entry, more)
+    finally:
+        (modules / "words.py").unlink()
     assert "eval" in found
     assert not found & {"base_model", "tuning_mixture", "packed_mixture", "symbol_tuned_model"}
 
 
+def test_a_function_of_lists_makes_the_suites_stale(stale: Stale) -> None:
+    functions = "symtune_pipeline/evaluation/benchmarks/functions_of_lists.py"
+    assert stale(functions, "8 in place of element 2", "8 as element 2") == {"eval"}
+
+
 def test_the_grammar_of_a_set_makes_generated_sets_stale(stale: Stale) -> None:
     found = stale("symtune_pipeline/sources/generated.py", "TRIES = 500", "TRIES = 400")
-    assert found and all(name.startswith("raw_") for name in found)
+    # `micro` is made from the generated sets.
+    assert found and all(name.startswith("raw_") for name in found - {"base_model"})
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "changed"),
+    [
+        ("tuning", "epochs", 2, {"symbol_tuned_model"}),
+        ("tuning", "block_tokens", 512, {"packed_mixture", "symbol_tuned_model"}),
+        ("mixture", "prompts", 61, {"tuning_mixture"}),
+        ("evaluation", "queries", 5, {"eval"}),
+    ],
+)
+def test_a_setting_makes_stale_what_uses_it(
+    project: Path,
+    before: dict[str, dict[str, str]],
+    section: str,
+    setting: str,
+    value: int,
+    changed: set[str],
+) -> None:
+    settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings[section][setting] = value
+    (project / "changed.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    now = versions(project, "changed.yaml")
+    found = {name for name, version in now.items() if version != before["smoke"][name]}
+    assert found == {*changed, "eval_report"}
