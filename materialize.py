@@ -17,9 +17,15 @@ from typing import TYPE_CHECKING
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import choose_experiment
+from symtune_pipeline.interrupts import interrupted, run_command
 
 if TYPE_CHECKING:
     import dagster as dg
+
+INTERRUPTED = (
+    "The run was interrupted; started again, it goes on where it was, within a fine-tune from the last"
+    " checkpoint."
+)
 
 
 def main() -> int:
@@ -49,6 +55,7 @@ def run(partition: str | None, select: str | None) -> int:
     import dagster as dg
 
     from definitions import defs, experiment
+    from resources.console import keep_showing
     from symtune_pipeline import catalog
 
     key = catalog.model(partition or experiment.models[0]).key
@@ -56,9 +63,14 @@ def run(partition: str | None, select: str | None) -> int:
     job = defs.resolve_job_def("symbol_tuning")
     selected = selection(select) if select else None
     with dg.DagsterInstance.get() as instance:
+        keep_showing(instance)
         result = job.execute_in_process(
             partition_key=key, instance=instance, raise_on_error=False, asset_selection=selected
         )
+        if stopped(result):
+            # To Dagster it has failed, since nobody has asked its instance to end the run.
+            instance.report_run_canceled(result.dagster_run, "The run was interrupted.")
+            raise KeyboardInterrupt
     failed = [event for event in result.all_events if event.is_step_failure]
     for event in failed:
         failure = event.step_failure_data
@@ -73,6 +85,15 @@ def run(partition: str | None, select: str | None) -> int:
     if not select:
         show()
     return 0
+
+
+def stopped(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether somebody has stopped the run, or the job that one of its steps has waited for."""
+    from dagster._core.execution.plan.objects import ErrorSource
+
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    by_step = any(failure.error_source == ErrorSource.INTERRUPT for failure in failures)
+    return by_step or (interrupted() and not result.success)
 
 
 def selection(text: str) -> list[dg.AssetKey]:
@@ -105,4 +126,4 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, INTERRUPTED))

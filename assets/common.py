@@ -20,6 +20,7 @@ MODELS = dg.StaticPartitionsDefinition(list(catalog.models()))
 LIBRARY = Path(catalog.__file__).parent.parent
 # Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
 GPU = "gpu"
+RETRY_SECONDS = 10  # before a lost job is started again
 
 
 def code_version(experiment: Experiment, sections: tuple[str, ...], *files: str) -> str:
@@ -34,12 +35,16 @@ def code_version(experiment: Experiment, sections: tuple[str, ...], *files: str)
 def user_errors() -> Iterator[None]:
     """Fail the step with a user error's sentence and without a traceback of ours.
 
-    It is tried again only where that may help, and where the asset has a policy for it.
+    A lost job is tried again, once: it goes on from its last checkpoint. Nothing else is. A retry policy
+    of the asset would do so for an interrupt, too, and no run could be stopped.
     """
     try:
         yield
+    except JobLost as error:
+        again = dg.RetryRequested(max_retries=1, seconds_to_wait=RETRY_SECONDS)
+        raise again from dg.Failure(str(error))
     except UserError as error:
-        raise dg.Failure(str(error), allow_retries=isinstance(error, JobLost)) from None
+        raise dg.Failure(str(error)) from None
 
 
 def schema_check(asset: str) -> dg.AssetCheckSpec:

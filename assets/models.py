@@ -81,8 +81,6 @@ def model_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         kinds={"pytorch", "huggingface"},
         code_version=code_version(experiment, ("tuning",), "catalog/models.yaml", *files),
         pool=GPU,
-        # A lost job goes on from its last checkpoint; nothing else is tried again.
-        retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
         check_specs=[
             dg.AssetCheckSpec(
                 "finite_loss",

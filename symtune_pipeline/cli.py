@@ -20,6 +20,7 @@ from symtune_pipeline.experiment import (
     home_url,
     mirror_folder,
 )
+from symtune_pipeline.interrupts import run_command
 
 if TYPE_CHECKING:
     from symtune_pipeline.storage import Store
@@ -343,8 +344,13 @@ def show_prompt(
 
 def main() -> None:
     """Run the command."""
+    sys.exit(run_command(_run, "The command was interrupted."))
+
+
+def _run() -> int:
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
