@@ -19,10 +19,16 @@ from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.commands.report import print_report
 from symtune_pipeline.environment import experiment_name
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.interrupts import interrupted, run_command
 from symtune_pipeline.experiment import Experiment, load_experiment
 
 if TYPE_CHECKING:
     import dagster as dg
+
+INTERRUPTED = (
+    "The run was interrupted; started again, it goes on where it was, within a fine-tune from the last"
+    " checkpoint."
+)
 
 
 def main() -> int:
@@ -52,20 +58,35 @@ def run(experiment: Experiment, model: str, select: str | None) -> int:
     import dagster as dg
 
     from assets.location import EVERYTHING, code_location
+    from resources.console import keep_showing
 
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
     defs = code_location(experiment)
     job = defs.resolve_job_def(EVERYTHING)
     selected = selection(defs, select) if select else None
     with dg.DagsterInstance.get() as instance:
+        keep_showing(instance)
         result = job.execute_in_process(
             partition_key=model, instance=instance, raise_on_error=False, asset_selection=selected
         )
+        if stopped(result):
+            # To Dagster it has failed, since nobody has asked its instance to end the run.
+            instance.report_run_canceled(result.dagster_run, "The run was interrupted.")
+            raise KeyboardInterrupt
     if not succeeded(result):
         return 1
     if not select:
         print_report(defs.resources["store"].artifacts)  # type: ignore[index]
     return 0
+
+
+def stopped(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether somebody has stopped the run, or the job that one of its steps has waited for."""
+    from dagster._core.execution.plan.objects import ErrorSource
+
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    by_step = any(failure.error_source == ErrorSource.INTERRUPT for failure in failures)
+    return by_step or (interrupted() and not result.success)
 
 
 def succeeded(result: dg.ExecuteInProcessResult) -> bool:
@@ -102,4 +123,4 @@ def selection(defs: dg.Definitions, text: str) -> list[dg.AssetKey]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, INTERRUPTED))

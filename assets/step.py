@@ -29,6 +29,7 @@ from symtune_pipeline.tables import Table
 
 # Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
 GPU = "gpu"
+RETRY_SECONDS = 10  # before a lost job is started again
 
 Build = Callable[["Step", Path], Metadata | None]
 
@@ -37,12 +38,16 @@ Build = Callable[["Step", Path], Metadata | None]
 def user_errors() -> Iterator[None]:
     """Fail the step with a user error's sentence and without a traceback of ours.
 
-    It is tried again only where that may help, and where the asset has a policy for it.
+    A lost job is tried again, once: it goes on from its last checkpoint. Nothing else is. A retry
+    policy of the asset would do so for an interrupt, too, and no run could be stopped.
     """
     try:
         yield
+    except JobLost as error:
+        again = dg.RetryRequested(max_retries=1, seconds_to_wait=RETRY_SECONDS)
+        raise again from dg.Failure(str(error))
     except UserError as error:
-        raise dg.Failure(str(error), allow_retries=isinstance(error, JobLost)) from None
+        raise dg.Failure(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,6 @@ class asset:  # in lower case, as a decorator is
     checks: Sequence[Check] = ()
     partitioned: bool = False  # by model
     pool: str | None = None
-    retry_policy: dg.RetryPolicy | None = None
     resources: Sequence[str] = ()
     after: Callable[[Step], Metadata | None] = _nothing
     name: str = ""
@@ -224,7 +228,6 @@ class KeptAsset:
             check_specs=[check.spec(about.name, partitions) for check in about.checks],
             metadata={"dagster/code_references": _code(self.build)},
             pool=about.pool,
-            retry_policy=about.retry_policy,
             required_resource_keys={"store", *about.resources},
         )
         def kept(context: dg.AssetExecutionContext) -> dg.MaterializeResult:

@@ -60,8 +60,6 @@ def _clear(step: Step) -> Metadata:
     checks=[FINITE_LOSS],
     partitioned=True,
     pool=GPU,
-    # A lost job goes on from its last checkpoint; nothing else is tried again.
-    retry_policy=dg.RetryPolicy(max_retries=1, delay=10),
     resources=["launcher", "tracker"],
     after=_clear,
 )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import dagster as dg
 
@@ -23,3 +27,25 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
     handler.setFormatter(_Format())
     logger.addHandler(handler)
     return logger
+
+
+def keep_showing(instance: dg.DagsterInstance) -> None:
+    """Keep a terminal's Ctrl-C from Dagster's programs that show what a run prints.
+
+    They would end before the run has, one of them with a traceback. Dagster itself ends them by SIGTERM.
+    """
+    manager = instance.compute_log_manager
+    capture = manager.capture_logs
+
+    @contextmanager
+    def shown(log_key: Any) -> Iterator[Any]:
+        with ExitStack() as stack:
+            # Programs inherit what is blocked when they start.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                captured = stack.enter_context(capture(log_key))
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            yield captured
+
+    manager.capture_logs = shown  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
@@ -24,6 +25,8 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+INTERRUPTED = ("code 130", "code 143")  # how a job ends that was interrupted before it could say so
 
 
 def run_here(context: dg.AssetExecutionContext, config: JobConfig, *program: str) -> Path:
@@ -58,6 +61,7 @@ def heard(
 
     Raises UserError with the job's own sentence where a setting or the data is at fault, and JobLost
     with one that begins with `job` where it ended early or could not start, which is one of `failures`.
+    Where somebody has stopped the job or the run, Dagster's exception for that ends the run.
     """
     handlers = _handlers(reader)
     reason = "it reported no result"
@@ -68,12 +72,17 @@ def heard(
             run()
     except tuple(failures) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
+    except TimeoutExpired:
+        # Dagster has passed an interrupt on and waits no longer; the job ends when this process has.
+        raise dg.DagsterExecutionInterruptedError from None
     told = {
         key: text
         for handler in handlers
         for message in handler.get_custom_messages()
         for key, text in message.items()
     }
+    if "interrupted" in told or reason.endswith(INTERRUPTED):
+        raise dg.DagsterExecutionInterruptedError(f"{job} was interrupted.")
     if "user_error" in told:
         raise UserError(told["user_error"])
     if "result" not in told:

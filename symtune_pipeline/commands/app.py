@@ -27,6 +27,7 @@ from symtune_pipeline.commands import (
 )
 from symtune_pipeline.environment import choose_experiment
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.interrupts import run_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 show = typer.Typer(no_args_is_help=True, help="Look at a dataset, a prompt or a table.")
@@ -61,8 +62,13 @@ def _experiment(
 
 def main() -> None:
     """Run the command."""
+    sys.exit(run_command(_run, "The command was interrupted."))
+
+
+def _run() -> int:
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0

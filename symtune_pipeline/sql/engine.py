@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,21 +74,27 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
     ):
         for function in FUNCTIONS:
             database.create_function(function.__name__, function)  # types from its annotations
-        yield database
+        try:
+            yield database
+        except (RuntimeError, duckdb.Error) as error:
+            # What DuckDB makes of an interrupt, in a query and in one of our functions.
+            if re.search("Query interrupted|KeyboardInterrupt|ExecutionInterrupted", str(error)):
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextmanager
 def _database(
     model: SqlModel, tables: Tables, own: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    with engine() as database:
-        try:
+    try:
+        with engine() as database:
             for name in (*model.depends_on, *([model.name] if own else [])):
                 _add_table(database, model, name, tables)
             yield database
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{model.path}: {reason}") from error
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{model.path}: {reason}") from error
 
 
 def _add_table(

@@ -14,15 +14,17 @@ from threading import Thread
 
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import UserError, interrupts
+from symtune_pipeline.tuning import INTERRUPTED
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job_file import opened_job
 
 Say = Callable[[str], None]
+PATIENCE = 30  # seconds that a job has to end by itself
 
 
 def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
-    """Do the work of a job file; returns the exit status: 2 after a user error, 130 when interrupted.
+    """Do the work of a job file; returns the exit status: 2 after a user error, or an interrupt's.
 
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
     error's sentence. Where nobody listens, and for the other ranks under torchrun, they are printed.
@@ -34,7 +36,15 @@ def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
         return _run(place, work, _print, lambda message: _print(*message.values()))
     with open_dagster_pipes() as pipes:
         _end_with_launcher(pipes)
-        return _run(place, work, pipes.log.info, pipes.report_custom_message)
+        try:
+            return _run(place, work, pipes.log.info, pipes.report_custom_message)
+        except BaseException:
+            if not interrupts.interrupted():
+                raise
+            # Here, since of what leaves this block Dagster logs the traceback.
+            pipes.log.warning(INTERRUPTED)
+            pipes.report_custom_message({"interrupted": INTERRUPTED})
+            return interrupts.status()
 
 
 def _run(
@@ -50,9 +60,6 @@ def _run(
     except UserError as error:
         report({"user_error": str(error)})
         return 2
-    except KeyboardInterrupt:
-        say("Tuning was interrupted; starting it again goes on from the last checkpoint.")
-        return 130
     return 0
 
 
@@ -70,6 +77,8 @@ def _end_with_launcher(pipes: PipesContext) -> None:
         while _alive(launcher):
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)  # Python hears a signal only where no library call is stuck
+        os.kill(os.getpid(), signal.SIGKILL)
 
     Thread(target=watch, daemon=True).start()
 

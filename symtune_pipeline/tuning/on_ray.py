@@ -14,6 +14,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.interrupts import run_command
+from symtune_pipeline.tuning import INTERRUPTED
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.launched import Say, run_launched
 
@@ -140,4 +142,4 @@ def _rank(settings: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, INTERRUPTED))

@@ -163,18 +163,33 @@ def test_code_is_linked_to_in_a_branch_where_one_is_named(tree: str, link: str) 
 # --- retries and two runs at once -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("error", "tries"), [(JobLost("lost"), 2), (UserError("wrong"), 1)])
-def test_only_a_lost_job_is_tried_again(error: UserError, tries: int) -> None:
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(JobLost("lost"), 2), (UserError("wrong"), 1), (dg.DagsterExecutionInterruptedError(), 1)],
+)
+def test_only_a_lost_job_is_tried_again(
+    error: BaseException, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assets.step.RETRY_SECONDS", 0)
     tried: list[int] = []
 
-    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    @dg.asset
     def tuned() -> None:
         tried.append(1)
         with user_errors():
             raise error
 
-    assert not dg.materialize([tuned], raise_on_error=False).success
+    ended = dg.materialize([tuned], raise_on_error=False)
     assert len(tried) == tries
+    (failed,) = [event for event in ended.all_events if event.is_step_failure]
+    told = failed.step_failure_data.user_failure_data
+    assert (told and told.description) == (str(error) or None)
+
+
+def test_no_asset_has_a_retry_policy_which_would_start_again_what_is_stopped(graph: Graph) -> None:
+    for name, node in graph.nodes.items():
+        definition = definitions().resolve_assets_def(node.key)
+        assert definition.op.retry_policy is None, name
 
 
 def test_of_two_runs_at_once_one_makes_an_asset_and_both_succeed(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""How a command ends that somebody stops: Ctrl-C is SIGINT, and a plain `kill` is SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_heard: list[int] = []  # the signals of a command, in their order
+_inbox: list[int] = []  # the file descriptor from which they are read
+
+
+def run_command(work: Callable[[], int], told: str) -> int:
+    """Do a command's work; returns its exit status: 130 after Ctrl-C and 143 after SIGTERM.
+
+    Then `told` is printed instead of a traceback. A second Ctrl-C is ignored, as a terminal and a
+    launcher may each send one; a second SIGTERM ends the process at once.
+    """
+    with _listening():
+        try:
+            return work()
+        except BaseException as error:
+            # Not every library lets the exception of a signal through as it is.
+            if not (interrupted() or isinstance(error, KeyboardInterrupt)):
+                raise
+    # For good: Python would answer a signal at its own end with a traceback.
+    _stop_listening_to_more()
+    if told:
+        print(told, file=sys.stderr, flush=True)
+    return status()
+
+
+def interrupted() -> bool:
+    """Whether a signal has asked this command to end, whoever handles it."""
+    for inbox in _inbox:
+        try:
+            _heard.extend(os.read(inbox, 64))
+        except BlockingIOError:  # none is waiting
+            continue
+    return bool(_heard)
+
+
+def status() -> int:
+    """The exit status of a command that was interrupted, as shells count it."""
+    return 128 + (_heard[0] if interrupted() else signal.SIGINT)
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Hear SIGINT and SIGTERM, and raise KeyboardInterrupt for both.
+
+    The interpreter writes their numbers into a pipe, also where Dagster, Ray or torchrun handles
+    them meanwhile: Dagster takes the one for the other and tells no one which it was.
+    """
+    inbox, outbox = os.pipe()
+    os.set_blocking(inbox, False)
+    os.set_blocking(outbox, False)
+    _heard.clear()
+    _inbox[:] = [inbox]
+    before = {
+        number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    others = signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        interrupted()
+        signal.set_wakeup_fd(others)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _inbox.clear()
+        os.close(inbox)
+        os.close(outbox)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _stop_listening_to_more()
+    raise KeyboardInterrupt
+
+
+def _stop_listening_to_more() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
