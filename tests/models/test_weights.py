@@ -21,7 +21,7 @@ KINDS = ("base", "pretrained")
 FETCH = """
 import json, resource, sys
 from pathlib import Path
-from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.catalog.models import PackagedWeights, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrained_model
 
@@ -31,7 +31,7 @@ model = find_model("smollm2-135m").model_copy(update={
     "instruct": "some/model", "revision": revision,
     "pretrained": "some/model", "pretrained_revision": revision,
     # Not installed: its sentence says that it was asked for.
-    "package": catalog.PackagedWeights(
+    "package": PackagedWeights(
         name="weights-in-a-package", version="1", file="x.gguf", sha256="0"
     ) if asked["package"] else None,
 })

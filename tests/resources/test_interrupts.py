@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT, Ended, Home
 from launching import descendants, launch, until
-from models import tiny_job
+from tiny_models import tiny_job
 
 from resources.launcher import Launcher, LocalLauncher, RayLauncher, TorchrunLauncher
 
