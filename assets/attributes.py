@@ -52,23 +52,35 @@ def when_inputs_change(sums_up: bool) -> AutomationCondition:
     """Wanted when an input's content or the asset's own settings change, or when it is gone.
 
     An input that was made again with the same content changes nothing. An asset that `sums_up` the
-    partitions of its inputs takes those that there are; any other waits for all its inputs.
+    partitions of its inputs takes those that there are, unless a blocking check of one has failed;
+    any other waits for all its inputs and their blocking checks.
     """
-    changed = AutomationCondition.any_deps_match(
+    wanted = (
+        AutomationCondition.newly_missing()
+        | AutomationCondition.code_version_changed()
+        | _changed()
+    ).since_last_handled()  # type: ignore[misc]  # is declared for what suits checks too
+    idle = ~AutomationCondition.any_deps_in_progress() & ~AutomationCondition.in_progress()
+    return wanted & idle & (_none_failed() if sums_up else _all_there())
+
+
+def _changed() -> AutomationCondition:
+    return AutomationCondition.any_deps_match(
         (
             AutomationCondition.data_version_changed()
             & ~AutomationCondition.executed_with_root_target()
         )
         | AutomationCondition.will_be_requested()
     ).with_label("an input has changed")
-    wanted = (
-        AutomationCondition.newly_missing() | AutomationCondition.code_version_changed() | changed
-    ).since_last_handled()  # type: ignore[misc]  # is declared for what suits checks too
-    ready = (
-        ~AutomationCondition.any_deps_in_progress()
-        & ~AutomationCondition.in_progress()
-        & AutomationCondition.all_deps_blocking_checks_passed()
+
+
+def _none_failed() -> AutomationCondition:
+    failed = AutomationCondition.any_checks_match(
+        AutomationCondition.check_failed(), blocking_only=True
     )
-    if not sums_up:
-        ready &= ~AutomationCondition.any_deps_missing()
-    return wanted & ready
+    return ~AutomationCondition.any_deps_match(failed).with_label("a blocking check has failed")
+
+
+def _all_there() -> AutomationCondition:
+    passed = AutomationCondition.all_deps_blocking_checks_passed()
+    return passed & ~AutomationCondition.any_deps_missing()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.step import Step, contract, user_errors
+from assets.step import Step, contract, function_reference, user_errors
 from assets.versions import code_version
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.datasets import Dataset
@@ -64,6 +64,7 @@ def _spec(dataset: Dataset, experiment: Experiment) -> dg.AssetSpec:
         kinds={"parquet"},
         code_version=code_version(code, (dataset, settings)),
         skippable=True,
+        metadata={"dagster/code_references": function_reference(_load)},
         tags={"role": dataset.role},
     )
 

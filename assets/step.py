@@ -226,7 +226,7 @@ class KeptAsset:
             kinds=about.kinds,
             code_version=code_version(about.code, about.settings(experiment)),
             check_specs=[check.spec(about.name, partitions) for check in about.checks],
-            metadata={"dagster/code_references": _code(self.build)},
+            metadata={"dagster/code_references": function_reference(self.build)},
             pool=about.pool,
             required_resource_keys={"store", *about.resources},
         )
@@ -248,9 +248,9 @@ class KeptAsset:
         return made._replace(metadata={**(made.metadata or {}), **more}, check_results=checks)
 
 
-def _code(build: Build) -> dg.CodeReferencesMetadataValue:
-    """Where the function stands."""
-    return code_reference(Path(inspect.getfile(build)), inspect.getsourcelines(build)[1])
+def function_reference(function: Callable[..., object]) -> dg.CodeReferencesMetadataValue:
+    """A link to where a function stands."""
+    return code_reference(Path(inspect.getfile(function)), inspect.getsourcelines(function)[1])
 
 
 def code_reference(

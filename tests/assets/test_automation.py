@@ -11,15 +11,21 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 from conftest import ROOT, Ended, Home
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
+from dagster._core.utils import make_new_run_id
 from safetensors.numpy import save_file
 
 from assets.attributes import with_attributes
@@ -29,12 +35,9 @@ from assets.sql import sql_assets
 from assets.step import user_errors
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
-from symtune_pipeline.evaluation.accuracy import by_setting
-from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.models.folder import lacking
-from symtune_pipeline.store.folder import Store
 
 PATIENCE = 600  # seconds that a daemon may take
 DAY = 24 * 60 * 60
@@ -63,18 +66,29 @@ class Graph:
     def made(
         self, name: str, version: str, partition: str | None = None, holds: bool = True
     ) -> None:
-        """An asset was made with this content, and its checks hold or not."""
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                name, partition=partition, tags={"dagster/data_version": version}
-            )
+        """A run has made an asset with this content, and its checks hold or not."""
+        run = make_new_run_id()
+        tags = {"dagster/data_version": version}
+        made = dg.AssetMaterialization(name, partition=partition, tags=tags)
+        self._report(DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(made), run)
+        (record,) = self.instance.fetch_materializations(dg.AssetKey(name), limit=1).records
+        target = AssetCheckEvaluationTargetMaterializationData(
+            record.storage_id, run, record.timestamp
         )
         for check in self.nodes[name].check_keys:
-            self.instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(
-                    asset_key=check.asset_key, check_name=check.name, passed=holds
-                )
+            evaluation = dg.AssetCheckEvaluation(
+                asset_key=check.asset_key,
+                check_name=check.name,
+                passed=holds,
+                partition=partition,
+                target_materialization_data=target,
             )
+            self._report(DagsterEventType.ASSET_CHECK_EVALUATION, evaluation, run)
+
+    def _report(self, kind: DagsterEventType, data: Any, run: str) -> None:
+        """What a run says; Dagster's way of saying it without one keeps one check of a partition."""
+        event = DagsterEvent(kind.value, job_name="", event_specific_data=data)
+        self.instance.report_dagster_event(event, run_id=run)
 
     def wanted(self) -> set[str]:
         """What the next tick asks for."""
@@ -121,6 +135,38 @@ def test_nothing_is_tuned_on_a_mixture_that_the_guard_refuses(graph: Graph) -> N
 def test_answers_of_one_model_are_summed_up_although_others_have_none(graph: Graph) -> None:
     graph.made("eval_icl", "2", "micro")
     assert graph.wanted() >= {"int_outcomes", "int_scores", "mart_summary"}
+
+
+@pytest.fixture
+def two_models(graph: Graph) -> Graph:
+    """All that `micro` has is there for a second model, too, and seen."""
+    for name, node in graph.nodes.items():
+        if node.partitions_def:
+            graph.made(name, "1", "smollm2-135m")
+    graph.wanted()
+    return graph
+
+
+@pytest.mark.parametrize("failing", ["micro", "smollm2-135m"])
+def test_one_models_failed_check_is_not_hidden_by_another_model_that_passes(
+    two_models: Graph, failing: str
+) -> None:
+    for model in ("micro", "smollm2-135m"):
+        two_models.made("packed_mixture", "2", model, holds=model != failing)
+    result = dg.evaluate_automation_conditions(
+        definitions(), two_models.instance, cursor=two_models.cursor
+    )
+    wanted = result.get_requested_partitions(dg.AssetKey("symbol_tuned_model"))
+    assert wanted == {"micro", "smollm2-135m"} - {failing}
+
+
+@pytest.mark.parametrize("failing", ["micro", "smollm2-135m"])
+def test_a_failed_check_of_one_model_keeps_the_sums_as_they_are(
+    two_models: Graph, failing: str
+) -> None:
+    for model in ("micro", "smollm2-135m"):
+        two_models.made("eval_icl", "2", model, holds=model != failing)
+    assert not two_models.wanted() & {"int_outcomes", "int_scores", "mart_summary"}
 
 
 # --- attributes -----------------------------------------------------------------------------------
@@ -276,37 +322,6 @@ def test_the_sensor_asks_once_for_each_complete_folder_and_again_for_a_new_model
     assert tick()[0] != keys
 
 
-def test_a_folder_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
-    folder = drop(tmp_path / "theirs")
-    with pytest.raises(UserError, match=r"config\.json describes no model that transformers loads"):
-        score_folder(Store(tmp_path / "store"), folder, print)
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match=r"no complete model: tokenizer\.json is missing"):
-        score_folder(Store(tmp_path / "store"), folder, print)
-
-
-def test_accuracy_is_counted_by_setting() -> None:
-    classification = pl.DataFrame(
-        {
-            "setting": ["a", "a", "b"],
-            "flipped_percent": [0, 0, 100],
-            "correct": [True, False, True],
-            "chance": [0.5, 0.25, 0.5],
-        }
-    )
-    algorithmic = pl.DataFrame({"benchmark": ["c"], "setting": ["fresh"], "correct": [False]})
-    found = by_setting(classification, algorithmic)
-    rows = found.select("setting", "n", "accuracy", "chance").rows()
-    assert rows == [
-        ("a", 2, 0.5, 0.375),
-        ("b, 100% flipped", 1, 1.0, 0.5),
-        ("c, fresh", 1, 0.0, None),
-    ]
-    assert found.filter(
-        (pl.col("low") > pl.col("accuracy")) | (pl.col("high") < pl.col("accuracy"))
-    ).is_empty()
-
-
 # --- a daemon -------------------------------------------------------------------------------------
 
 
@@ -411,7 +426,7 @@ def test_the_sensor_waits_for_a_whole_model_and_evaluates_it(
     ours = daemon.store.read_table("predictions_eval_icl", "micro-untuned")
     same = ours.join(theirs, on=["setting", "flipped_percent", "dataset", "context", "query"])
     assert len(same) == len(ours)
-    assert same.filter(pl.col("choice") != pl.col("choice_right")).is_empty()
+    assert same.filter(pl.col("prediction") != pl.col("prediction_right")).is_empty()
     record = instance.get_latest_materialization_event(dg.AssetKey("incoming_model"))
     assert record is not None and record.asset_materialization is not None
     assert "symbols, no instruction" in str(record.asset_materialization.metadata["accuracy"].value)
