@@ -73,7 +73,7 @@ class Graph:
         self._report(DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(made), run)
         (record,) = self.instance.fetch_materializations(dg.AssetKey(name), limit=1).records
         target = AssetCheckEvaluationTargetMaterializationData(
-            record.storage_id, run, record.timestamp
+            storage_id=record.storage_id, run_id=run, timestamp=record.timestamp
         )
         for check in self.nodes[name].check_keys:
             evaluation = dg.AssetCheckEvaluation(
