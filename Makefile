@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 
-.PHONY: help setup quickstart smoke mirror-run mirror test lint docs-settings sql constraints clean
+.PHONY: help setup quickstart smoke mirror-run mirror test test-all docs-settings lint docs-settings sql constraints clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,10 @@ sql: setup  ## run and test the SQL of the data side, or a model and all it need
 mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or s3://bucket/prefix>
 	$(BIN)/symtune --experiment $(or $(SYMTUNE_EXPERIMENT),paper) mirror $(or $(TO),$(error say where: make mirror TO=<folder>))
 
-test: setup  ## all tests
+test: setup  ## what to run before a commit, at most five minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+test-all: setup  ## all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
@@ -48,7 +51,7 @@ lint: setup  ## ruff, the type checker, who imports whom, and whether Dagster ca
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 	bash -c "source .envrc && dg check defs"
 
 constraints:  ## resolve the pinned versions anew (needs uv)

@@ -42,6 +42,7 @@ PROGRAMS = {
 # What is not there before a reader has added it: these commands are parsed, not run. A server is
 # scored in tests/test_cli.py.
 OWN = ("emails", "reviews", "mini", "score-endpoint")
+MADE_BY_THE_READER = {"symtune_pipeline/evaluation/benchmarks/words.py"}
 # What stands for the reader's own, or takes a model that a smoke run has.
 STANDS_FOR = {"smollm2-135m": "micro", "OWNER/NAME": "someone/something"}
 
@@ -100,6 +101,15 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
 def test_every_page_that_is_named_exists(page: Path) -> None:
     named = {word for text in inline(page) for word in re.findall(r"\bdocs/[\w/-]+\.md", text)}
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_every_file_of_the_project_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    top = "symtune_pipeline|assets|resources|tests|dbt_like_sql|launchers|experiments|benchmarks"
+    rooms = "catalog|commands|evaluation|models|prompts|report|sources|sql|store|tuning"
+    named = set(re.findall(rf"`((?:{top}|{rooms})/[\w/.-]+)", text)) - MADE_BY_THE_READER
+    folders = (ROOT, ROOT / "symtune_pipeline", ROOT / "symtune_pipeline" / "evaluation")
+    assert [n for n in sorted(named) if not any((folder / n).exists() for folder in folders)] == []
 
 
 def test_make_knows_every_target(page: Path) -> None:
