@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 
-.PHONY: help setup quickstart smoke mirror-run mirror test test-all docs-settings lint docs-settings sql constraints clean
+.PHONY: help setup quickstart smoke mirror-run mirror test test-all docs-settings lint sql constraints clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16

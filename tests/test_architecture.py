@@ -37,6 +37,18 @@ print(json.dumps({
         node.key.to_user_string(): [node.description, node.group_name, node.code_version]
         for node in graph.asset_nodes
     },
+    "groups": sorted({
+        (graph.get(parent).group_name, node.group_name)
+        for node in graph.asset_nodes
+        for parent in node.parent_keys
+    }),
+    "checks": sorted(
+        (key.asset_key.to_user_string(), key.name, node.partitions_def is not None,
+         graph.get(key.asset_key).partitions_def is not None)
+        for node in graph.asset_nodes
+        for key in node.check_keys
+        for node in [graph.get(key)]
+    ),
     "eval*": names(dg.AssetSelection.from_string("eval*").resolve(graph)),
     "downstream of eval": names(dg.AssetSelection.assets("eval").downstream().resolve(graph)),
     "jobs": {
@@ -217,6 +229,23 @@ def test_every_asset_has_a_description_a_group_and_a_code_version(loaded: dict[s
         assert description, name
         assert group not in (None, "", "default"), name
         assert version, name
+
+
+def test_groups_follow_the_data_and_have_no_circle(loaded: dict[str, Any]) -> None:
+    order = ["raw", "examples", "mixture", "models", "suites", "predictions", "scores", "report"]
+    assert {group for _, group, _ in loaded["assets"].values()} == set(order)
+    backwards = [
+        (source, target)
+        for source, target in loaded["groups"]
+        if order.index(source) > order.index(target)
+    ]
+    assert backwards == []
+
+
+def test_checks_of_partitioned_assets_are_partitioned(loaded: dict[str, Any]) -> None:
+    checks = loaded["checks"]
+    assert [check for check in checks if check[2] != check[3]] == []
+    assert ["eval_icl", "schema", True, True] in checks
 
 
 def test_eval_star_is_the_evaluation_and_nothing_else(loaded: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ import pytest
 from conftest import ROOT, Ended, Home
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-GROUPS = ("raw", "examples", "mixture", "model", "evaluation", "marts", "report")
+GROUPS = ("raw", "examples", "mixture", "models", "suites", "predictions", "scores", "report")
 PATIENCE = 120  # seconds for what takes a few on a machine that does nothing else
 LOCAL = {"127.0.0.1"}
 NO_HOST = {"file", "data", "blob"}  # schemes that ask no server
