@@ -15,15 +15,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from symtune_pipeline.catalog.models import find_model
-from symtune_pipeline.commands.report import print_report
-from symtune_pipeline.environment import experiment_name
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.errors.interrupts import interrupted, run_command
-from symtune_pipeline.experiment import Experiment, load_experiment
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # all else is imported once the command can be interrupted
     import dagster as dg
+
+    from symtune_pipeline.experiment import Experiment
 
 INTERRUPTED = (
     "The run was interrupted; started again, it goes on where it was, within a fine-tune from the last"
@@ -44,6 +42,10 @@ def main() -> int:
         "--partition", help="a model of the catalogue (default: the experiment's first)"
     )
     arguments = parser.parse_args()
+    from symtune_pipeline.catalog.models import find_model
+    from symtune_pipeline.environment import experiment_name
+    from symtune_pipeline.experiment import load_experiment
+
     try:
         experiment = load_experiment(arguments.experiment or experiment_name())
         model = find_model(arguments.partition or experiment.models[0])
@@ -59,6 +61,7 @@ def run(experiment: Experiment, model: str, select: str | None) -> int:
 
     from assets.location import EVERYTHING, code_location
     from resources.console import keep_showing
+    from symtune_pipeline.commands.report import print_report
 
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
     defs = code_location(experiment)

@@ -10,6 +10,8 @@ from conftest import Ended, Home
 
 from benchmarks.overhead import BAR, SLOWEST, overhead
 
+pytestmark = pytest.mark.slow
+
 
 def test_trl_trains_on_the_same_blocks_to_the_same_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

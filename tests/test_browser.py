@@ -24,6 +24,8 @@ import pytest
 from conftest import ROOT, Ended, Home
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ("raw", "examples", "mixture", "models", "suites", "predictions", "scores", "report")
 PATIENCE = 120  # seconds for what takes a few on a machine that does nothing else
 LOCAL = {"127.0.0.1"}

@@ -24,7 +24,8 @@ import definitions
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
-from symtune_pipeline.commands.app import app, main
+from symtune_pipeline.commands.app import app
+from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.settings_page import settings_page
 from symtune_pipeline.experiment import Experiment, Lora, Section
 

@@ -27,6 +27,8 @@ import psutil
 import pytest
 from conftest import ROOT, Ended, Home
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("\n## In Dagster\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)

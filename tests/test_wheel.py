@@ -14,6 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "symtune_pipeline", "experiments")
 SDIST = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
@@ -106,7 +108,7 @@ def test_installed_from_a_wheel_it_works_in_an_empty_folder(wheel: Path, tmp_pat
     assert "rte" in symtune("--experiment", "paper", "show", "dataset", "rte")
     assert not list(empty.iterdir())
 
-    asked = "from symtune_pipeline import experiment as e; print(e.__file__, e.home_folder())"
+    asked = "from symtune_pipeline import environment as e; print(e.__file__, e.home_folder())"
     file, folder = run(programs / "python", "-c", asked, cwd=empty, **variables).split()
     assert Path(file).is_relative_to(tmp_path / "environment")
     assert Path(folder) == home / "data" / "symtune"
@@ -119,6 +121,9 @@ def test_a_checkout_that_is_installed_to_be_edited_stays_as_it_is(
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--editable")
     pip = (sys.executable, "-m", "pip", "--python", programs / "python", "install")
     run(*pip, *options, checkout, cwd=tmp_path, **{"HOME": str(tmp_path)})
-    asked = "from symtune_pipeline import experiment as e; print(e.EXPERIMENTS, e.home_folder())"
+    asked = (
+        "from symtune_pipeline.environment import home_folder;"
+        "from symtune_pipeline.experiment import EXPERIMENTS; print(EXPERIMENTS, home_folder())"
+    )
     folders = run(programs / "python", "-c", asked, cwd=tmp_path).split()
     assert folders == [str(checkout / "experiments"), str(checkout / ".symtune")]

@@ -1,11 +1,10 @@
 """The command `symtune`: looking at what the pipeline has made, and carrying it elsewhere.
 
-Materialising stays with Dagster. A user error ends in one sentence and exit code 2.
+Materialising stays with Dagster.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -26,8 +25,6 @@ from symtune_pipeline.commands import (
     show_table,
 )
 from symtune_pipeline.environment import choose_experiment
-from symtune_pipeline.errors import UserError
-from symtune_pipeline.errors.interrupts import run_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 show = typer.Typer(no_args_is_help=True, help="Look at a dataset, a prompt or a table.")
@@ -58,17 +55,3 @@ def _experiment(
 ) -> None:
     if experiment:
         choose_experiment(experiment)
-
-
-def main() -> None:
-    """Run the command."""
-    sys.exit(run_command(_run, "The command was interrupted."))
-
-
-def _run() -> int:
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0

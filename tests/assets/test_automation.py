@@ -398,6 +398,7 @@ def succeeded(instance: dg.DagsterInstance, job: str | None = None, **tags: str)
     return bool(runs) and all(run.status == dg.DagsterRunStatus.SUCCESS for run in runs)
 
 
+@pytest.mark.slow
 def test_the_schedule_evaluates_every_model(daemon: Daemon, instance: dg.DagsterInstance) -> None:
     daemon.wait("evaluation", lambda: succeeded(instance, "evaluation"))
     tagged = {"dagster/schedule_name": "weekly_evaluation"}
@@ -405,6 +406,7 @@ def test_the_schedule_evaluates_every_model(daemon: Daemon, instance: dg.Dagster
     assert {run.tags["dagster/partition"] for run in runs} == {"micro"}
 
 
+@pytest.mark.slow
 def test_the_sensor_waits_for_a_whole_model_and_evaluates_it(
     daemon: Daemon, instance: dg.DagsterInstance
 ) -> None:
@@ -432,6 +434,7 @@ def test_the_sensor_waits_for_a_whole_model_and_evaluates_it(
     assert "symbols, no instruction" in str(record.asset_materialization.metadata["accuracy"].value)
 
 
+@pytest.mark.slow
 def test_a_backfill_makes_two_partitions(daemon: Daemon, instance: dg.DagsterInstance) -> None:
     instance.add_backfill(
         PartitionBackfill.from_asset_partitions(

@@ -91,6 +91,7 @@ def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set
     assert not list(home.store.root.rglob(".writing*"))
 
 
+@pytest.mark.slow
 def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
     smoke_run: tuple[Home, Ended], assets: set[str], s3: str, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_report(
     smoke_run: tuple[Home, Ended], tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from conftest import DataSide
 from marts import mart, pair
 from tiny_models import save_reading_model
 
-from symtune_pipeline.commands.app import main
+from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.query import tables
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
@@ -157,6 +157,7 @@ def server(tokenizer: Any, tmp_path: Path) -> Iterator[CompletionsServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_served_model_is_scored_with_the_key_of_the_environment(
     server: CompletionsServer, symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

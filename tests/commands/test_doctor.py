@@ -139,7 +139,7 @@ def test_the_command_ends_with_1_where_there_is_a_problem(
     command = [
         sys.executable,
         "-c",
-        "from symtune_pipeline.commands.app import main; main()",
+        "from symtune_pipeline.commands.main import main; main()",
         "doctor",
     ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

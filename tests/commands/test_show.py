@@ -169,7 +169,7 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(
 def test_the_command_says_in_one_sentence_what_is_not_there(
     dataset: str, sentence: str, tmp_path: Path
 ) -> None:
-    program = "from symtune_pipeline.commands.app import main; main()"
+    program = "from symtune_pipeline.commands.main import main; main()"
     ended = subprocess.run(
         [sys.executable, "-c", program, "show", "prompt", "--dataset", dataset],
         env=os.environ | {"SYMTUNE_HOME": str(tmp_path), "SYMTUNE_EXPERIMENT": "smoke"},

@@ -127,6 +127,7 @@ def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_a_batch_that_runs_out_of_memory_is_tried_again_with_fewer_prompts(
     model: Any, words: Any, suite: pl.DataFrame
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_batch_that_runs_out_of_memory_is_tried_again_with_fewer_prompts(
     assert counts == sorted(set(counts)) and counts[-1] == len(suite)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_no_memory_holds_is_a_user_error(
     model: Any, words: Any, suite: pl.DataFrame
 ) -> None:

@@ -64,6 +64,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_entry_and_a_module_are_all_that_a_benchmark_needs(
     project: Path, tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.slow
+
 # Arguments: the model, the number of queries, the tokens of their second label, and the bytes that
 # may be had beyond what the process holds.
 SCRIPT = """

@@ -21,6 +21,8 @@ from tiny_models import tiny_job
 
 from resources.launcher import Launcher, LocalLauncher, RayLauncher, TorchrunLauncher
 
+pytestmark = pytest.mark.slow
+
 TUNE = ("materialize.py", "--select", "key:symbol_tuned_model")
 DAGSTER = ("-m", "dagster", "asset", "materialize", "-m", "definitions")
 
@@ -173,10 +175,11 @@ def test_a_run_that_is_stopped_in_another_stage_is_cancelled(
 def test_a_command_that_is_stopped_says_so(
     start: Callable[..., subprocess.Popen[str]], ending: signal.Signals, status: int
 ) -> None:
-    program = "from symtune_pipeline.cli import main; main()"
+    program = "from symtune_pipeline.commands.main import main; main()"
     slow = "SELECT sum(a.range * b.range % 7) FROM range(3000) a, range(100000) b"
     command = start("-c", program, "query", slow)
-    until(lambda: "duckdb" in Path(f"/proc/{command.pid}/maps").read_text())
+    maps = Path(f"/proc/{command.pid}/maps")
+    until(lambda: "duckdb" in maps.read_text() or command.poll() is not None)
     command.send_signal(ending)
     assert ended(command).splitlines() == ["The command was interrupted."]
     assert command.returncode == status

@@ -21,6 +21,8 @@ from resources.launcher import RayLauncher, TorchrunLauncher
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[float]:

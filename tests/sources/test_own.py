@@ -298,6 +298,7 @@ def test_without_a_source_there_are_own_sets_only_and_with_one_they_come_last(
 # --- the page -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
     blocks = dict(re.findall(r"```(jsonl|yaml)\n(.*?)```", page, re.DOTALL))

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from symtune_pipeline.commands.app import main
+from symtune_pipeline.commands.main import main
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.bucket import Bucket, BucketStore, default_client

@@ -98,6 +98,7 @@ def test_a_card_names_no_folder_of_this_machine_and_no_time(tmp_path: Path) -> N
     assert card(tmp_path, seconds=7.0) == text
 
 
+@pytest.mark.slow
 def test_the_cards_snippet_runs_in_a_tuned_models_folder(tmp_path: Path) -> None:
     folder = run_job(tiny_job(tmp_path, epochs=1), print)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0
@@ -126,7 +127,7 @@ def push(tmp_path: Path) -> Push:
         ours = ("HF_", "HUGGINGFACE_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         env |= {"SYMTUNE_HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hub")}
-        command = [sys.executable, "-c", "from symtune_pipeline.commands.app import main; main()"]
+        command = [sys.executable, "-c", "from symtune_pipeline.commands.main import main; main()"]
         return subprocess.run(
             [*command, "--experiment", "smoke", "push", *arguments],
             env=env | variables,

@@ -102,6 +102,7 @@ def measured_bytes(folder: Path, job: JobConfig) -> int:
     return int(ended.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_the_planned_memory_is_that_of_a_real_run(tmp_path: Path) -> None:
     planned, measured = [], []

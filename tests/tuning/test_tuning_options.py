@@ -67,6 +67,7 @@ def test_activation_checkpointing_computes_layers_again(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_gradients(tmp_path: Path) -> None:
     config = tiny_job(tmp_path)
     plain = gradients(config)

@@ -119,6 +119,7 @@ def test_more_ranks_than_blocks_in_a_step_say_what_to_change(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_job_under_torchrun_uses_all_ranks(tmp_path: Path) -> None:
     one, two = (tiny_job(tmp_path / name) for name in ("one", "two"))
     run_job(one, print)
