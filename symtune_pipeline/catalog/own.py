@@ -18,6 +18,12 @@ from symtune_pipeline.tables import Role
 OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
+def label_as_text(label: str | int | float) -> str:
+    """A label as it is compared: true and false in small letters, since files write them in any."""
+    text = str(label)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
 class OwnDataset(Fact):
     """A set of the user's own: its files, and what the catalogue says about the public ones."""
 
@@ -62,13 +68,20 @@ class OwnDataset(Fact):
     @classmethod
     def _as_text(cls, labels: Any) -> Any:
         if isinstance(labels, list):
-            labels = {label: label for label in labels if isinstance(label, str)}
-        if not isinstance(labels, dict):
+            pairs = [(label, label) for label in labels]
+        elif isinstance(labels, dict):
+            pairs = list(labels.items())
+        else:
             return labels  # pydantic says what is wrong
-        return {
-            str(label).lower() if isinstance(label, bool) else str(label): natural
-            for label, natural in labels.items()
-        }
+        texts: dict[str, Any] = {}
+        for label, natural in pairs:
+            if not isinstance(label, str | int | float):
+                raise ValueError(f"{label!r} is no text or number; write labels in quotes")
+            text = label_as_text(label)
+            if texts.get(text, natural) != natural:
+                raise ValueError(f"'{text}' is named twice")
+            texts[text] = natural
+        return texts
 
     @field_validator("labels")
     @classmethod
@@ -76,6 +89,14 @@ class OwnDataset(Fact):
         if len(set(labels.values())) < len(labels):
             raise ValueError("every label needs a natural label of its own")
         return labels
+
+    @model_validator(mode="after")
+    def _label_is_no_input(self) -> OwnDataset:
+        if self.label_column in self.columns:
+            raise ValueError(
+                f"the input would show the label, since columns has {self.label_column}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _input_shows_every_column(self) -> OwnDataset:

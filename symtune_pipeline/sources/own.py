@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
+from symtune_pipeline.catalog.own import label_as_text
 from symtune_pipeline.errors import UserError
 
 Line = tuple[int, dict[str, Any]]
@@ -24,8 +25,8 @@ Line = tuple[int, dict[str, Any]]
 def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | None]:
     """The set's columns of a file, and the line of each row (from 1; None for Parquet).
 
-    Raises UserError for a file that is missing, damaged or not UTF-8, and for a line that lacks a
-    column or holds another kind of value.
+    Raises UserError for a file that is missing, damaged or not UTF-8, for a column or key that comes
+    twice, and for a line that lacks a column or holds another kind of value.
     """
     try:
         content = path.read_bytes()
@@ -34,34 +35,49 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
             f"{path} cannot be read ({error.strerror}); correct data.own.{dataset.key}.files."
         ) from error
     if path.suffix == ".parquet":
-        return _parquet(dataset, path, content), None
+        return as_own(dataset, _parquet(path, content)), None
     text = _decoded(path, content)
+    columns = _columns(dataset)
+    read = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text, columns)
     lines, rows = [], []
-    for number, row in (_csv if path.suffix == ".csv" else _jsonl)(path, text):
+    for number, row in read:
         lines.append(number)
-        rows.append(_cells(dataset, row, f"{path}, line {number}"))
-    return pl.DataFrame(rows, dict.fromkeys(_columns(dataset), pl.String), orient="row"), lines
+        rows.append(_cells(dataset, columns, row, f"{path}, line {number}"))
+    return as_own(
+        dataset, pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row")
+    ), lines
+
+
+def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame whose labels and ids are text, as the labels of a set of one's own are."""
+    kinds = frame.schema
+    keys = [dataset.label_column, *([dataset.id_column] if dataset.id_column else [])]
+    # Texts of few kinds are often written as numbers with a dictionary.
+    texts = [name for name in dataset.columns if kinds.get(name) in (pl.Categorical, pl.Enum)]
+    texts += [name for name in keys if name in kinds and not kinds[name].is_nested()]
+    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in dict.fromkeys(texts))
+    if frame.schema.get(dataset.label_column) != pl.String:
+        return frame  # the normal form says what is wrong
+    label = pl.col(dataset.label_column)
+    spelt = {
+        each: label_as_text(each) for each in frame[dataset.label_column].unique().drop_nulls()
+    }
+    return frame.with_columns(label.replace(spelt))
 
 
 def _columns(dataset: Dataset) -> list[str]:
     ids = [dataset.id_column] if dataset.id_column else []
-    return [*dataset.columns, dataset.label_column, *ids]
+    return list(dict.fromkeys([*dataset.columns, dataset.label_column, *ids]))
 
 
-def _parquet(dataset: Dataset, path: Path, content: bytes) -> pl.DataFrame:
+def _parquet(path: Path, content: bytes) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(content)
+        return pl.read_parquet(content)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is no readable Parquet file ({reason}); write it again."
         ) from error
-    texts = [
-        pl.col(column).cast(pl.String)
-        for column in (dataset.label_column, dataset.id_column)
-        if column in frame.columns and not frame.schema[column].is_nested()
-    ]
-    return frame.with_columns(texts)
 
 
 def _decoded(path: Path, content: bytes) -> str:
@@ -74,45 +90,90 @@ def _decoded(path: Path, content: bytes) -> str:
         ) from error
 
 
+class _KeyTwice(Exception):
+    """A key of a JSON object that comes twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; `json` alone keeps the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(next(key for key in found if keys.count(key) > 1))
+    return found
+
+
 def _jsonl(path: Path, text: str) -> Iterator[Line]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
+        except _KeyTwice as error:
+            key = _printable(error.args)
+            raise UserError(f"{where}: the key '{key}' comes twice; keep one.") from error
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{path}, line {number} is not JSON ({error.msg}, column {error.colno}); correct the line."
+                f"{where} is not JSON ({error.msg}, column {error.colno}); correct the line."
             ) from error
+        # A number of thousands of digits, and brackets within brackets a thousand deep.
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} cannot be read ({error}); correct the line.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is no JSON object; write one on each line.")
+            raise UserError(f"{where} is no JSON object; write one on each line.")
         yield number, row
 
 
-def _csv(path: Path, text: str) -> Iterator[Line]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _csv(path: Path, text: str, columns: Sequence[str]) -> Iterator[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    good = 0  # the last line of the last row
     try:
         for row in reader:
-            if None in row:
-                raise UserError(
-                    f"{path}, line {reader.line_num} has more cells than the header; quote the texts"
-                    " that hold commas."
-                )
-            # A row that ends early lacks its last columns.
-            yield reader.line_num, {name: cell for name, cell in row.items() if cell is not None}
+            good = reader.line_num
+            where = f"{path}, line {good}"
+            if not row:
+                continue
+            if not header:
+                header = row
+                _check_header(header, columns, where)
+            elif len(row) != len(header):
+                raise UserError(_uneven(row, header, where))
+            else:
+                yield good, dict(zip(header, row, strict=True))
     except csv.Error as error:
         # Of the row after the last good one, which may run on for lines.
         raise UserError(
-            f"{path}, line {reader.line_num + 1} is not CSV ({error}); correct the line."
+            f"{path}, line {good + 1} is not CSV ({error}); correct the line."
         ) from error
 
 
-def _cells(dataset: Dataset, row: dict[str, Any], where: str) -> list[str | None]:
+def _check_header(header: list[str], columns: Sequence[str], where: str) -> None:
+    for column in columns:
+        if header.count(column) > 1:
+            raise UserError(f"{where}: the column '{column}' comes twice; rename one of them.")
+    other = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    apart = next((name for sign, name in other.items() if sign in "".join(header)), None)
+    if len(header) == 1 and apart and header[0] not in columns:
+        raise UserError(f"{where}: the columns are separated by {apart}; separate them by commas.")
+
+
+def _uneven(row: list[str], header: list[str], where: str) -> str:
+    if len(row) > len(header):
+        return f"{where} has more cells than the header; quote the texts that hold commas."
+    lacking = ", ".join(f"'{name}'" for name in header[len(row) :])
+    return f"{where} has fewer cells than the header: no {lacking}; complete the line."
+
+
+def _cells(
+    dataset: Dataset, columns: Sequence[str], row: dict[str, Any], where: str
+) -> list[str | None]:
     cells: list[str | None] = []
-    for column in _columns(dataset):
+    for column in columns:
         if column not in row:
             raise UserError(
-                f"{where} has no '{column}' (it has {', '.join(row)}); correct the line or the columns"
+                f"{where} has no '{column}' (it has {_printable(row)}); correct the line or the columns"
                 f" of data.own.{dataset.key}."
             )
         cell = row[column]
@@ -125,6 +186,11 @@ def _cells(dataset: Dataset, row: dict[str, Any], where: str) -> list[str | None
             )
         cells.append(cell)
     return cells
+
+
+def _printable(names: Sequence[str] | dict[str, Any]) -> str:
+    """Names for a sentence; what is no character is spelt out."""
+    return ", ".join(names).encode(errors="backslashreplace").decode()
 
 
 def _is_unicode(cell: str | None) -> bool:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import yaml
 from conftest import ROOT
+from pyarrow import parquet
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
@@ -169,6 +171,100 @@ def test_bad_jsonl_is_one_sentence(content: str | bytes, says: list[str], tmp_pa
         assert part in sentence
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (JSONL + '{"text": "b", "stars": 1, "stars": 5}', "line 3: the key 'stars' comes twice"),
+        (JSONL + '{"text": "b", "text": "a", "stars": 1}', "line 3: the key 'text' comes twice"),
+        (JSONL + '{"text": {"en": "b"}, "stars": 1}', "line 3, 'text' holds {"),
+        (JSONL + '{"txt\\ud800": "b", "stars": 1}', "line 3 has no 'text' (it has txt\\ud800, stars)"),
+        (JSONL + f'{{"text": "b", "stars": {"1" * 5_000}}}', "line 3 cannot be read"),
+        (JSONL + "[" * 100_000, "line 3 cannot be read"),
+    ],
+)  # fmt: skip
+def test_no_value_of_json_is_taken_for_another(content: str, says: str, tmp_path: Path) -> None:
+    assert says in _refused(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("text,stars,stars\na,1,5\nb,5,1\n", "line 1: the column 'stars' comes twice; rename one"),
+        ("text,stars,text\na,1,x\nb,5,y\n", "line 1: the column 'text' comes twice"),
+        ("\n\nstars,text,stars\n1,a,5\n", "line 3: the column 'stars' comes twice"),
+        (
+            "n,stars,text,note\n1,1,a,x\n2,5,y\n",
+            "line 3 has fewer cells than the header: no 'note'",
+        ),
+        ("text;stars\na;1\nb;5\n", "line 1: the columns are separated by semicolons"),
+        ("text\tstars\na\t1\nb\t5\n", "line 1: the columns are separated by tabs"),
+    ],
+)
+def test_no_column_of_csv_is_taken_for_another(content: str, says: str, tmp_path: Path) -> None:
+    assert says in _refused(tmp_path, content, "reviews.csv")
+
+
+def test_columns_that_the_set_does_not_use_may_share_a_name(tmp_path: Path) -> None:
+    table = _load(tmp_path, "text,,stars,\na,,1,\nb,,5,\n", "reviews.csv")
+    assert table["input"].to_list() == ["a", "b"]
+
+
+def test_a_column_that_parquet_has_twice_is_named(tmp_path: Path) -> None:
+    texts, stars = pa.array(["a", "b"]), pa.array([1, 5])
+    parquet.write_table(
+        pa.table([texts, stars, stars[::-1]], names=["text", "stars", "stars"]), tmp_path / "in.pq"
+    )
+    assert "'stars'" in _refused(tmp_path, (tmp_path / "in.pq").read_bytes(), "in.parquet")
+
+
+def test_texts_that_parquet_keeps_in_a_dictionary_are_texts(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a", "b"], "stars": ["1", "5"]})
+    frame.cast(pl.Categorical).write_parquet(tmp_path / "in.parquet")
+    table = _load(tmp_path, (tmp_path / "in.parquet").read_bytes(), "in.parquet")
+    assert table.select("input", "label").rows() == [("a", "bad"), ("b", "good")]
+
+
+WRITTEN = """
+models: [micro]
+mixture: {{prompts: 1}}
+data:
+  own:
+    reviews:
+      {{role: tuning, files: {{train: in.csv}}, columns: [text], label_column: stars,
+       instruction: Which one, labels: {labels}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "cells", "natural"),
+    [
+        ("{yes: good, no: bad}", "yes no", "good bad"),
+        ("[on, off]", "on off", "on off"),
+        ("{010: ten, 1:30: half}", "010 1:30", "ten half"),
+        ("{0x1F: a, 2020-01-01: b}", "0x1F 2020-01-01", "a b"),
+        ("{0.0: bad, 1.0: good}", "0.0 1.0", "bad good"),
+        ("{NA: unknown, None: nothing}", "NA None", "unknown nothing"),
+        ("{false: bad, true: good}", "False True", "bad good"),
+        ("{False: bad, True: good}", "FALSE true", "bad good"),
+    ],
+)
+def test_a_label_is_the_text_that_it_looks_like(
+    labels: str, cells: str, natural: str, tmp_path: Path
+) -> None:
+    first, second = cells.split()
+    (tmp_path / "in.csv").write_text(f"text,stars\na,{first}\nb,{second}\n")
+    (tmp_path / "mine.yaml").write_text(WRITTEN.format(labels=labels))
+    experiment = load_experiment(str(tmp_path / "mine.yaml"))
+    (dataset,) = experiment.datasets()
+    table = load_examples(dataset, experiment, public_source(None))
+    assert table["label"].to_list() == natural.split()
+
+
+def test_an_id_may_be_a_column_of_the_input(tmp_path: Path) -> None:
+    table = _load(tmp_path, JSONL, id_column="text")
+    assert table["example_id"].to_list() == ["reviews/train/dull", "reviews/train/fun"]
+
+
 CSV = "text,stars\ndull,1\nfun,5\n"
 
 
@@ -264,6 +360,10 @@ def test_a_missing_file_names_the_setting(name: str, tmp_path: Path) -> None:
         ({"labels": {1: "bad", 5: "bad"}}, ["a natural label of its own"]),
         ({"labels": ["bad", "bad"]}, ["at least 2"]),
         ({"labels": {1: 2, 5: 3}}, ["'data.own.reviews.labels.1'", "valid string"]),
+        ({"labels": {1: "bad", "1": "good", 5: "fine"}}, ["'1' is named twice"]),
+        ({"labels": {False: "bad", "False": "good"}}, ["'false' is named twice"]),
+        ({"labels": {None: "bad", 1: "good"}}, ["None is no text or number"]),
+        ({"columns": ["text", "stars"]}, ["'data.own.reviews'", "would show the label"]),
         ({"labels": "bad"}, ["'data.own.reviews.labels'", "dictionary"]),
         ({"key": "Reviews"}, ["'data.own.Reviews", "pattern"]),
         ({"key": "rte"}, ["'data.own'", "the catalogue has a set called 'rte'"]),
