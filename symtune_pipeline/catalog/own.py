@@ -13,7 +13,7 @@ from pydantic import ConfigDict, ValidationInfo, field_validator, model_validato
 
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.facts import Fact
-from symtune_pipeline.tables import Role
+from symtune_pipeline.tables import MOST_CLASSES, Role
 
 OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -86,6 +86,10 @@ class OwnDataset(Fact):
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: dict[str, str]) -> dict[str, str]:
+        if len(labels) > MOST_CLASSES:
+            raise ValueError(
+                f"{len(labels):,} classes are above {MOST_CLASSES:,}, the most of a set"
+            )
         if len(set(labels.values())) < len(labels):
             raise ValueError("every label needs a natural label of its own")
         return labels

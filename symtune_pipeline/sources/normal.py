@@ -13,6 +13,7 @@ from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.tables import RAW_EXAMPLES
 
+SHOWN = 10  # labels that a sentence names
 MAX_CHARACTERS = 100_000  # of one text: far beyond any context, so rather a damaged file
 
 
@@ -104,8 +105,8 @@ def _check_values(
     for row, label in unknown.select("row", "label").head(1).iter_rows():
         raise refuse(
             row,
-            f"label {label!r} is none of {sorted(dataset.labels)}; correct the row or the labels of"
-            f" dataset '{dataset.key}'",
+            f"label {label!r} is none of {_some(sorted(dataset.labels))}; correct the row or the labels"
+            f" of dataset '{dataset.key}'",
         )
     twice = rows.filter(pl.col("id").is_null() | ~pl.col("id").is_first_distinct())
     for row, name in twice.select("row", "id").head(1).iter_rows():
@@ -133,6 +134,12 @@ def _check_texts(rows: pl.DataFrame, column: str, refuse: Callable[[int, str], U
                 " most, so shorten or remove it",
             )
         raise refuse(row, f"the text in '{column}' holds a NUL character; remove it")
+
+
+def _some(labels: Sequence[int | str]) -> str:
+    """The labels as a list; of hundreds the first ten."""
+    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    return f"{list(labels[:SHOWN])}{more}"
 
 
 def _is_empty(column: str) -> pl.Expr:

@@ -362,6 +362,7 @@ def test_a_missing_file_names_the_setting(name: str, tmp_path: Path) -> None:
         ({"labels": {1: 2, 5: 3}}, ["'data.own.reviews.labels.1'", "valid string"]),
         ({"labels": {1: "bad", "1": "good", 5: "fine"}}, ["'1' is named twice"]),
         ({"labels": {False: "bad", "False": "good"}}, ["'false' is named twice"]),
+        ({"labels": [f"c{i}" for i in range(65_537)]}, ["65,537 classes are above 65,536"]),
         ({"labels": {None: "bad", 1: "good"}}, ["None is no text or number"]),
         ({"columns": ["text", "stars"]}, ["'data.own.reviews'", "would show the label"]),
         ({"labels": "bad"}, ["'data.own.reviews.labels'", "dictionary"]),
