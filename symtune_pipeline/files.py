@@ -61,6 +61,16 @@ def read_frames(path: Path) -> Iterator[pl.DataFrame]:
             yield pl.DataFrame(pl.from_arrow(file.read_row_group(group)))
 
 
+def scan_table(path: Path) -> pl.LazyFrame:
+    """A Parquet file as a lazy frame; `[` and `*` in its path are no pattern, and `=` no column."""
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """The table of a Parquet file, whatever its path holds."""
+    return pl.read_parquet(path, glob=False, hive_partitioning=False)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file beside, then rename, so that a reader sees the old one or the new one."""
     beside = path.with_name(f".{path.name}-{os.getpid()}")

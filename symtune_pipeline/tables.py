@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import polars as pl
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.files import TABLE
+from symtune_pipeline.files import TABLE, scan_table
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameSchema
@@ -163,7 +163,7 @@ class Table:
         from pandera.errors import SchemaError
 
         try:
-            self._schema.validate(pl.scan_parquet(folder / self.file))
+            self._schema.validate(scan_table(folder / self.file))
         except SchemaError as error:
             return str(error).splitlines()[0]
         return None

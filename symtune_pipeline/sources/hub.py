@@ -13,6 +13,7 @@ import polars as pl
 
 from symtune_pipeline.catalog.datasets import HubLocation
 from symtune_pipeline.errors import MissingData, UserError
+from symtune_pipeline.files import read_table
 from symtune_pipeline.sources.hub_client import (
     TIMEOUT,
     asking_again,
@@ -122,4 +123,4 @@ def _parquet_branch(hub: HubLocation, split: str) -> pl.DataFrame:
     files = [path for path in present if fnmatch(path.relative_to(folder).as_posix(), pattern)]
     if not files:
         raise FileNotFoundError(f"no file {pattern}")
-    return pl.read_parquet(files)
+    return pl.concat(map(read_table, files))
