@@ -93,11 +93,11 @@ def test_an_interrupt_still_interrupts(tmp_path: Path, monkeypatch: pytest.Monke
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes a call and never answers
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        calls = Timer(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        calls = Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT))
         calls.start()
         try:
             with pytest.raises(KeyboardInterrupt):
-                WandbTracker(folder=str(tmp_path)).log_job("run", LOG, {}, print)
+                WandbTracker(folder=str(tmp_path), patience=4).log_job("run", LOG, {}, print)
         finally:
             calls.cancel()
 
