@@ -26,6 +26,8 @@ from symtune_pipeline.sources.hub_client import (
 )
 from symtune_pipeline.sources.source import FileVersion
 
+ENTRY = "its entry in the catalogue or in data.own"
+
 
 class Hub:
     """Reads public sets; `wait` is the pause in seconds after a first failure, doubled each time.
@@ -72,7 +74,7 @@ class Hub:
                 raise UserError(no_download(where, error)) from error
             answer = refused(error)
             if answer is not None and answer.response.status_code in (401, 403):
-                raise MissingData(refusal(where, answer)) from error
+                raise MissingData(refusal(where, answer, ENTRY)) from error
             raise MissingData(f"{where} cannot be loaded ({reason(error)}); {way_out}.") from error
 
     def _ask(self, hub: HubLocation, where: str) -> None:
@@ -93,7 +95,7 @@ class Hub:
                     " a mirror with SYMTUNE_MIRROR, or set HF_HUB_OFFLINE=1 to use those in its cache."
                 )
                 raise MissingData(self._silent) from error
-            raise MissingData(refusal(where, error)) from error
+            raise MissingData(refusal(where, error, ENTRY)) from error
 
 
 def _published(hub: HubLocation, split: str) -> pl.DataFrame:

@@ -23,12 +23,14 @@ def normal_form(
     split: str,
     where: str,
     lines: Sequence[int] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
     """Examples of one split in the normal form.
 
     `where` names the file or repository in errors, and `lines` the line of each row where the file
-    is text. Rows with the dataset's hidden label (-1 on the hub, as a rule) are left out. Public
-    sets hold a few empty texts: such a row keeps an empty input, for staging to drop and count.
+    is text. Rows with what the dataset has in place of a label (-1 on the hub, as a rule) are left out,
+    and `say` is told how many. Public sets hold a few empty texts: such a row keeps an empty input,
+    for staging to drop and count.
     Raises UserError for a missing column or one of another kind, a label that is not listed, a
     single class, an id that comes twice, and a text that is too long or holds a NUL.
     """
@@ -44,9 +46,7 @@ def normal_form(
         id=pl.col(dataset.id_column) if dataset.id_column else pl.row_index().cast(pl.String),
         row=pl.row_index(),
     )
-    if dataset.hidden_label is not None:
-        visible = pl.col("label").cast(pl.String) != str(dataset.hidden_label)
-        rows = rows.filter(pl.col("label").is_null() | visible)
+    rows = _labelled(rows, dataset, where, say)
     _check_values(rows, dataset, where, refuse)
     label_ids = {label: label_id for label_id, label in enumerate(dataset.labels)}
     return rows.select(
@@ -76,6 +76,19 @@ def empty_inputs(examples: pl.DataFrame, where: str) -> str | None:
         f"{where}: {len(empty)} of {len(examples)} examples have an empty text and are left out, the"
         f" first is {empty[0]}; fill or remove these rows."
     )
+
+
+def _labelled(
+    rows: pl.DataFrame, dataset: Dataset, where: str, say: Callable[[str], None]
+) -> pl.DataFrame:
+    """The rows that have a label."""
+    signs = [str(sign) for sign in dataset.unlabelled if sign is not None]
+    label = pl.col("label").cast(pl.String)
+    without = label.is_in(signs).fill_null(None in dataset.unlabelled)
+    kept = rows.filter(~without)
+    if len(kept) < len(rows):
+        say(f"{where}: {len(rows) - len(kept):,} of {len(rows):,} rows have no label; left out")
+    return kept
 
 
 def _check_columns(frame: pl.DataFrame, dataset: Dataset, where: str) -> None:

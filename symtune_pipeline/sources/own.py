@@ -1,7 +1,6 @@
-"""The user's own files: CSV, JSONL and Parquet as one kind of frame.
+"""The user's own files: CSV, TSV, JSONL and Parquet as one kind of frame.
 
-The label and id columns come out as text, whatever the file held. Rows of CSV and JSONL come with
-the line where they stand, for messages.
+Rows of text files come with the line where they stand, for messages.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from typing import Any
 import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
-from symtune_pipeline.catalog.own import label_as_text
 from symtune_pipeline.errors import UserError
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 Line = tuple[int, dict[str, Any]]
 
@@ -35,34 +36,33 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
             f"{path} cannot be read ({error.strerror}); correct data.own.{dataset.key}.files."
         ) from error
     if path.suffix == ".parquet":
-        return as_own(dataset, _parquet(path, content)), None
+        return _parquet(path, content), None
     text = _decoded(path, content)
     columns = _columns(dataset)
-    read = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text, columns)
+    if path.suffix == ".jsonl":
+        read = _jsonl(path, text)
+    else:
+        read = _csv(path, text, columns, SEPARATORS[path.suffix])
     lines, rows = [], []
     for number, row in read:
         lines.append(number)
         rows.append(_cells(dataset, columns, row, f"{path}, line {number}"))
-    return as_own(
-        dataset, pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row")
-    ), lines
+    return pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row"), lines
 
 
 def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
-    """A frame whose labels and ids are text, as the labels of a set of one's own are."""
+    """A frame from wherever, with labels and ids as text, as the labels of a set of one's own are."""
     kinds = frame.schema
-    keys = [dataset.label_column, *([dataset.id_column] if dataset.id_column else [])]
-    # Texts of few kinds are often written as numbers with a dictionary.
-    texts = [name for name in dataset.columns if kinds.get(name) in (pl.Categorical, pl.Enum)]
-    texts += [name for name in keys if name in kinds and not kinds[name].is_nested()]
-    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in dict.fromkeys(texts))
-    if frame.schema.get(dataset.label_column) != pl.String:
+    # Texts of few kinds are often kept as numbers and a dictionary.
+    texts = {name for name in dataset.columns if kinds.get(name) in (pl.Categorical, pl.Enum)}
+    keys = {dataset.label_column, dataset.id_column} & set(kinds)
+    texts |= {name for name in keys if name and not kinds[name].is_nested()}
+    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in sorted(texts))
+    if dataset.label_column not in texts:
         return frame  # the normal form says what is wrong
     label = pl.col(dataset.label_column)
-    spelt = {
-        each: label_as_text(each) for each in frame[dataset.label_column].unique().drop_nulls()
-    }
-    return frame.with_columns(label.replace(spelt))
+    small = label.str.to_lowercase()  # files write true and false in any case
+    return frame.with_columns(pl.when(small.is_in(["true", "false"])).then(small).otherwise(label))
 
 
 def _columns(dataset: Dataset) -> list[str]:
@@ -125,8 +125,8 @@ def _jsonl(path: Path, text: str) -> Iterator[Line]:
         yield number, row
 
 
-def _csv(path: Path, text: str, columns: Sequence[str]) -> Iterator[Line]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> Iterator[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] = []
     good = 0  # the last line of the last row
     try:
@@ -137,9 +137,9 @@ def _csv(path: Path, text: str, columns: Sequence[str]) -> Iterator[Line]:
                 continue
             if not header:
                 header = row
-                _check_header(header, columns, where)
+                _check_header(header, columns, separator, where)
             elif len(row) != len(header):
-                raise UserError(_uneven(row, header, where))
+                raise UserError(_uneven(row, header, separator, where))
             else:
                 yield good, dict(zip(header, row, strict=True))
     except csv.Error as error:
@@ -149,19 +149,23 @@ def _csv(path: Path, text: str, columns: Sequence[str]) -> Iterator[Line]:
         ) from error
 
 
-def _check_header(header: list[str], columns: Sequence[str], where: str) -> None:
+def _check_header(header: list[str], columns: Sequence[str], separator: str, where: str) -> None:
     for column in columns:
         if header.count(column) > 1:
             raise UserError(f"{where}: the column '{column}' comes twice; rename one of them.")
-    other = {";": "semicolons", "\t": "tabs", "|": "bars"}
-    apart = next((name for sign, name in other.items() if sign in "".join(header)), None)
-    if len(header) == 1 and apart and header[0] not in columns:
-        raise UserError(f"{where}: the columns are separated by {apart}; separate them by commas.")
+    other = next((name for sign, name in NAMES.items() if sign in header[0]), None)
+    if len(header) == 1 and other and header[0] not in columns:
+        raise UserError(
+            f"{where}: the columns are separated by {other} where {NAMES[separator]} are needed; save the"
+            " file as .csv with commas or as .tsv with tabs."
+        )
 
 
-def _uneven(row: list[str], header: list[str], where: str) -> str:
+def _uneven(row: list[str], header: list[str], separator: str, where: str) -> str:
     if len(row) > len(header):
-        return f"{where} has more cells than the header; quote the texts that hold commas."
+        return (
+            f"{where} has more cells than the header; quote the texts that hold {NAMES[separator]}."
+        )
     lacking = ", ".join(f"'{name}'" for name in header[len(row) :])
     return f"{where} has fewer cells than the header: no {lacking}; complete the line."
 

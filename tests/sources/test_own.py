@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from conftest import ROOT
+from graph import materialise
 from pyarrow import parquet
 
 from symtune_pipeline.errors import UserError
@@ -71,19 +73,19 @@ def test_jsonl_takes_the_normal_form(tmp_path: Path) -> None:
     ]
 
 
-def test_csv_jsonl_and_parquet_are_the_same(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"text": ["a, b", 'say "c"\nd'], "stars": [5, 1]})
+def test_csv_tsv_jsonl_and_parquet_are_the_same(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a, b", 'say "c"\n\td'], "stars": [5, 1]})
+    frame.write_csv(tmp_path / "in.tsv", separator="\t")
     frame.write_csv(tmp_path / "in.csv")
     frame.write_ndjson(tmp_path / "in.jsonl")
     frame.write_parquet(tmp_path / "in.parquet")
     tables = [
         _load(tmp_path, (tmp_path / name).read_bytes(), name)
-        for name in ("in.csv", "in.jsonl", "in.parquet")
+        for name in ("in.csv", "in.jsonl", "in.parquet", "in.tsv")
     ]
-    assert tables[0]["input"].to_list() == ["a, b", 'say "c"\nd']
+    assert tables[0]["input"].to_list() == ["a, b", 'say "c"\n\td']
     assert tables[0]["label"].to_list() == ["good", "bad"]
-    assert tables[0].equals(tables[1])
-    assert tables[0].equals(tables[2])
+    assert all(tables[0].equals(table) for table in tables)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,60 @@ def test_columns_are_joined_or_shown_as_the_input_says(tmp_path: Path) -> None:
     assert joined["input"].to_list() == ["x | y", "z | w"]
     shown = _load(tmp_path, lines, columns=["a", "row"], input="Row: {row} A: {a}")
     assert shown["input"].to_list() == ["Row: y A: x", "Row: w A: z"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "tsv"])
+def test_rows_that_say_no_label_are_left_out_and_counted(suffix: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a", "b", "c", "d", "e"], "stars": [1, -1, 5, 99, -1]})
+    path = tmp_path / f"in.{suffix}"
+    writes: dict[str, Any] = {"csv": frame.write_csv, "jsonl": frame.write_ndjson}
+    writes |= {"parquet": frame.write_parquet, "tsv": partial(frame.write_csv, separator="\t")}
+    writes[suffix](path)
+    experiment = _experiment(tmp_path, files={"train": path.name}, unlabelled=[-1, "99"])
+    told: list[str] = []
+    table = load_examples(experiment.datasets()[0], experiment, public_source(None), told.append)
+    assert table["example_id"].to_list() == ["reviews/train/0", "reviews/train/2"]
+    assert told == [f"{path}: 3 of 5 rows have no label; left out"]
+
+
+def test_a_label_that_is_missing_can_say_no_label_too(tmp_path: Path) -> None:
+    lines = JSONL + '{"text": "so so", "stars": null}\n'
+    assert len(_load(tmp_path, lines, unlabelled=[None])) == 2
+    assert "line 3: label None is none of" in _refused(tmp_path, lines, unlabelled=[-1])
+
+
+HUB = {"repository": "some/reviews", "config": "en", "splits": {"train": "train"},
+       "revision": "0123456789" * 4}  # fmt: skip
+
+
+def test_a_set_of_the_hub_needs_no_entry_in_the_catalogue(tmp_path: Path) -> None:
+    """Here from a mirror, which holds what the hub holds; its numbers are compared as text."""
+    path = tmp_path / "mirror" / "some" / "reviews" / "en" / "train.parquet"
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({"text": ["a", "b", "c"], "stars": [5, -1, 1]}).write_parquet(path)
+    experiment = _experiment(tmp_path, files=None, hub=HUB, unlabelled=[-1])
+    (dataset,) = experiment.datasets()
+    told: list[str] = []
+    source = public_source(str(tmp_path / "mirror"))
+    table = load_examples(dataset, experiment, source, told.append)
+    assert table.select("example_id", "label").rows() == [
+        ("reviews/train/0", "good"),
+        ("reviews/train/2", "bad"),
+    ]
+    assert told == [f"{path}: 1 of 3 rows have no label; left out"]
+    assert files_version(dataset, source) != [None]
+
+
+def test_the_mirror_is_asked_whatever_the_other_sets_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mirror" / "some" / "reviews" / "en" / "train.parquet"
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({"text": ["a", "b"], "stars": ["1", "5"]}).write_parquet(path)
+    monkeypatch.setenv("SYMTUNE_MIRROR", str(tmp_path / "mirror"))
+    experiment = _experiment(tmp_path, files=None, hub=HUB)
+    assert materialise(experiment, tmp_path / "store", ["raw_reviews"]).success
+    assert len(Store(tmp_path / "store").read_table("raw_reviews")) == 2
 
 
 def test_an_id_column_names_the_examples(tmp_path: Path) -> None:
@@ -352,6 +408,19 @@ def test_a_missing_file_names_the_setting(name: str, tmp_path: Path) -> None:
         ({"files": {"test": "x.csv"}}, ["needs a file called train"]),
         ({"files": {"dev": "x.csv"}}, ["'train' or 'test'"]),
         ({"files": {}}, ["at least 1"]),
+        ({"files": None}, ["'data.own.reviews'", "name either files or hub"]),
+        ({"hub": HUB}, ["'data.own.reviews'", "name either files or hub"]),
+        (
+            {"files": None, "hub": HUB | {"revision": "main"}},
+            ["hub.revision'", "'main' is no commit"],
+        ),
+        ({"files": None, "hub": HUB | {"splits": {"test": "test"}}}, ["a split called train"]),
+        ({"files": None, "hub": HUB | {"splits": {"dev": "dev"}}}, ["'train' or 'test'"]),
+        ({"files": None, "hub": HUB | {"repository": "../x"}}, ["hub.repository'", "pattern"]),
+        ({"files": None, "hub": HUB | {"config": "a/b"}}, ["hub.config'", "pattern"]),
+        ({"files": None, "hub": HUB | {"split": "train"}}, ["did you mean 'splits'?"]),
+        ({"unlabelled": [1]}, ["'1' is in labels and in unlabelled"]),
+        ({"unlabelled": -1}, ["'data.own.reviews.unlabelled'", "tuple"]),
         ({"columns": []}, ["'data.own.reviews.columns'", "at least 1"]),
         ({"input": "Review: {txt}"}, ["must show {text} once"]),
         ({"input": "{text} {text}"}, ["must show {text} once"]),
@@ -397,6 +466,15 @@ def test_without_a_source_there_are_own_sets_only_and_with_one_they_come_last(
 
 
 # --- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_describes_a_set_of_the_hub(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yml\n(.*?)```", page, re.DOTALL)
+    settings = f"models: [micro]\nmixture: {{prompts: 1}}\n{block}"
+    (tmp_path / "mine.yaml").write_text(settings, encoding="utf-8")
+    (dataset,) = load_experiment(str(tmp_path / "mine.yaml")).datasets()
+    assert dataset.hub and f"`<mirror>/{dataset.hub.repository}/default/train.parquet`" in page
 
 
 def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:

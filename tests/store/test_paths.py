@@ -170,7 +170,7 @@ def test_a_whole_run_in_odd_folders_with_an_odd_name(tmp_path: Path) -> None:
     symtune("export", "lm-eval", str(tmp_path / "tasks [of] it"))
 
     dropped = tmp_path / "dropped [model] é #3"
-    shutil.copytree(store.folder("symbol_tuned_model", "micro") / "model", dropped)
+    shutil.copytree(store.folder("symbol_tuned_model", "micro"), dropped)
     suites = [
         store.read_table("eval", name=suite.file).head(4)
         for suite in (CLASSIFICATION_SUITE, ALGORITHMIC_SUITE)
