@@ -9,7 +9,7 @@ import polars as pl
 from assets.step import Check, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE, read_frames, write_frames, write_text
+from symtune_pipeline.files import TABLE, read_frames, scan_table, write_frames, write_text
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.symbols import shared_token_sequences
 from symtune_pipeline.tables import PACKED_MIXTURE
@@ -82,7 +82,7 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
 
 
 def _counts(blocks: Path, size: int) -> Metadata:
-    lengths = pl.scan_parquet(blocks).select(
+    lengths = scan_table(blocks).select(
         pl.col("tokens", "target_positions").list.len().cast(pl.Int64).sum(), blocks=pl.len()
     )
     tokens, targets, count = lengths.collect().row(0)

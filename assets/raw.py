@@ -50,13 +50,10 @@ def raw_assets(experiment: Experiment) -> dg.AssetsDefinition:
 def _spec(dataset: Dataset, experiment: Experiment) -> dg.AssetSpec:
     """The asset of a dataset; its content depends on where its examples come from."""
     sizes = (experiment.seed, experiment.data.train_rows, experiment.data.test_rows)
-    if dataset.files:
-        module, settings = "own", None
-    elif dataset.hub:
-        module, settings = "hub", None  # a mirror holds the same
-    else:
-        module, settings = "generated", sizes
-    code = [f"symtune_pipeline.sources.{name}" for name in (module, "normal")]
+    own = ["own"] if dataset.key in experiment.data.own else []
+    hub = ["hub"] if dataset.hub else []  # a mirror holds the same
+    modules, settings = ([*own, *hub], None) if own or hub else (["generated"], sizes)
+    code = [f"symtune_pipeline.sources.{name}" for name in (*modules, "normal")]
     return dg.AssetSpec(
         raw_key(dataset),
         description=f"{dataset.task_type.capitalize()}, for {dataset.role}: {dataset.instruction}",
@@ -73,7 +70,8 @@ def _load_all(step: Step, chosen: Mapping[str, Dataset]) -> Iterator[dg.Material
     """Load every set that can be had; the others are left out where the experiment allows it."""
     missing: dict[str, MissingData] = {}
     with user_errors():
-        source = public_source(mirror_folder() if step.experiment.data.source == "hub" else None)
+        public = any(dataset.hub for dataset in chosen.values())
+        source = public_source(mirror_folder() if public else None)
     for key, dataset in chosen.items():
         with user_errors():
             try:
@@ -107,7 +105,7 @@ def _make(
 
 
 def _load(step: Step, dataset: Dataset, source: Source, folder: Path) -> Metadata:
-    table = load_examples(dataset, step.experiment, source)
+    table = load_examples(dataset, step.experiment, source, step.say)
     warning = empty_inputs(table, f"Dataset '{dataset.key}'")
     if warning:
         step.warn(warning)

@@ -13,7 +13,7 @@ from assets.versions import code_version
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE
+from symtune_pipeline.files import TABLE, scan_table
 from symtune_pipeline.sql.engine import TestResult, run_model, run_tests
 from symtune_pipeline.sql.model import SqlModel, column_lineage, load_models
 from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, RAW_EXAMPLES, SOURCES
@@ -143,7 +143,7 @@ def _preview(path: Path) -> str:
         tbl_width_chars=10_000,
         fmt_str_lengths=100,
     ):
-        rows = pl.scan_parquet(path).head(SCREEN + 1).collect()
+        rows = scan_table(path).head(SCREEN + 1).collect()
         rows = rows.head(5) if len(rows) > SCREEN else rows
         return str(rows.with_columns(pl.col(pl.String).str.replace_all("|", r"\|", literal=True)))
 

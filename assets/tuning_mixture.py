@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import write_frames
+from symtune_pipeline.files import scan_table, write_frames
 from symtune_pipeline.prompts.mixture import mixture_chunks, short_prompts
 from symtune_pipeline.prompts.symbols import first_tokens
 from symtune_pipeline.prompts.text import render, tuning_prompt
@@ -42,7 +42,7 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     pool = step.artifacts.read_table("symbol_pool")
     chunks = mixture_chunks(examples, pool, config, step.experiment.seed, _first(step, pool))
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
-    short = short_prompts(pl.scan_parquet(file), config)
+    short = short_prompts(scan_table(file), config)
     for dataset, prompts in short.items():
         step.warn(
             f"{dataset}: {prompts:,} prompts have fewer than {config.exemplars_per_class[0]}"
@@ -65,6 +65,6 @@ def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
 
 
 def _sample(step: Step, file: Path, examples: pl.DataFrame) -> str:
-    [first] = pl.read_parquet(file, n_rows=1).to_dicts()
+    [first] = scan_table(file).head(1).collect().to_dicts()
     instructions = step.experiment.instructions()
     return render(tuning_prompt(first, examples.sort("example")["input"], instructions))

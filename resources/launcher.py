@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
-import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from resources.pipes import run_here
 from symtune_pipeline.errors import UserError, first_fault
+from symtune_pipeline.files import parse_yaml
 from symtune_pipeline.tuning.config import JobConfig
 
 LAUNCHERS = Path(__file__).resolve().parent.parent / "launchers"
@@ -116,17 +116,14 @@ def load_launcher(name: str) -> Launcher:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else LAUNCHERS / f"{name}.yaml"
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(p.stem for p in LAUNCHERS.glob("*.yaml")))
         raise UserError(
             f"Launcher file {path} cannot be read ({error}); set SYMTUNE_LAUNCHER to one of {known}"
             " or to the path of your own file."
         ) from error
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"Launcher file {path} is not valid YAML: {' '.join(str(error).split())}."
-        ) from error
+    settings = parse_yaml(text, f"Launcher file {path}")
     kinds = TypeAdapter[Launcher](Kinds)
     try:
         return kinds.validate_python(settings)

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 from filelock import FileLock, Timeout
 
-from symtune_pipeline.files import TABLE, content_hash
+from symtune_pipeline.files import TABLE, content_hash, scan_table
 from symtune_pipeline.progress import duration
 from symtune_pipeline.store.folder import Manifest, Store
 
@@ -149,6 +148,6 @@ def table_schema(path: Path, descriptions: Mapping[str, str]) -> dg.TableSchema:
     return dg.TableSchema(
         [
             dg.TableColumn(name, str(dtype), descriptions.get(name))
-            for name, dtype in pl.read_parquet_schema(path).items()
+            for name, dtype in scan_table(path).collect_schema().items()
         ]
     )

@@ -10,6 +10,9 @@ from typing import Literal
 
 import dagster as dg
 import polars as pl
+from pydantic import ValidationError
+
+from symtune_pipeline.errors.interrupts import interrupted
 
 
 class WandbTracker(dg.ConfigurableResource[None]):
@@ -26,23 +29,44 @@ class WandbTracker(dg.ConfigurableResource[None]):
         settings: dict[str, object],
         warn: Callable[[str], None],
     ) -> None:
-        """One run with a row of metrics per step.
+        """One run with a row of metrics per step; `warn` is told, in a sentence, why there is none.
 
-        A server that cannot be reached costs no tuned model: the run is then kept in the folder.
+        Nothing that is wrong here costs a tuned model: where a server cannot be reached the run is
+        kept in the folder, and where a setting is wrong there is no run. An interrupt passes.
         """
+        try:
+            trouble = self._log_job(name, log, settings)
+        # The libraries raise their own, pydantic's and the system's errors.
+        except Exception as error:
+            if interrupted():
+                raise
+            trouble = (
+                f"Weights & Biases cannot be used ({_reason(error)}); the job's curves are kept without"
+                " it, so correct its settings before the next."
+            )
+        if trouble:
+            warn(trouble)
+
+    def _log_job(self, name: str, log: pl.DataFrame, settings: dict[str, object]) -> str | None:
+        """Log a job, and say why the server could not be used if it was asked."""
         import wandb
 
         Path(self.folder).mkdir(parents=True, exist_ok=True)
+        trouble = None
         try:
             if os.environ.get("WANDB_API_KEY"):
                 try:
-                    return self._log(name, log, settings, "online")
-                except wandb.Error as error:
-                    warn(
+                    self._log(name, log, settings, "online")
+                    return None
+                except Exception as error:
+                    if interrupted():
+                        raise
+                    trouble = (
                         f"Weights & Biases cannot be used ({type(error).__name__}); the curves are"
                         f" kept in {self.folder}, and `wandb sync` sends them later."
                     )
             self._log(name, log, settings, "offline")
+            return trouble
         finally:
             # A finished run's file is not whole until wandb's process has ended. Where that process
             # ended badly, wandb would end ours.
@@ -78,3 +102,17 @@ class WandbTracker(dg.ConfigurableResource[None]):
             for row in log.iter_rows(named=True):
                 known = {name: value for name, value in row.items() if value is not None}
                 run.log(known, step=int(row["step"]))
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without values: a setting may hold a key or the name of a server."""
+    from wandb.errors import AuthenticationError, UsageError
+
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"WANDB_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, UsageError) and not isinstance(error, AuthenticationError):
+        return str(error).splitlines()[0].rstrip(".")
+    return type(error).__name__

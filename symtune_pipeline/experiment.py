@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import (
     BaseModel,
@@ -22,6 +21,7 @@ from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_datase
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.errors import UserError, first_fault
+from symtune_pipeline.files import parse_yaml
 from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
 
 LIBRARY = Path(__file__).resolve().parent
@@ -308,8 +308,8 @@ def _known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, .
 def load_experiment(name: str) -> Experiment:
     """Read an experiment by its name in experiments/ or by the path of its file.
 
-    Raises UserError for a file that is missing or no YAML, and for a setting that is unknown, of
-    the wrong kind or out of range.
+    Raises UserError for a file that is missing or no YAML, and for a setting that comes twice, is
+    unknown, of the wrong kind or out of range.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
     try:
@@ -321,14 +321,10 @@ def load_experiment(name: str) -> Experiment:
             f" {known} or to the path of your own file."
         ) from error
     try:
-        settings = yaml.safe_load(text)
+        settings = parse_yaml(text, f"Experiment file {path}")
         return Experiment.model_validate(
             {"name": path.stem} | settings, context={"folder": path.parent}
         )
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"Experiment file {path} is not valid YAML: {' '.join(str(error).split())}."
-        ) from error
     except TypeError as error:
         raise UserError(
             f"Experiment file {path} must hold settings by name, such as 'seed: 0'."

@@ -1,17 +1,35 @@
-"""Files: hashes, atomic text, and tables that are written and read a part at a time."""
+"""Files: hashes, atomic text, YAML, and tables that are written and read a part at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import yaml
 from pyarrow import parquet
 
+from symtune_pipeline.errors import UserError
+
 TABLE = "data.parquet"  # the file of an artifact that holds one table
+
+# How plain words and numbers of YAML are read, by their first letters; any other is a text.
+_TAG = "tag:yaml.org,2002:"
+_KEPT = (f"{_TAG}null", f"{_TAG}merge")
+_READ_AS = {
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
 
 
 def sha256(path: Path) -> str:
@@ -43,8 +61,62 @@ def read_frames(path: Path) -> Iterator[pl.DataFrame]:
             yield pl.DataFrame(pl.from_arrow(file.read_row_group(group)))
 
 
+def scan_table(path: Path) -> pl.LazyFrame:
+    """A Parquet file as a lazy frame; `[` and `*` in its path are no pattern, and `=` no column."""
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """The table of a Parquet file, whatever its path holds."""
+    return pl.read_parquet(path, glob=False, hive_partitioning=False)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file beside, then rename, so that a reader sees the old one or the new one."""
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text holds; `where` names it in sentences.
+
+    PyYAML reads YAML 1.1, keeps the last of two equal keys, and takes `no` for false, `010` for 8 and
+    `1:30` for 90. Here these are the texts that they look like, as in YAML 1.2, and no key comes twice.
+    Raises UserError for what is no YAML, and for a key that comes twice in one mapping.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except _KeyTwice as error:
+        key, line = error.args
+        raise UserError(f"{where}, line {line}: '{key}' comes a second time; keep one.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from error
+
+
+class _KeyTwice(Exception):
+    """A key, and the line, from 1, where it comes again."""
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        first: [each for each in resolvers if each[0] in _KEPT]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping with its own keys; `<<` adds those of another mapping later."""
+        node = super().compose_mapping_node(anchor)
+        assert isinstance(node, yaml.MappingNode)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+                name = self.construct_object(key)
+                if name in seen:
+                    raise _KeyTwice(key.value, key.start_mark.line + 1)
+                seen.add(name)
+        return node
+
+
+for kind, (pattern, first) in _READ_AS.items():
+    _Loader.add_implicit_resolver(f"{_TAG}{kind}", re.compile(f"({pattern})$"), list(first))

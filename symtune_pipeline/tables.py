@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import polars as pl
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.files import TABLE
+from symtune_pipeline.files import TABLE, scan_table
 
 if TYPE_CHECKING:
     from pandera.polars import DataFrameSchema
@@ -90,6 +90,9 @@ def benchmarks_of(suite: Suite) -> tuple[str, ...]:
 
 # --- tables ---------------------------------------------------------------------------------------
 
+CLASS: Final = pl.UInt16  # an index into the labels of a dataset
+MOST_CLASSES: Final = 2**16
+
 
 @dataclass(frozen=True)
 class Column:
@@ -160,7 +163,7 @@ class Table:
         from pandera.errors import SchemaError
 
         try:
-            self._schema.validate(pl.scan_parquet(folder / self.file))
+            self._schema.validate(scan_table(folder / self.file))
         except SchemaError as error:
             return str(error).splitlines()[0]
         return None
@@ -180,7 +183,14 @@ def _rules(column: Column) -> Any:
     checks = [Check.isin(column.allowed)] if column.allowed else []
     checks += [Check.ge(column.least)] if column.least is not None else []
     checks += [Check.le(column.most)] if column.most is not None else []
+    # A number that its type cannot hold becomes null where polars puts it into a list.
+    checks += [Check(_without_nulls)] if isinstance(column.dtype, pl.List) else []
     return Rules(column.dtype, checks, unique=column.unique, nullable=column.nullable)
+
+
+def _without_nulls(data: Any) -> pl.LazyFrame:
+    whole: pl.LazyFrame = data.lazyframe.select(~pl.col(data.key).list.contains(None))
+    return whole
 
 
 def _text(description: str, *allowed: str, unique: bool = False, nullable: bool = False) -> Column:
@@ -258,7 +268,7 @@ TUNING_MIXTURE: Final = Table(
         "dataset": _DATASET,
         "format": _FORMAT,
         "examples": _list(pl.UInt32, "Example numbers in their order, the query last."),
-        "targets": _list(pl.UInt8, "For each example, the index of its class in labels."),
+        "targets": _list(CLASS, "For each example, the index of its class in labels."),
         "labels": _list(pl.String, "The text that stands for each class in this prompt."),
         "instructed": _flag("Whether the prompt has the instruction and natural labels."),
     },
@@ -286,10 +296,10 @@ CLASSIFICATION_SUITE: Final = Table(
         "format": _FORMAT,
         "instruction": _text("The task in one sentence; null: none is shown.", nullable=True),
         "exemplars": _list(pl.UInt32, "Example numbers of the exemplars."),
-        "exemplar_targets": _list(pl.UInt8, "The class that each exemplar is labelled with."),
+        "exemplar_targets": _list(CLASS, "The class that each exemplar is labelled with."),
         "labels": _list(pl.String, "The text that stands for each class."),
         "query": _number(pl.UInt32, "Example number of the query."),
-        "target": _number(pl.UInt8, "Index of the expected label."),
+        "target": _number(CLASS, "Index of the expected label."),
     },
 )
 ALGORITHMIC_SUITE: Final = Table(
@@ -324,8 +334,8 @@ CLASSIFICATION_PREDICTIONS: Final = Table(
         "dataset": _DATASET,
         "flipped_percent": _FLIPPED,
         "labels": _list(pl.String, "The candidate labels."),
-        "target": _number(pl.UInt8, "Index of the expected label."),
-        "prediction": _number(pl.UInt8, "Index of the label that the model ranks highest."),
+        "target": _number(CLASS, "Index of the expected label."),
+        "prediction": _number(CLASS, "Index of the label that the model ranks highest."),
         "logprobs": _list(pl.Float64, "Log-probability of each label after the prompt, in nats."),
         "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
         "dropped": _number(pl.UInt32, "Exemplars left out, so that the prompt fits the model."),

@@ -108,6 +108,26 @@ def test_a_file_that_holds_no_settings_is_one_sentence(
     assert says in _refused(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MODELS + DATA + MIXTURE + "seed: 1\nseed: 2\n", "line 5: 'seed' comes a second time"),
+        (MODELS + DATA + "mixture:\n  prompts: 1\n  prompts: 1\n", "line 5: 'prompts' comes"),
+        (MODELS + DATA + "mixture: {prompts: 1, 'prompts': 2}\n", "line 3: 'prompts' comes"),
+        (MODELS + MIXTURE + "data: {own: {a: {labels: {1: x, 1.0: y}}}}", "line 3: '1.0' comes"),
+    ],
+)
+def test_a_setting_that_comes_twice_is_named(text: str, says: str, tmp_path: Path) -> None:
+    assert says in _refused(tmp_path, text)
+
+
+def test_a_merged_setting_may_be_given_another_value(tmp_path: Path) -> None:
+    found = _load(
+        tmp_path, MODELS + DATA + "mixture: {<<: {prompts: 1, temperature: 2}, prompts: 3}"
+    )
+    assert (found.mixture.prompts, found.mixture.temperature) == (3, 2)
+
+
 @pytest.mark.parametrize("name", ["nope", "/nowhere/mine.yaml"])
 def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> None:
     with pytest.raises(UserError, match=r"SYMTUNE_EXPERIMENT.*quickstart.*smoke.*\.$") as error:

@@ -30,8 +30,7 @@ class Dataset(Fact):
     task_type: str
     instruction: str
     labels: dict[int, str] | dict[str, str]  # number or text in the data to the natural label
-    # Stands for a label that is held back; such rows are left out. None: no label is.
-    hidden_label: int | str | None = -1
+    unlabelled: tuple[int | str | None, ...] = (-1,)  # in place of a label: such rows are left out
     columns: tuple[str, ...]
     label_column: str = "label"
     id_column: str | None = None  # what tells the rows of a split apart; none: their numbers

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import parse_yaml
 
 
 class Fact(BaseModel):
@@ -32,4 +32,5 @@ def named(facts: Mapping[str, F], key: str, kind: str) -> F:
 
 def read_beside(module: str) -> Any:
     """The YAML file that lies beside a module of the catalogue and has its name."""
-    return yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))
+    path = Path(module).with_suffix(".yaml")
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))

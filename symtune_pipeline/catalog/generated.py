@@ -18,10 +18,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import parse_yaml
 
 GRAMMARS = Path(__file__).with_suffix(".yaml")
 
@@ -33,7 +33,8 @@ def generated_sets(grammars: Path = GRAMMARS) -> dict[str, GeneratedSet]:
     Raises UserError where a grammar does not hold together.
     """
     sets = {}
-    for key, grammar in yaml.safe_load(grammars.read_text(encoding="utf-8")).items():
+    text = grammars.read_text(encoding="utf-8")
+    for key, grammar in parse_yaml(text, grammars.name).items():
         try:
             sets[key] = GeneratedSet(key=key, **grammar)
         except ValidationError as error:

@@ -5,34 +5,77 @@ A field's sentence is its docstring: docs/settings.md is made from them.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
-from pydantic import ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.facts import Fact
-from symtune_pipeline.tables import Role
+from symtune_pipeline.tables import MOST_CLASSES, Role
 
-OWN_SUFFIXES = (".csv", ".jsonl", ".parquet")
+OWN_SUFFIXES = (".csv", ".jsonl", ".parquet", ".tsv")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def label_as_text(label: str | int | float) -> str:
+    """A label as it is compared: true and false in small letters, since files write them in any."""
+    text = str(label)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+Split = Literal["train", "test"]
+Name = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # of a file or folder of a mirror
+
+
+class OwnLocation(Fact):
+    """A set on the hub, or `<repository>/<config>/<split>.parquet` in the mirror of SYMTUNE_MIRROR."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    repository: Annotated[str, Field(pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)?$")]
+    """The repository as the hub calls it, `<owner>/<name>`."""
+    config: Name = "default"
+    """The configuration."""
+    splits: Annotated[dict[Split, Name], MinLen(1)]
+    """What the hub calls each split; tuning uses `train`."""
+    revision: str
+    """The commit, 40 hexadecimal digits, so that the data stay what they are."""
+    parquet_branch: bool = False
+    """The commit is one of the hub's own branch `refs/convert/parquet`."""
+
+    @field_validator("revision")
+    @classmethod
+    def _pinned(cls, revision: str) -> str:
+        if not COMMIT.fullmatch(revision):
+            raise ValueError(
+                f"'{revision}' is no commit, which has 40 hexadecimal digits; copy one from the history"
+                " of the repository's files"
+            )
+        return revision
 
 
 class OwnDataset(Fact):
-    """A set of the user's own: its files, and what the catalogue says about the public ones."""
+    """A set of the user's own: where it lies, and what the catalogue says about the public ones."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     role: Role
     """What the set is for; no set is for both."""
-    files: Annotated[dict[Literal["train", "test"], Path], MinLen(1)]
-    """CSV, JSONL or Parquet files by split, relative to the experiment file; tuning uses `train`."""
+    files: Annotated[dict[Split, Path], MinLen(1)] | None = None
+    """CSV, TSV, JSONL or Parquet files by split, relative to the experiment file; tuning uses `train`."""
+    hub: OwnLocation | None = None
+    """Where the set lies on the hub, in place of files."""
     columns: Annotated[tuple[str, ...], MinLen(1)]
     """The columns that the input of a prompt is made of."""
     label_column: str
     """The column that holds the label."""
     labels: Annotated[dict[str, str], MinLen(2)]
     """What stands in the data to the natural label, compared as text; a list where they are the same."""
+    unlabelled: tuple[str | None, ...] = ()
+    """What stands in the data in place of a label, such as -1; these rows are left out and counted."""
     instruction: str
     """What a prompt with an instruction says before its exemplars."""
     id_column: str | None = None
@@ -48,7 +91,11 @@ class OwnDataset(Fact):
 
     @field_validator("files")
     @classmethod
-    def _readable(cls, files: dict[str, Path], info: ValidationInfo) -> dict[str, Path]:
+    def _readable(
+        cls, files: dict[str, Path] | None, info: ValidationInfo
+    ) -> dict[str, Path] | None:
+        if files is None:
+            return None
         for path in files.values():
             if path.suffix not in OWN_SUFFIXES:
                 raise ValueError(f"{path} must end with one of {', '.join(OWN_SUFFIXES)}")
@@ -58,24 +105,70 @@ class OwnDataset(Fact):
         folder = (info.context or {}).get("folder", Path())
         return {split: folder / path for split, path in files.items()}
 
+    @field_validator("hub")
+    @classmethod
+    def _for_its_role(cls, hub: OwnLocation | None, info: ValidationInfo) -> OwnLocation | None:
+        if hub and info.data.get("role") == "tuning" and "train" not in hub.splits:
+            raise ValueError("a set for tuning needs a split called train")
+        return hub
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _signs_as_text(cls, signs: Any) -> Any:
+        if not isinstance(signs, list):
+            return signs  # pydantic says what is wrong
+        return [label_as_text(s) if isinstance(s, str | int | float) else s for s in signs]
+
     @field_validator("labels", mode="before")
     @classmethod
     def _as_text(cls, labels: Any) -> Any:
         if isinstance(labels, list):
-            labels = {label: label for label in labels if isinstance(label, str)}
-        if not isinstance(labels, dict):
+            pairs = [(label, label) for label in labels]
+        elif isinstance(labels, dict):
+            pairs = list(labels.items())
+        else:
             return labels  # pydantic says what is wrong
-        return {
-            str(label).lower() if isinstance(label, bool) else str(label): natural
-            for label, natural in labels.items()
-        }
+        texts: dict[str, Any] = {}
+        for label, natural in pairs:
+            if not isinstance(label, str | int | float):
+                raise ValueError(f"{label!r} is no text or number; write labels in quotes")
+            text = label_as_text(label)
+            if texts.get(text, natural) != natural:
+                raise ValueError(f"'{text}' is named twice")
+            texts[text] = natural
+        return texts
 
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: dict[str, str]) -> dict[str, str]:
+        if len(labels) > MOST_CLASSES:
+            raise ValueError(
+                f"{len(labels):,} classes are above {MOST_CLASSES:,}, the most of a set"
+            )
         if len(set(labels.values())) < len(labels):
             raise ValueError("every label needs a natural label of its own")
         return labels
+
+    @model_validator(mode="after")
+    def _lies_in_one_place(self) -> OwnDataset:
+        if (self.files is None) == (self.hub is None):
+            raise ValueError("name either files or hub")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_is_no_label(self) -> OwnDataset:
+        both = [sign for sign in self.unlabelled if sign in self.labels]
+        if both:
+            raise ValueError(f"'{both[0]}' is in labels and in unlabelled")
+        return self
+
+    @model_validator(mode="after")
+    def _label_is_no_input(self) -> OwnDataset:
+        if self.label_column in self.columns:
+            raise ValueError(
+                f"the input would show the label, since columns has {self.label_column}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _input_shows_every_column(self) -> OwnDataset:
@@ -92,4 +185,4 @@ class OwnDataset(Fact):
     def entry(self, key: str) -> Dataset:
         """The set as the catalogue would describe it."""
         facts = self.model_dump(exclude={"input"})
-        return Dataset(key=key, input=self.template, hidden_label=None, **facts)
+        return Dataset(key=key, input=self.template, **facts)

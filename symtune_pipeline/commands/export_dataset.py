@@ -113,7 +113,7 @@ def _schemas() -> dict[str, pa.Schema]:
     """The columns of each configuration, as the card describes them."""
     import pyarrow as pa
 
-    text, texts, index = pa.string(), pa.list_(pa.string()), pa.uint8()
+    text, texts, index = pa.string(), pa.list_(pa.string()), pa.uint16()
     classification = {
         "prompt": text,
         "target": text,

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +86,8 @@ def export_tasks(store: Store, folder: Path) -> dict[str, int]:
         for task in tasks:
             lines = (json.dumps(document) + "\n" for document in task.documents)
             (beside / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
-            data = {"dataset_kwargs": {"data_files": {"test": str(final / f"{task.name}.jsonl")}}}
+            file = escape(str(final / f"{task.name}.jsonl"))  # to `datasets`, a path is a pattern
+            data = {"dataset_kwargs": {"data_files": {"test": file}}}
             settings = {"task": task.name} | _COMMON | data | task.settings | _versioned(version)
             _write_yaml(beside, task.name, settings)
         group = {"group": GROUP, "task": [task.name for task in tasks]}

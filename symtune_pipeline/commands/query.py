@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
@@ -123,9 +124,11 @@ def _add_view(
     if schema:
         database.execute(f"CREATE SCHEMA IF NOT EXISTS {exp.to_identifier(schema, quoted=True)}")
     view = exp.table_(own, schema or None, quoted=True).sql("duckdb")
-    paths = [str(store.folder(key, partition) / file) for key, partition, file in parts]
+    # To DuckDB a path is a pattern, and `=` in it a column.
+    paths = [escape(str(store.folder(key, partition) / file)) for key, partition, file in parts]
     listed = exp.array(*map(exp.Literal.string, paths)).sql("duckdb")
-    database.execute(f"CREATE VIEW {view} AS FROM read_parquet({listed}, union_by_name = true)")
+    options = "union_by_name = true, hive_partitioning = false"
+    database.execute(f"CREATE VIEW {view} AS FROM read_parquet({listed}, {options})")
 
 
 def _reason(error: duckdb.Error) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from symtune_pipeline.tables import CLASS
+
 RANKED = ("setting", "flipped_percent", "dataset", "context", "query", "labels", "target")
 GENERATED = ("benchmark", "setting", "concept", "category", "context", "query", "target")
 
@@ -26,7 +28,7 @@ def ranked(
     return (
         suite.select(RANKED)
         .with_columns(
-            prediction=pl.Series([row.index(max(row)) for row in logprobs], dtype=pl.UInt8),
+            prediction=pl.Series([row.index(max(row)) for row in logprobs], dtype=CLASS),
             logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
             chance=1.0 / pl.col("labels").list.len(),
             dropped=pl.Series(dropped, dtype=pl.UInt32),

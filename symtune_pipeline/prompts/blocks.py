@@ -31,7 +31,7 @@ from symtune_pipeline.prompts.text import (
     segments,
 )
 from symtune_pipeline.prompts.tokens import CHECKED_PROMPTS, SegmentTokenizer, Tokenizer
-from symtune_pipeline.tables import PACKED_MIXTURE
+from symtune_pipeline.tables import MOST_CLASSES, PACKED_MIXTURE
 
 CHUNK = 10_000  # prompts packed at a time: bounds memory, and leaves one block partly filled each
 
@@ -320,7 +320,7 @@ def _fitting(
 def _blocks(prompts: _Prompts, addresses: Ints, pool: _TokenPool, capacity: int) -> pl.DataFrame:
     """The rows of `tables.PACKED_MIXTURE`; `addresses` are those of the segments, [E, S]."""
     kinds = np.full(len(addresses), SEEN, dtype=np.uint8)
-    _, first = np.unique(prompts.prompt_of << 8 | prompts.targets, return_index=True)
+    _, first = np.unique(prompts.prompt_of * MOST_CLASSES + prompts.targets, return_index=True)
     kinds[first] = FIRST
     kinds[prompts.starts + prompts.counts - 1] = QUERY
 

@@ -24,6 +24,7 @@ from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.tables import TUNING_MIXTURE
 
+SHOWN = 10  # classes that a sentence names
 CHUNK = 20_000  # prompts drawn at a time: bounds memory, and seeds each chunk on its own
 
 
@@ -48,10 +49,12 @@ def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
         )
         counts = classes["example"].list.len().to_list()
         if len(classes) < 2 or min(counts) < 2:
-            count_of = dict(zip(classes["label"], counts, strict=True))
+            rarest = sorted(zip(counts, classes["label"], strict=True))[:SHOWN]
+            count_of = {label: count for count, label in rarest}
+            more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
             raise UserError(
                 f"Dataset '{dataset}' cannot make a prompt: it needs two classes with two examples"
-                f" each and has {count_of}; add examples or take it out of the experiment."
+                f" each and has {count_of}{more}; add examples or take it out of the experiment."
             )
         by_class = tuple(np.sort(rows.to_numpy()) for rows in classes["example"])
         pools.append(ClassPool(str(dataset), tuple(classes["label"]), by_class))
@@ -151,7 +154,7 @@ def _references(
     classes = np.broadcast_to(np.arange(n_classes)[None, :, None], exemplars_PCK.shape)
     counts = k * n_classes
     examples = _ragged(exemplars_PCK.reshape(prompts, -1), order, counts, query, pa.uint32())
-    targets = _ragged(classes.reshape(prompts, -1), order, counts, query_class, pa.uint8())
+    targets = _ragged(classes.reshape(prompts, -1), order, counts, query_class, pa.uint16())
     return pl.DataFrame(
         {
             "dataset": pl.Series([of_dataset.dataset]).new_from_index(0, prompts),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ALL_PER_CATEGORY = 100_000
 TRIES = 1_000  # rounds of drawing prompts again whose symbols clash
+HARDLY_EVER = 20  # a chance of e^-20
 
 
 def symbol_pool(config: SymbolsConfig, natural_labels: Collection[str]) -> pl.DataFrame:
@@ -116,19 +117,32 @@ class SymbolSampler:
         by_category = [rows[categories == category] for category in CATEGORIES]
         self._rows = [rows for rows in by_category if len(rows)]
         self._distinct = [rows, *([] if first_tokens is None else first_tokens)]
+        # The chance that two symbols are the same, in what must differ most often.
+        counts = [np.unique(values, return_counts=True)[1] for values in self._distinct]
+        self._same = max(float(((count / len(rows)) ** 2).sum()) for count in counts)
 
     def draw(self, prompts: int, classes: int, rng: np.random.Generator) -> NDArray[np.object_]:
         """Symbols of shape [prompts, classes]; a row never holds the same symbol twice.
 
+        A row in which two are the same is drawn again. Where so many classes hardly ever differ, only
+        the later of two that are the same is.
         Raises UserError where the pool does not have enough symbols that differ.
         """
         drawn = self._draw_rows((prompts, classes), rng)
         clash = np.arange(prompts)
+        # Where two symbols are the same with a chance of p, c of them differ with about exp(-c²p / 2).
+        one_by_one = classes**2 * self._same > 2 * HARDLY_EVER
         for _ in range(TRIES):
-            clash = clash[self._clashes(drawn[clash])]
+            again = self._repeats(drawn[clash])
+            clash, again = clash[again.any(axis=1)], again[again.any(axis=1)]
             if not len(clash):
                 return self.symbols[drawn]
-            drawn[clash] = self._draw_rows((len(clash), classes), rng)
+            if one_by_one:
+                rows = drawn[clash]
+                rows[again] = self._draw_rows((int(again.sum()),), rng)
+                drawn[clash] = rows
+            else:
+                drawn[clash] = self._draw_rows((len(clash), classes), rng)
         differing = "" if len(self._distinct) == 1 else " that differ in their first token"
         way_out = " or switch mixture.distinct_first_token off" if differing else ""
         raise UserError(
@@ -136,7 +150,7 @@ class SymbolSampler:
             f" symbols.categories, raise symbols.tuning_size{way_out}."
         )
 
-    def _draw_rows(self, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
+    def _draw_rows(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
         category = rng.integers(len(self._rows), size=shape)
         share = rng.random(shape)
         drawn = np.empty(shape, dtype=np.int64)
@@ -145,11 +159,16 @@ class SymbolSampler:
             drawn[mine] = rows[(share[mine] * len(rows)).astype(np.int64)]
         return drawn
 
-    def _clashes(self, drawn: NDArray[np.int64]) -> NDArray[np.bool_]:
-        ordered = [np.sort(values[drawn], axis=1) for values in self._distinct]
-        repeats = [(values[:, 1:] == values[:, :-1]).any(axis=1) for values in ordered]
-        clashes: NDArray[np.bool_] = np.any(repeats, axis=0)
-        return clashes
+    def _repeats(self, drawn: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which symbols of a row are the same as one before them, in what must differ."""
+        repeats = np.zeros(drawn.shape, dtype=np.bool_)
+        for values in self._distinct:
+            of_drawn = values[drawn]
+            order = of_drawn.argsort(axis=1, kind="stable")
+            ordered = np.take_along_axis(of_drawn, order, axis=1)
+            row, column = np.nonzero(ordered[:, 1:] == ordered[:, :-1])
+            repeats[row, order[row, column + 1]] = True
+        return repeats
 
 
 def _candidates() -> pl.DataFrame:

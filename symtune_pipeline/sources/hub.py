@@ -13,6 +13,7 @@ import polars as pl
 
 from symtune_pipeline.catalog.datasets import HubLocation
 from symtune_pipeline.errors import MissingData, UserError
+from symtune_pipeline.files import read_table
 from symtune_pipeline.sources.hub_client import (
     TIMEOUT,
     asking_again,
@@ -24,6 +25,8 @@ from symtune_pipeline.sources.hub_client import (
     refused,
 )
 from symtune_pipeline.sources.source import FileVersion
+
+ENTRY = "its entry in the catalogue or in data.own"
 
 
 class Hub:
@@ -71,7 +74,7 @@ class Hub:
                 raise UserError(no_download(where, error)) from error
             answer = refused(error)
             if answer is not None and answer.response.status_code in (401, 403):
-                raise MissingData(refusal(where, answer)) from error
+                raise MissingData(refusal(where, answer, ENTRY)) from error
             raise MissingData(f"{where} cannot be loaded ({reason(error)}); {way_out}.") from error
 
     def _ask(self, hub: HubLocation, where: str) -> None:
@@ -92,7 +95,7 @@ class Hub:
                     " a mirror with SYMTUNE_MIRROR, or set HF_HUB_OFFLINE=1 to use those in its cache."
                 )
                 raise MissingData(self._silent) from error
-            raise MissingData(refusal(where, error)) from error
+            raise MissingData(refusal(where, error, ENTRY)) from error
 
 
 def _published(hub: HubLocation, split: str) -> pl.DataFrame:
@@ -122,4 +125,4 @@ def _parquet_branch(hub: HubLocation, split: str) -> pl.DataFrame:
     files = [path for path in present if fnmatch(path.relative_to(folder).as_posix(), pattern)]
     if not files:
         raise FileNotFoundError(f"no file {pattern}")
-    return pl.read_parquet(files)
+    return pl.concat(map(read_table, files))

@@ -73,7 +73,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
-def refusal(where: str, error: HfHubHTTPError) -> str:
+def refusal(where: str, error: HfHubHTTPError, entry: str = "its entry in the catalogue") -> str:
     """One sentence: why the hub does not hand out `where`, by its answer, and the way out."""
     from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RemoteEntryNotFoundError
 
@@ -88,13 +88,13 @@ def refusal(where: str, error: HfHubHTTPError) -> str:
     if status in (401, 403):
         return (
             f"{where} is not there or not for everyone's eyes (status {status}); log in {LOG_IN} as"
-            " somebody who may read it, or correct its entry in the catalogue."
+            f" somebody who may read it, or correct {entry}."
         )
     if isinstance(error, RemoteEntryNotFoundError):
         file = error.response.url.path.rpartition("/")[2]
-        return f"{where} lacks the file {file} on the hub; correct its entry in the catalogue."
+        return f"{where} lacks the file {file} on the hub; correct {entry}."
     if status == 404:
-        return f"{where} is not there ({reason(error)}); correct its entry in the catalogue."
+        return f"{where} is not there ({reason(error)}); correct {entry}."
     return f"The hub answers with status {status} when asked for {where}; try again later."
 
 

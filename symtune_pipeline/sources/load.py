@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
@@ -10,7 +12,7 @@ from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.hub import Hub
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.normal import normal_form
-from symtune_pipeline.sources.own import read_own
+from symtune_pipeline.sources.own import as_own, read_own
 from symtune_pipeline.sources.source import FileVersion, Source, file_version
 
 
@@ -19,24 +21,29 @@ def public_source(mirror: str | None) -> Source:
     return Mirror(mirror) if mirror else Hub()
 
 
-def load_examples(dataset: Dataset, experiment: Experiment, source: Source) -> pl.DataFrame:
-    """All splits of a dataset.
+def load_examples(
+    dataset: Dataset,
+    experiment: Experiment,
+    source: Source,
+    say: Callable[[str], None] = lambda _: None,
+) -> pl.DataFrame:
+    """All splits of a dataset; `say` is told of rows that have no label.
 
     Raises MissingData where a public set cannot be had, and UserError where data cannot take the
     normal form.
     """
+    frames = []
     if dataset.files:
-        frames = []
         for split, path in dataset.files.items():
             frame, lines = read_own(dataset, path)
-            frames.append(normal_form(frame, dataset, split, str(path), lines))
+            frame = as_own(dataset, frame)
+            frames.append(normal_form(frame, dataset, split, str(path), lines, say))
     elif dataset.hub:
-        frames = [
-            normal_form(
-                source.read(dataset.hub, split), dataset, split, source.where(dataset.hub, split)
-            )
-            for split in dataset.hub.splits
-        ]
+        for split in dataset.hub.splits:
+            frame, where = source.read(dataset.hub, split), source.where(dataset.hub, split)
+            if dataset.key in experiment.data.own:
+                frame = as_own(dataset, frame)
+            frames.append(normal_form(frame, dataset, split, where, say=say))
     else:
         rows = {"train": experiment.data.train_rows, "test": experiment.data.test_rows}
         frames = [

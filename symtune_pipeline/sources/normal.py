@@ -13,6 +13,7 @@ from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.tables import RAW_EXAMPLES
 
+SHOWN = 10  # labels that a sentence names
 MAX_CHARACTERS = 100_000  # of one text: far beyond any context, so rather a damaged file
 
 
@@ -22,12 +23,14 @@ def normal_form(
     split: str,
     where: str,
     lines: Sequence[int] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
     """Examples of one split in the normal form.
 
     `where` names the file or repository in errors, and `lines` the line of each row where the file
-    is text. Rows with the dataset's hidden label (-1 on the hub, as a rule) are left out. Public
-    sets hold a few empty texts: such a row keeps an empty input, for staging to drop and count.
+    is text. Rows with what the dataset has in place of a label (-1 on the hub, as a rule) are left out,
+    and `say` is told how many. Public sets hold a few empty texts: such a row keeps an empty input,
+    for staging to drop and count.
     Raises UserError for a missing column or one of another kind, a label that is not listed, a
     single class, an id that comes twice, and a text that is too long or holds a NUL.
     """
@@ -43,9 +46,7 @@ def normal_form(
         id=pl.col(dataset.id_column) if dataset.id_column else pl.row_index().cast(pl.String),
         row=pl.row_index(),
     )
-    if dataset.hidden_label is not None:
-        visible = pl.col("label").cast(pl.String) != str(dataset.hidden_label)
-        rows = rows.filter(pl.col("label").is_null() | visible)
+    rows = _labelled(rows, dataset, where, say)
     _check_values(rows, dataset, where, refuse)
     label_ids = {label: label_id for label_id, label in enumerate(dataset.labels)}
     return rows.select(
@@ -77,6 +78,19 @@ def empty_inputs(examples: pl.DataFrame, where: str) -> str | None:
     )
 
 
+def _labelled(
+    rows: pl.DataFrame, dataset: Dataset, where: str, say: Callable[[str], None]
+) -> pl.DataFrame:
+    """The rows that have a label."""
+    signs = [str(sign) for sign in dataset.unlabelled if sign is not None]
+    label = pl.col("label").cast(pl.String)
+    without = label.is_in(signs).fill_null(None in dataset.unlabelled)
+    kept = rows.filter(~without)
+    if len(kept) < len(rows):
+        say(f"{where}: {len(rows) - len(kept):,} of {len(rows):,} rows have no label; left out")
+    return kept
+
+
 def _check_columns(frame: pl.DataFrame, dataset: Dataset, where: str) -> None:
     ids = [dataset.id_column] if dataset.id_column else []
     labels_are_numbers = all(isinstance(label, int) for label in dataset.labels)
@@ -104,8 +118,8 @@ def _check_values(
     for row, label in unknown.select("row", "label").head(1).iter_rows():
         raise refuse(
             row,
-            f"label {label!r} is none of {sorted(dataset.labels)}; correct the row or the labels of"
-            f" dataset '{dataset.key}'",
+            f"label {label!r} is none of {_some(sorted(dataset.labels))}; correct the row or the labels"
+            f" of dataset '{dataset.key}'",
         )
     twice = rows.filter(pl.col("id").is_null() | ~pl.col("id").is_first_distinct())
     for row, name in twice.select("row", "id").head(1).iter_rows():
@@ -133,6 +147,12 @@ def _check_texts(rows: pl.DataFrame, column: str, refuse: Callable[[int, str], U
                 " most, so shorten or remove it",
             )
         raise refuse(row, f"the text in '{column}' holds a NUL character; remove it")
+
+
+def _some(labels: Sequence[int | str]) -> str:
+    """The labels as a list; of hundreds the first ten."""
+    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    return f"{list(labels[:SHOWN])}{more}"
 
 
 def _is_empty(column: str) -> pl.Expr:

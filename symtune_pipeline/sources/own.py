@@ -1,7 +1,6 @@
-"""The user's own files: CSV, JSONL and Parquet as one kind of frame.
+"""The user's own files: CSV, TSV, JSONL and Parquet as one kind of frame.
 
-The label and id columns come out as text, whatever the file held. Rows of CSV and JSONL come with
-the line where they stand, for messages.
+Rows of text files come with the line where they stand, for messages.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,17 @@ import polars as pl
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
 
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+
 Line = tuple[int, dict[str, Any]]
 
 
 def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | None]:
     """The set's columns of a file, and the line of each row (from 1; None for Parquet).
 
-    Raises UserError for a file that is missing, damaged or not UTF-8, and for a line that lacks a
-    column or holds another kind of value.
+    Raises UserError for a file that is missing, damaged or not UTF-8, for a column or key that comes
+    twice, and for a line that lacks a column or holds another kind of value.
     """
     try:
         content = path.read_bytes()
@@ -34,34 +36,48 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
             f"{path} cannot be read ({error.strerror}); correct data.own.{dataset.key}.files."
         ) from error
     if path.suffix == ".parquet":
-        return _parquet(dataset, path, content), None
+        return _parquet(path, content), None
     text = _decoded(path, content)
+    columns = _columns(dataset)
+    if path.suffix == ".jsonl":
+        read = _jsonl(path, text)
+    else:
+        read = _csv(path, text, columns, SEPARATORS[path.suffix])
     lines, rows = [], []
-    for number, row in (_csv if path.suffix == ".csv" else _jsonl)(path, text):
+    for number, row in read:
         lines.append(number)
-        rows.append(_cells(dataset, row, f"{path}, line {number}"))
-    return pl.DataFrame(rows, dict.fromkeys(_columns(dataset), pl.String), orient="row"), lines
+        rows.append(_cells(dataset, columns, row, f"{path}, line {number}"))
+    return pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row"), lines
+
+
+def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame from wherever, with labels and ids as text, as the labels of a set of one's own are."""
+    kinds = frame.schema
+    # Texts of few kinds are often kept as numbers and a dictionary.
+    texts = {name for name in dataset.columns if kinds.get(name) in (pl.Categorical, pl.Enum)}
+    keys = {dataset.label_column, dataset.id_column} & set(kinds)
+    texts |= {name for name in keys if name and not kinds[name].is_nested()}
+    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in sorted(texts))
+    if dataset.label_column not in texts:
+        return frame  # the normal form says what is wrong
+    label = pl.col(dataset.label_column)
+    small = label.str.to_lowercase()  # files write true and false in any case
+    return frame.with_columns(pl.when(small.is_in(["true", "false"])).then(small).otherwise(label))
 
 
 def _columns(dataset: Dataset) -> list[str]:
     ids = [dataset.id_column] if dataset.id_column else []
-    return [*dataset.columns, dataset.label_column, *ids]
+    return list(dict.fromkeys([*dataset.columns, dataset.label_column, *ids]))
 
 
-def _parquet(dataset: Dataset, path: Path, content: bytes) -> pl.DataFrame:
+def _parquet(path: Path, content: bytes) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(content)
+        return pl.read_parquet(content)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is no readable Parquet file ({reason}); write it again."
         ) from error
-    texts = [
-        pl.col(column).cast(pl.String)
-        for column in (dataset.label_column, dataset.id_column)
-        if column in frame.columns and not frame.schema[column].is_nested()
-    ]
-    return frame.with_columns(texts)
 
 
 def _decoded(path: Path, content: bytes) -> str:
@@ -74,45 +90,94 @@ def _decoded(path: Path, content: bytes) -> str:
         ) from error
 
 
+class _KeyTwice(Exception):
+    """A key of a JSON object that comes twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; `json` alone keeps the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(next(key for key in found if keys.count(key) > 1))
+    return found
+
+
 def _jsonl(path: Path, text: str) -> Iterator[Line]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
+        except _KeyTwice as error:
+            key = _printable(error.args)
+            raise UserError(f"{where}: the key '{key}' comes twice; keep one.") from error
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{path}, line {number} is not JSON ({error.msg}, column {error.colno}); correct the line."
+                f"{where} is not JSON ({error.msg}, column {error.colno}); correct the line."
             ) from error
+        # A number of thousands of digits, and brackets within brackets a thousand deep.
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} cannot be read ({error}); correct the line.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is no JSON object; write one on each line.")
+            raise UserError(f"{where} is no JSON object; write one on each line.")
         yield number, row
 
 
-def _csv(path: Path, text: str) -> Iterator[Line]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> Iterator[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header: list[str] = []
+    good = 0  # the last line of the last row
     try:
         for row in reader:
-            if None in row:
-                raise UserError(
-                    f"{path}, line {reader.line_num} has more cells than the header; quote the texts"
-                    " that hold commas."
-                )
-            # A row that ends early lacks its last columns.
-            yield reader.line_num, {name: cell for name, cell in row.items() if cell is not None}
+            good = reader.line_num
+            where = f"{path}, line {good}"
+            if not row:
+                continue
+            if not header:
+                header = row
+                _check_header(header, columns, separator, where)
+            elif len(row) != len(header):
+                raise UserError(_uneven(row, header, separator, where))
+            else:
+                yield good, dict(zip(header, row, strict=True))
     except csv.Error as error:
         # Of the row after the last good one, which may run on for lines.
         raise UserError(
-            f"{path}, line {reader.line_num + 1} is not CSV ({error}); correct the line."
+            f"{path}, line {good + 1} is not CSV ({error}); correct the line."
         ) from error
 
 
-def _cells(dataset: Dataset, row: dict[str, Any], where: str) -> list[str | None]:
+def _check_header(header: list[str], columns: Sequence[str], separator: str, where: str) -> None:
+    for column in columns:
+        if header.count(column) > 1:
+            raise UserError(f"{where}: the column '{column}' comes twice; rename one of them.")
+    other = next((name for sign, name in NAMES.items() if sign in header[0]), None)
+    if len(header) == 1 and other and header[0] not in columns:
+        raise UserError(
+            f"{where}: the columns are separated by {other} where {NAMES[separator]} are needed; save the"
+            " file as .csv with commas or as .tsv with tabs."
+        )
+
+
+def _uneven(row: list[str], header: list[str], separator: str, where: str) -> str:
+    if len(row) > len(header):
+        return (
+            f"{where} has more cells than the header; quote the texts that hold {NAMES[separator]}."
+        )
+    lacking = ", ".join(f"'{name}'" for name in header[len(row) :])
+    return f"{where} has fewer cells than the header: no {lacking}; complete the line."
+
+
+def _cells(
+    dataset: Dataset, columns: Sequence[str], row: dict[str, Any], where: str
+) -> list[str | None]:
     cells: list[str | None] = []
-    for column in _columns(dataset):
+    for column in columns:
         if column not in row:
             raise UserError(
-                f"{where} has no '{column}' (it has {', '.join(row)}); correct the line or the columns"
+                f"{where} has no '{column}' (it has {_printable(row)}); correct the line or the columns"
                 f" of data.own.{dataset.key}."
             )
         cell = row[column]
@@ -125,6 +190,11 @@ def _cells(dataset: Dataset, row: dict[str, Any], where: str) -> list[str | None
             )
         cells.append(cell)
     return cells
+
+
+def _printable(names: Sequence[str] | dict[str, Any]) -> str:
+    """Names for a sentence; what is no character is spelt out."""
+    return ", ".join(names).encode(errors="backslashreplace").decode()
 
 
 def _is_unicode(cell: str | None) -> bool:

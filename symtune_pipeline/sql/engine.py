@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -104,8 +105,8 @@ def _add_table(
     if isinstance(table, pl.DataFrame):
         database.register(name, table)
     elif table:
-        files = [str(path) for path in table]
-        database.read_parquet(files, union_by_name=True).create_view(name)
+        files = [escape(str(path)) for path in table]  # to DuckDB, a path is a pattern
+        database.read_parquet(files, union_by_name=True, hive_partitioning=False).create_view(name)
     else:
         raise UserError(f"{model.path}: its table {name} has no files yet; make that table first.")
 

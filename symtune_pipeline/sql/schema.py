@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import parse_yaml
 from symtune_pipeline.tables import VOCABULARIES
 
 UNKNOWN: Final = "unknown_vocabulary"
@@ -116,9 +116,9 @@ def read_schema(path: Path) -> dict[str, TableEntry]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; describe the SQL models there.")
     try:
-        return _Schema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).models
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+        return _Schema.model_validate(
+            parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        ).models
     except ValidationError as error:
         # A test has several forms: what is wrong with the vocabulary says more than that the test has
         # none of the other forms.

@@ -25,7 +25,7 @@ import polars as pl
 import psutil
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.files import TABLE, content_hash, sha256, write_text
+from symtune_pipeline.files import TABLE, content_hash, read_table, scan_table, sha256, write_text
 
 MANIFEST = "manifest.json"
 
@@ -73,7 +73,7 @@ class Store:
 
     def read_table(self, key: str, partition: str | None = None, name: str = TABLE) -> pl.DataFrame:
         """A table of an artifact."""
-        return pl.read_parquet(self.folder(key, partition) / name)
+        return read_table(self.folder(key, partition) / name)
 
     def table_once(
         self, key: str, partition: str, made_from: str, build: Callable[[], pl.DataFrame]
@@ -193,7 +193,7 @@ def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
     paths = sorted(path for path in beside.rglob("*") if path.is_file())
     files = {path.relative_to(beside).as_posix(): sha256(path) for path in paths}
     rows = {
-        name: pl.scan_parquet(beside / name).select(pl.len()).collect().item()
+        name: scan_table(beside / name).select(pl.len()).collect().item()
         for name in files
         if name.endswith(".parquet")
     }

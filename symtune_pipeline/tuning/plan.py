@@ -20,6 +20,7 @@ from symtune_pipeline.catalog.gpus import Gpu, find_gpu
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, LossName
+from symtune_pipeline.files import scan_table
 from symtune_pipeline.models.sizing import Sizes, sizes_of
 from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.tuning.config import JobConfig
@@ -259,7 +260,7 @@ def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
     trained_on = pl.col("target_kinds").list.eval(pl.element() >= LEAST_KIND[loss])
     lengths = pl.col("sequence_lengths").list.explode().cast(pl.Float64)
     sums = (
-        pl.scan_parquet(blocks)
+        scan_table(blocks)
         .select(
             tokens=lengths.sum(),
             squares=(lengths**2).sum(),

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import polars as pl
 import torch
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import read_table
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
@@ -31,7 +31,7 @@ class PackedBlocks:
     """The packed mixture that a job trains on, by the blocks' numbers."""
 
     def __init__(self, config: JobConfig) -> None:
-        self._table = pl.read_parquet(config.blocks)  # its row i holds block i
+        self._table = read_table(config.blocks)  # its row i holds block i
         self._config = config
         self._tokens = self._table["tokens"].list.len().to_list()
         self._lengths = self._table["sequence_lengths"].to_list()

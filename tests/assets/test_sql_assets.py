@@ -146,3 +146,35 @@ def test_make_sql_runs_a_model_with_all_that_it_needs() -> None:
     assert {dg.AssetKey("raw_hotel_reviews"), dg.AssetKey("int_examples")} <= set(
         selection(code_location(load_experiment("smoke")), selected)
     )
+
+
+def failures(result: dg.ExecuteInProcessResult) -> list[str | None]:
+    """What is said of each step that failed as a user error; None of any other."""
+    found = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    return [data.user_failure_data and data.user_failure_data.description for data in found]
+
+
+@pytest.mark.parametrize(
+    "asset", ["stg_examples", "int_contamination", "int_outcomes", "int_scores", "mart_icl"]
+)
+def test_a_table_whose_inputs_were_never_made_names_them(asset: str, tmp_path: Path) -> None:
+    [said] = failures(materialise(load_experiment("smoke"), tmp_path, [asset]))
+    pattern = re.escape(str(tmp_path)) + r"/(\w+) holds nothing yet; materialise '\1' first\."
+    assert said and re.fullmatch(pattern, said)
+
+
+def test_a_report_of_nothing_names_what_is_missing(tmp_path: Path) -> None:
+    [said] = failures(materialise(load_experiment("smoke"), tmp_path, ["eval_report"]))
+    assert said and said.endswith(" first.") and "holds nothing yet" in said
+
+
+def test_a_dropped_model_without_suites_names_them(tmp_path: Path) -> None:
+    job = code_location(load_experiment("smoke")).resolve_job_def("evaluate_folder")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(
+            run_config={"ops": {"score_incoming": {"config": {"folder": str(tmp_path)}}}},
+            resources={"store": StoreResource(root=str(tmp_path))},
+            instance=instance,
+            raise_on_error=False,
+        )
+    assert failures(result) == [f"{tmp_path}/eval holds nothing yet; materialise 'eval' first."]

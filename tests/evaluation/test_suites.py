@@ -14,6 +14,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.benchmarks import list_functions
 from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
 from symtune_pipeline.evaluation.concepts import Prompt, Published
+from symtune_pipeline.evaluation.predictions import ranked
 from symtune_pipeline.evaluation.suites import (
     algorithmic_suite,
     asked_queries,
@@ -26,6 +27,7 @@ from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
+    MOST_CLASSES,
     SETTINGS,
     flipped_setting,
 )
@@ -52,6 +54,38 @@ def suite(evaluation_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFr
 def test_the_suites_fit_the_contract(suite: pl.DataFrame) -> None:
     CLASSIFICATION_SUITE.checked(suite)
     ALGORITHMIC_SUITE.checked(algorithmic_suite(EvaluationConfig(), seed=0))
+
+
+@pytest.mark.parametrize("protocol", ["shared", "per_query"])
+def test_more_classes_than_a_byte_counts_keep_their_targets(
+    protocol: Any, symbols: pl.DataFrame
+) -> None:
+    labels = [f"class {i}" for i in range(300)]
+    examples = pl.DataFrame(
+        {
+            "dataset": "rte",
+            "label": labels * 3,
+            "label_id": [*range(300)] * 3,
+            "purpose": ["query"] * 300 + ["exemplar"] * 600,
+            "halved": False,
+        }
+    ).with_row_index("example")
+    config = EvaluationConfig(exemplars_per_class=1, queries=300, contexts=1, protocol=protocol)
+    found = CLASSIFICATION_SUITE.checked(_suite(examples, symbols, config))
+    asked = found.filter(benchmark="icl")
+    assert (asked["target"] == asked["query"]).all()
+    assert (asked["exemplar_targets"].explode() == asked["exemplars"].explode() % 300).all()
+    turned = found.filter(benchmark="flipped")
+    assert (turned["target"] != turned["query"]).all()
+    assert set(turned["exemplar_targets"][0]) == set(range(300))
+    scores = [[-abs(i - 299.0) for i in range(300)]] * len(found)
+    assert set(ranked(found, scores, [0] * len(found))["prediction"]) == {299}
+
+
+def test_a_number_that_its_type_cannot_hold_breaks_the_contract(suite: pl.DataFrame) -> None:
+    too_large = suite.head(1).to_dicts()[0] | {"exemplar_targets": [1, MOST_CLASSES]}
+    with pytest.raises(UserError, match=r"'eval\.classification'.*exemplar_targets"):
+        CLASSIFICATION_SUITE.checked(CLASSIFICATION_SUITE.frame([tuple(too_large.values())], "row"))
 
 
 @pytest.fixture(scope="module")

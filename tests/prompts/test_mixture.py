@@ -64,6 +64,15 @@ def by_number(tuning_examples: pl.DataFrame) -> dict[int, Row]:
     return {row["example"]: row for row in tuning_examples.iter_rows(named=True)}
 
 
+def test_more_classes_than_a_byte_counts_keep_their_targets(symbols: pl.DataFrame) -> None:
+    examples = _toy(**{f"class {i}": 2 for i in range(300)})
+    mixture = TUNING_MIXTURE.checked(_mixture(examples, symbols, prompts=5, exemplars=(1, 1)))
+    for row in mixture.to_dicts():
+        assert sorted(row["targets"][:-1]) == list(range(300))
+        assert [example // 2 for example in row["examples"]] == row["targets"]
+        assert len(set(row["labels"])) == 300
+
+
 def test_prompts_are_numbered_from_zero(mixture: pl.DataFrame) -> None:
     assert mixture["prompt"].to_list() == list(range(PROMPTS))
 

@@ -212,6 +212,28 @@ def test_targets_are_the_labels_and_a_first_label_has_a_kind_of_its_own(tokenize
     assert (FIRST, SEEN, QUERY) == (0, 1, 2)
 
 
+def test_classes_beyond_a_byte_are_no_other_prompts_classes(tokenizer: Any) -> None:
+    """A class's first label has a kind of its own, whatever the numbers of classes and prompts."""
+    targets = [0, 256, 257, 512, 256, 0]
+    count = len(targets)
+    mixture = TUNING_MIXTURE.frame(
+        {
+            "prompt": [0, 1, 2],
+            "dataset": ["some"] * 3,
+            "format": [0] * 3,
+            "examples": [list(range(count))] * 3,
+            "targets": [targets] * 3,
+            "labels": [["A"] * 600] * 3,
+            "instructed": [False] * 3,
+        }
+    )
+    inputs = pl.Series(["text"] * count)
+    [found] = _packed(mixture, inputs, tokenizer, 1_000).to_dicts()
+    tokens = len(_ids(tokenizer, " A"))
+    kinds = [kind for kind in [*[FIRST] * 4, SEEN, QUERY] for _ in range(tokens)]
+    assert found["target_kinds"] == kinds * 3
+
+
 def _cut(row: dict[str, Any]) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """The prompts of a block: the tokens of each, and the position and kind of its targets."""
     found = []

@@ -144,6 +144,16 @@ def test_a_symbol_is_never_shared_by_two_classes() -> None:
     assert set(drawn.ravel()) == set("12ABcd")
 
 
+@pytest.mark.parametrize("classes", [257, 2_000, 20_000])
+def test_hundreds_of_classes_have_a_symbol_each(classes: int, symbols: pl.DataFrame) -> None:
+    """Of 2,000 symbols at random, some two are the same nearly always."""
+    drawn = SymbolSampler(symbols, "tuning").draw(3, classes, np.random.default_rng(0))
+    assert all(len(set(row)) == classes for row in drawn)
+    found = pl.DataFrame({"symbol": drawn[0].tolist()}).join(symbols, on="symbol")
+    counts = found["category"].value_counts()["count"]
+    assert counts.min() > classes / 3 * 0.8  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("limited_by_tokens", [False, True])
 def test_too_few_symbols_that_differ_are_one_sentence(limited_by_tokens: bool) -> None:
     pool = _toy(integer="123", word="abc" if limited_by_tokens else "")

@@ -112,6 +112,7 @@ def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
         ("kind: ray\nworker: 2", r"setting 'worker': unknown setting \(did you mean 'workers'\?\)"),
         ("- local", r"setting 'kind': "),
         ("kind: [", r"is not valid YAML"),
+        ("kind: ray\nworkers: 1\nworkers: 2", r"line 3: 'workers' comes a second time"),
     ],
 )
 def test_a_wrong_launcher_file_is_one_sentence(tmp_path: Path, text: str, told: str) -> None:

@@ -6,13 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import yaml
 from conftest import ROOT
+from graph import materialise
+from pyarrow import parquet
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
@@ -69,19 +73,19 @@ def test_jsonl_takes_the_normal_form(tmp_path: Path) -> None:
     ]
 
 
-def test_csv_jsonl_and_parquet_are_the_same(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"text": ["a, b", 'say "c"\nd'], "stars": [5, 1]})
+def test_csv_tsv_jsonl_and_parquet_are_the_same(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a, b", 'say "c"\n\td'], "stars": [5, 1]})
+    frame.write_csv(tmp_path / "in.tsv", separator="\t")
     frame.write_csv(tmp_path / "in.csv")
     frame.write_ndjson(tmp_path / "in.jsonl")
     frame.write_parquet(tmp_path / "in.parquet")
     tables = [
         _load(tmp_path, (tmp_path / name).read_bytes(), name)
-        for name in ("in.csv", "in.jsonl", "in.parquet")
+        for name in ("in.csv", "in.jsonl", "in.parquet", "in.tsv")
     ]
-    assert tables[0]["input"].to_list() == ["a, b", 'say "c"\nd']
+    assert tables[0]["input"].to_list() == ["a, b", 'say "c"\n\td']
     assert tables[0]["label"].to_list() == ["good", "bad"]
-    assert tables[0].equals(tables[1])
-    assert tables[0].equals(tables[2])
+    assert all(tables[0].equals(table) for table in tables)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,60 @@ def test_columns_are_joined_or_shown_as_the_input_says(tmp_path: Path) -> None:
     assert joined["input"].to_list() == ["x | y", "z | w"]
     shown = _load(tmp_path, lines, columns=["a", "row"], input="Row: {row} A: {a}")
     assert shown["input"].to_list() == ["Row: y A: x", "Row: w A: z"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "tsv"])
+def test_rows_that_say_no_label_are_left_out_and_counted(suffix: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a", "b", "c", "d", "e"], "stars": [1, -1, 5, 99, -1]})
+    path = tmp_path / f"in.{suffix}"
+    writes: dict[str, Any] = {"csv": frame.write_csv, "jsonl": frame.write_ndjson}
+    writes |= {"parquet": frame.write_parquet, "tsv": partial(frame.write_csv, separator="\t")}
+    writes[suffix](path)
+    experiment = _experiment(tmp_path, files={"train": path.name}, unlabelled=[-1, "99"])
+    told: list[str] = []
+    table = load_examples(experiment.datasets()[0], experiment, public_source(None), told.append)
+    assert table["example_id"].to_list() == ["reviews/train/0", "reviews/train/2"]
+    assert told == [f"{path}: 3 of 5 rows have no label; left out"]
+
+
+def test_a_label_that_is_missing_can_say_no_label_too(tmp_path: Path) -> None:
+    lines = JSONL + '{"text": "so so", "stars": null}\n'
+    assert len(_load(tmp_path, lines, unlabelled=[None])) == 2
+    assert "line 3: label None is none of" in _refused(tmp_path, lines, unlabelled=[-1])
+
+
+HUB = {"repository": "some/reviews", "config": "en", "splits": {"train": "train"},
+       "revision": "0123456789" * 4}  # fmt: skip
+
+
+def test_a_set_of_the_hub_needs_no_entry_in_the_catalogue(tmp_path: Path) -> None:
+    """Here from a mirror, which holds what the hub holds; its numbers are compared as text."""
+    path = tmp_path / "mirror" / "some" / "reviews" / "en" / "train.parquet"
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({"text": ["a", "b", "c"], "stars": [5, -1, 1]}).write_parquet(path)
+    experiment = _experiment(tmp_path, files=None, hub=HUB, unlabelled=[-1])
+    (dataset,) = experiment.datasets()
+    told: list[str] = []
+    source = public_source(str(tmp_path / "mirror"))
+    table = load_examples(dataset, experiment, source, told.append)
+    assert table.select("example_id", "label").rows() == [
+        ("reviews/train/0", "good"),
+        ("reviews/train/2", "bad"),
+    ]
+    assert told == [f"{path}: 1 of 3 rows have no label; left out"]
+    assert files_version(dataset, source) != [None]
+
+
+def test_the_mirror_is_asked_whatever_the_other_sets_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mirror" / "some" / "reviews" / "en" / "train.parquet"
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({"text": ["a", "b"], "stars": ["1", "5"]}).write_parquet(path)
+    monkeypatch.setenv("SYMTUNE_MIRROR", str(tmp_path / "mirror"))
+    experiment = _experiment(tmp_path, files=None, hub=HUB)
+    assert materialise(experiment, tmp_path / "store", ["raw_reviews"]).success
+    assert len(Store(tmp_path / "store").read_table("raw_reviews")) == 2
 
 
 def test_an_id_column_names_the_examples(tmp_path: Path) -> None:
@@ -167,6 +225,100 @@ def test_bad_jsonl_is_one_sentence(content: str | bytes, says: list[str], tmp_pa
     sentence = _refused(tmp_path, content)
     for part in says:
         assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (JSONL + '{"text": "b", "stars": 1, "stars": 5}', "line 3: the key 'stars' comes twice"),
+        (JSONL + '{"text": "b", "text": "a", "stars": 1}', "line 3: the key 'text' comes twice"),
+        (JSONL + '{"text": {"en": "b"}, "stars": 1}', "line 3, 'text' holds {"),
+        (JSONL + '{"txt\\ud800": "b", "stars": 1}', "line 3 has no 'text' (it has txt\\ud800, stars)"),
+        (JSONL + f'{{"text": "b", "stars": {"1" * 5_000}}}', "line 3 cannot be read"),
+        (JSONL + "[" * 100_000, "line 3 cannot be read"),
+    ],
+)  # fmt: skip
+def test_no_value_of_json_is_taken_for_another(content: str, says: str, tmp_path: Path) -> None:
+    assert says in _refused(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("text,stars,stars\na,1,5\nb,5,1\n", "line 1: the column 'stars' comes twice; rename one"),
+        ("text,stars,text\na,1,x\nb,5,y\n", "line 1: the column 'text' comes twice"),
+        ("\n\nstars,text,stars\n1,a,5\n", "line 3: the column 'stars' comes twice"),
+        (
+            "n,stars,text,note\n1,1,a,x\n2,5,y\n",
+            "line 3 has fewer cells than the header: no 'note'",
+        ),
+        ("text;stars\na;1\nb;5\n", "line 1: the columns are separated by semicolons"),
+        ("text\tstars\na\t1\nb\t5\n", "line 1: the columns are separated by tabs"),
+    ],
+)
+def test_no_column_of_csv_is_taken_for_another(content: str, says: str, tmp_path: Path) -> None:
+    assert says in _refused(tmp_path, content, "reviews.csv")
+
+
+def test_columns_that_the_set_does_not_use_may_share_a_name(tmp_path: Path) -> None:
+    table = _load(tmp_path, "text,,stars,\na,,1,\nb,,5,\n", "reviews.csv")
+    assert table["input"].to_list() == ["a", "b"]
+
+
+def test_a_column_that_parquet_has_twice_is_named(tmp_path: Path) -> None:
+    texts, stars = pa.array(["a", "b"]), pa.array([1, 5])
+    parquet.write_table(
+        pa.table([texts, stars, stars[::-1]], names=["text", "stars", "stars"]), tmp_path / "in.pq"
+    )
+    assert "'stars'" in _refused(tmp_path, (tmp_path / "in.pq").read_bytes(), "in.parquet")
+
+
+def test_texts_that_parquet_keeps_in_a_dictionary_are_texts(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["a", "b"], "stars": ["1", "5"]})
+    frame.cast(pl.Categorical).write_parquet(tmp_path / "in.parquet")
+    table = _load(tmp_path, (tmp_path / "in.parquet").read_bytes(), "in.parquet")
+    assert table.select("input", "label").rows() == [("a", "bad"), ("b", "good")]
+
+
+WRITTEN = """
+models: [micro]
+mixture: {{prompts: 1}}
+data:
+  own:
+    reviews:
+      {{role: tuning, files: {{train: in.csv}}, columns: [text], label_column: stars,
+       instruction: Which one, labels: {labels}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "cells", "natural"),
+    [
+        ("{yes: good, no: bad}", "yes no", "good bad"),
+        ("[on, off]", "on off", "on off"),
+        ("{010: ten, 1:30: half}", "010 1:30", "ten half"),
+        ("{0x1F: a, 2020-01-01: b}", "0x1F 2020-01-01", "a b"),
+        ("{0.0: bad, 1.0: good}", "0.0 1.0", "bad good"),
+        ("{NA: unknown, None: nothing}", "NA None", "unknown nothing"),
+        ("{false: bad, true: good}", "False True", "bad good"),
+        ("{False: bad, True: good}", "FALSE true", "bad good"),
+    ],
+)
+def test_a_label_is_the_text_that_it_looks_like(
+    labels: str, cells: str, natural: str, tmp_path: Path
+) -> None:
+    first, second = cells.split()
+    (tmp_path / "in.csv").write_text(f"text,stars\na,{first}\nb,{second}\n")
+    (tmp_path / "mine.yaml").write_text(WRITTEN.format(labels=labels))
+    experiment = load_experiment(str(tmp_path / "mine.yaml"))
+    (dataset,) = experiment.datasets()
+    table = load_examples(dataset, experiment, public_source(None))
+    assert table["label"].to_list() == natural.split()
+
+
+def test_an_id_may_be_a_column_of_the_input(tmp_path: Path) -> None:
+    table = _load(tmp_path, JSONL, id_column="text")
+    assert table["example_id"].to_list() == ["reviews/train/dull", "reviews/train/fun"]
 
 
 CSV = "text,stars\ndull,1\nfun,5\n"
@@ -256,6 +408,19 @@ def test_a_missing_file_names_the_setting(name: str, tmp_path: Path) -> None:
         ({"files": {"test": "x.csv"}}, ["needs a file called train"]),
         ({"files": {"dev": "x.csv"}}, ["'train' or 'test'"]),
         ({"files": {}}, ["at least 1"]),
+        ({"files": None}, ["'data.own.reviews'", "name either files or hub"]),
+        ({"hub": HUB}, ["'data.own.reviews'", "name either files or hub"]),
+        (
+            {"files": None, "hub": HUB | {"revision": "main"}},
+            ["hub.revision'", "'main' is no commit"],
+        ),
+        ({"files": None, "hub": HUB | {"splits": {"test": "test"}}}, ["a split called train"]),
+        ({"files": None, "hub": HUB | {"splits": {"dev": "dev"}}}, ["'train' or 'test'"]),
+        ({"files": None, "hub": HUB | {"repository": "../x"}}, ["hub.repository'", "pattern"]),
+        ({"files": None, "hub": HUB | {"config": "a/b"}}, ["hub.config'", "pattern"]),
+        ({"files": None, "hub": HUB | {"split": "train"}}, ["did you mean 'splits'?"]),
+        ({"unlabelled": [1]}, ["'1' is in labels and in unlabelled"]),
+        ({"unlabelled": -1}, ["'data.own.reviews.unlabelled'", "tuple"]),
         ({"columns": []}, ["'data.own.reviews.columns'", "at least 1"]),
         ({"input": "Review: {txt}"}, ["must show {text} once"]),
         ({"input": "{text} {text}"}, ["must show {text} once"]),
@@ -264,6 +429,11 @@ def test_a_missing_file_names_the_setting(name: str, tmp_path: Path) -> None:
         ({"labels": {1: "bad", 5: "bad"}}, ["a natural label of its own"]),
         ({"labels": ["bad", "bad"]}, ["at least 2"]),
         ({"labels": {1: 2, 5: 3}}, ["'data.own.reviews.labels.1'", "valid string"]),
+        ({"labels": {1: "bad", "1": "good", 5: "fine"}}, ["'1' is named twice"]),
+        ({"labels": {False: "bad", "False": "good"}}, ["'false' is named twice"]),
+        ({"labels": [f"c{i}" for i in range(65_537)]}, ["65,537 classes are above 65,536"]),
+        ({"labels": {None: "bad", 1: "good"}}, ["None is no text or number"]),
+        ({"columns": ["text", "stars"]}, ["'data.own.reviews'", "would show the label"]),
         ({"labels": "bad"}, ["'data.own.reviews.labels'", "dictionary"]),
         ({"key": "Reviews"}, ["'data.own.Reviews", "pattern"]),
         ({"key": "rte"}, ["'data.own'", "the catalogue has a set called 'rte'"]),
@@ -296,6 +466,15 @@ def test_without_a_source_there_are_own_sets_only_and_with_one_they_come_last(
 
 
 # --- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_describes_a_set_of_the_hub(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yml\n(.*?)```", page, re.DOTALL)
+    settings = f"models: [micro]\nmixture: {{prompts: 1}}\n{block}"
+    (tmp_path / "mine.yaml").write_text(settings, encoding="utf-8")
+    (dataset,) = load_experiment(str(tmp_path / "mine.yaml")).datasets()
+    assert dataset.hub and f"`<mirror>/{dataset.hub.repository}/default/train.parquet`" in page
 
 
 @pytest.mark.slow
