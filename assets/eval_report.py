@@ -77,7 +77,7 @@ def _of_model(step: Step, model: str) -> dict[str, object]:
         "tuning": _read(step, "tuning_log", model, "settings.json"),
         "tuned model version": step.artifacts.manifest("symbol_tuned_model", model).version,
     }
-    if step.experiment.evaluation.pretrained and find_model(model).pretrained:
+    if step.experiment.evaluation.pretrained and find_model(model).parent:
         found["pretrained model"] = _read(step, "pretrained_model", model, "provenance.json")
     return found
 

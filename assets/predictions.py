@@ -63,7 +63,7 @@ class Asked:
     def variants(self, step: Step) -> dict[str, str]:
         """The variants that this model has, each with the asset of its weights."""
         every = weights(step.experiment)
-        has_parent = step.model.pretrained is not None
+        has_parent = step.model.parent is not None
         return {name: key for name, key in every.items() if has_parent or name != "pretrained"}
 
     def build(self, step: Step, folder: Path) -> Metadata:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from symtune_pipeline.catalog.facts import Fact, named, read_beside
 
@@ -30,13 +30,41 @@ class ParallelPlan(Fact):
     activation_checkpointing: bool = False
 
 
-class PackagedWeights(Fact):
-    """Weights inside an installed Python package: a GGUF file and its SHA-256."""
+class PackagedFile(Fact):
+    """A file inside an installed Python package, and its SHA-256."""
 
-    name: str
-    version: str
+    name: str  # of the package
     file: str
     sha256: str
+
+
+class PackagedWeights(PackagedFile):
+    """The weights of a model, quantised, as a GGUF file in a Python package or split over several.
+
+    Where there are parts, `file` and `sha256` are those of what they make up, and the package `name`
+    need not hold it. All packages have one version.
+    """
+
+    version: str
+    parts: tuple[PackagedFile, ...] = ()  # in their order
+
+    @property
+    def requirements(self) -> list[str]:
+        """The packages to install, as pip takes them."""
+        names = dict.fromkeys([self.name, *(part.name for part in self.parts)])
+        return [f"{name}=={self.version}" for name in names]
+
+    def __str__(self) -> str:
+        """For people: the package, its version, and in how many parts the weights are."""
+        parts = f" in {len(self.parts)} parts" if self.parts else ""
+        return f"{self.name} {self.version}{parts}"
+
+
+class HubModel(NamedTuple):
+    """A model on the hub; a revision that is not known has to be pinned before it is loaded."""
+
+    repository: str
+    revision: str | None
 
 
 class Model(Fact):
@@ -46,14 +74,32 @@ class Model(Fact):
     parameters: int
     context_tokens: int
     licence: str
+    terms: str | None = None  # where they stand, for a licence that asks to be pointed to
     architecture: dict[str, Any]  # arguments of transformers' configuration, `model_type` first
     instruct: str | None = None  # hub repository of the instruction-tuned model
     revision: str | None = None
-    pretrained: str | None = None  # hub repository of its pretrained-only parent
+    pretrained: str | None = None  # hub repository of the pretrained-only model
     pretrained_revision: str | None = None
-    package: PackagedWeights | None = None  # the same weights in a Python package
+    package: PackagedWeights | None = None  # those of `base`, in Python packages
     tuning: TuningDefaults
     plan: ParallelPlan
+
+    @property
+    def base(self) -> HubModel | None:
+        """What is tuned: the instruction-tuned model, or the pretrained one where that is all there is.
+
+        None for a model that is made here.
+        """
+        if self.instruct:
+            return HubModel(self.instruct, self.revision)
+        return HubModel(self.pretrained, self.pretrained_revision) if self.pretrained else None
+
+    @property
+    def parent(self) -> HubModel | None:
+        """The pretrained-only model that `base` was made of; none where `base` is that itself."""
+        if self.instruct and self.pretrained:
+            return HubModel(self.pretrained, self.pretrained_revision)
+        return None
 
 
 @cache

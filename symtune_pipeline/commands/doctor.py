@@ -161,23 +161,23 @@ def memory(models: list[Model]) -> Finding:
 
 def weights(model: Model) -> Finding:
     """Where the weights of a model will come from; the hub is asked whether it gives them."""
-    from symtune_pipeline.models.weights import NothingAnswers, look_up, packaged_file
+    from symtune_pipeline.models.weights import NothingAnswers, look_up, packaged_files
 
     name = f"weights of {model.key}"
-    if model.instruct is None:
+    if model.base is None:
         return Finding(name, "made here")
     try:
         try:
-            place = look_up(model, model.instruct, model.revision)
+            place = look_up(model, *model.base)
         except NothingAnswers:
             if model.package is None:
                 raise
-            packaged_file(model.package)
-            package = f"package {model.package.name} {model.package.version}"
-            return Finding(name, f"{package}; the hub is not reached")
+            packaged_files(model.package)
+            quantised = f"{model.base.repository}, quantised, from package {model.package}"
+            return Finding(name, f"{quantised}; the hub is not reached")
     except UserError as error:
         return _problem(name, error)
-    return Finding(name, f"{model.instruct}, from {place}")
+    return Finding(name, f"{model.base.repository}, from {place}")
 
 
 def parent_weights(model: Model) -> Finding:
@@ -185,13 +185,13 @@ def parent_weights(model: Model) -> Finding:
     from symtune_pipeline.models.weights import look_up
 
     name = f"weights of {model.key}'s parent"
-    if model.pretrained is None:
+    if model.parent is None:
         return Finding(name, "the catalogue names none")
     try:
-        place = look_up(model, model.pretrained, model.pretrained_revision)
+        place = look_up(model, *model.parent)
     except UserError as error:
         return _problem(name, error)
-    return Finding(name, f"{model.pretrained}, from {place}")
+    return Finding(name, f"{model.parent.repository}, from {place}")
 
 
 def data(experiment: Experiment) -> Finding:

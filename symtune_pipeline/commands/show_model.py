@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,10 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.catalog.models import HubModel, Model, find_model
 from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.files import sha256
+from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.store.folder import Store
 
+PROVENANCE = "provenance.json"
 MADE_OF_A_MODEL = ("base_model", "packed_mixture", "symbol_tuned_model")
 
 
@@ -44,32 +48,44 @@ def _model_facts(model: Model) -> list[tuple[str, str]]:
         f"{name.replace('_', ' ')} {value}"
         for name, value in model.tuning.model_dump(exclude_none=True).items()
     )
-    package = model.package and f"{model.package.name} {model.package.version}"
+    licence = ", ".join(filter(None, [model.licence, model.terms]))
     return [
         ("model", f"{model.key}: {model.parameters:,} parameters"),
         ("context", f"{model.context_tokens:,} tokens"),
-        ("licence", model.licence),
-        ("instruction-tuned", _at(model.instruct, model.revision) or "made here"),
-        ("pretrained parent", _at(model.pretrained, model.pretrained_revision) or "none"),
-        *([("weights also in", f"package {package}")] if package else []),
+        ("licence", licence),
+        *_on_the_hub(model),
+        *([("weights also in", f"package {model.package}, quantised")] if model.package else []),
         ("tuned with", tuning),
     ]
 
 
-def _at(repository: str | None, revision: str | None) -> str | None:
-    return repository and f"{repository} at {revision or 'no pinned revision'}"
+def _on_the_hub(model: Model) -> list[tuple[str, str]]:
+    if model.base and not model.instruct:
+        return [("pretrained only", f"{_at(model.base)}; it is tuned itself, and has no parent")]
+    return [
+        ("instruction-tuned", _at(model.base) if model.base else "made here"),
+        ("pretrained parent", _at(model.parent) if model.parent else "none"),
+    ]
+
+
+def _at(model: HubModel) -> str:
+    return f"{model.repository} at {model.revision or 'no pinned revision'}"
 
 
 def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
     for asset in MADE_OF_A_MODEL:
         manifest = store.find(asset, model.key)
         command = f"dagster asset materialize --select {asset} --partition {model.key}"
-        yield (
-            asset,
-            str(store.location(asset, model.key, manifest))
-            if manifest
-            else f"not made yet; `{command}` makes it",
-        )
+        if manifest is None:
+            yield asset, f"not made yet; `{command}` makes it"
+            continue
+        folder = store.location(asset, model.key, manifest)
+        yield asset, str(folder)
+        provenance = folder / PROVENANCE
+        # Of a store on s3 it may not have been fetched.
+        if provenance.is_file() and sha256(provenance) == manifest.files.get(PROVENANCE):
+            found = json.loads(provenance.read_text(encoding="utf-8"))
+            yield "its weights", in_words(found)
     if store.find("mart_summary"):
         from symtune_pipeline.report.tables import accuracy_text, comparisons, setting_label
 

@@ -152,12 +152,14 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
         kept[storage._cdata] = storage
         return tensor
 
+    # Prompts of a length that every window of attention takes: what is kept grows with tokens alone.
+    prompts = [PackedSequence(PROBE_TOKENS)] * (tokens // PROBE_TOKENS)
     with FakeTensorMode():
         model = _skeleton(architecture, torch.bfloat16 if bf16 and halved else torch.float32, "cpu")
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),
-            attending([PackedSequence(tokens)]),
+            attending(prompts),
             autocast,
         ):
             model(

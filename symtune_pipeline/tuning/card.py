@@ -35,7 +35,7 @@ def model_card(
 
     data = ModelCardData(
         license=model.licence.lower(),  # the hub knows licences in lower case
-        base_model=model.instruct,
+        base_model=model.base and model.base.repository,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["symtune-pipeline", "symbol-tuning", "in-context-learning"],

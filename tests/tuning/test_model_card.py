@@ -41,8 +41,8 @@ tuning: {lora: {rank: 8}}
 """
 
 
-def card(folder: Path, seconds: float = 1.0) -> str:
-    """Of SmolLM2, from a log of two steps."""
+def card(folder: Path, seconds: float = 1.0, model: str = "smollm2-135m") -> str:
+    """From a log of two steps."""
     experiment = folder / "with_own.yaml"
     experiment.write_text(OWN)
     log = pl.DataFrame(
@@ -63,7 +63,7 @@ def card(folder: Path, seconds: float = 1.0) -> str:
     )
     provenance = {"source": "package", "sha256": {"model.safetensors": DIGEST}, "licence": "x"}
     return model_card(
-        find_model("smollm2-135m"),
+        find_model(model),
         load_experiment(str(experiment)),
         provenance,
         {"packed_mixture/smollm2-135m": "0123456789abcdef"},
@@ -90,6 +90,18 @@ def test_a_card_says_what_the_model_was_made_from_and_how(tmp_path: Path) -> Non
     ):
         assert words in text, words
     assert "phone_reviews" not in text  # a set for evaluation
+
+
+def test_a_card_of_a_model_with_terms_of_its_own_passes_them_on(tmp_path: Path) -> None:
+    text = card(tmp_path, model="gemma3-270m")
+    data = ModelCard(text).data
+    assert (data.license, data.base_model) == ("gemma", "google/gemma-3-270m")
+    assert "[google/gemma-3-270m](https://huggingface.co/google/gemma-3-270m)" in text
+    assert (
+        "| terms of the licence, which hold for this model too | https://ai.google.dev/gemma/terms |"
+        in text
+    )
+    assert "terms of the licence" not in card(tmp_path)
 
 
 def test_a_card_names_no_folder_of_this_machine_and_no_time(tmp_path: Path) -> None:
