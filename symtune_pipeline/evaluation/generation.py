@@ -5,13 +5,15 @@ It runs with transformers' own attention: prompts of a batch are padded, not pac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
@@ -103,15 +105,50 @@ def _first_lines(
             f"A prompt of the algorithmic benchmarks has {needed} tokens with its completion, and the"
             f" model takes {limit}; lower evaluation.algorithmic_shots."
         )
-    with torch.inference_mode():
-        ids = model.generate(  # type: ignore[operator]
-            **batch.to(model.device),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            stop_strings=["\n"],
-            tokenizer=tokenizer,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    added = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    ends = _end_tokens(model, tokenizer)
+    config = _greedy(new_tokens, ends, tokenizer.pad_token_id)
+    with torch.inference_mode(), _configured(model, config):
+        ids = model.generate(**batch.to(model.device), tokenizer=tokenizer)  # type: ignore[operator]
+    # An end token need not be special to the tokenizer, which would then write it out.
+    added = [
+        list(takewhile(lambda token: token not in ends, row))
+        for row in ids[:, batch["input_ids"].shape[1] :].tolist()
+    ]
+    texts = tokenizer.batch_decode(added, skip_special_tokens=True)
     # A completion that starts on a line of its own is still the first line of text.
-    return [text.strip().split("\n")[0].strip() for text in added]
+    return [text.strip().split("\n")[0].strip() for text in texts]
+
+
+def _greedy(new_tokens: int, ends: list[int], padding: int | None) -> GenerationConfig:
+    """The likeliest token at every step, to the end of the line or to one of the end tokens."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=new_tokens,
+        stop_strings=["\n"],
+        eos_token_id=ends or None,
+        pad_token_id=padding,
+    )
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens with which the model ends a text, as its files say, or else its tokenizer."""
+    for named in (model.generation_config, model.config.get_text_config(), tokenizer):
+        ends = getattr(named, "eos_token_id", None)
+        if ends is not None:
+            return list(ends) if isinstance(ends, list | tuple) else [ends]
+    return []
+
+
+@contextmanager
+def _configured(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """The model generates as `config` says, and by nothing of its own.
+
+    Given to `generate` as an argument, a configuration would be filled up from the model's own, of
+    which generation_config.json may ask for a repetition penalty, forced tokens and others.
+    """
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -80,6 +80,41 @@ def test_left_padded_completions_equal_those_of_each_prompt_alone(
     ]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.8},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 3, "suppress_tokens": list(range(40, 300))},
+        {"do_sample": True, "temperature": 5.0, "top_k": 3},
+        {"num_beams": 3, "length_penalty": 2.0},
+        {"max_length": 3, "forced_eos_token_id": 5, "begin_suppress_tokens": list(range(200))},
+        {"bad_words_ids": [[i] for i in range(40, 300)], "max_time": 1e-9},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_the_models_own_generation_settings_change_no_completion(
+    model: Any, words: Any, suite: pl.DataFrame, asked: dict[str, Any]
+) -> None:
+    expected = complete(model, words, suite)
+    for name, value in asked.items():
+        setattr(model.generation_config, name, value)
+    own = model.generation_config
+    assert complete(model, words, suite).equals(expected)
+    assert model.generation_config is own
+
+
+def test_generation_stops_at_each_end_token_that_the_models_files_name(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    one = suite.head(1)
+    added = tokens_alone(model, words, one.to_dicts()[0], longest(words, one))
+    model.generation_config.eos_token_id = [words.eos_token_id, added[1]]
+    assert complete(model, words, one)["completion"].to_list() == [
+        first_line(words.decode(added[: added.index(added[1])]))
+    ]
+
+
 @pytest.mark.parametrize("end", ["\n", "!"])
 def test_generation_stops_at_the_end_of_a_line_and_of_the_text(
     model: Any, words: Any, suite: pl.DataFrame, end: str
