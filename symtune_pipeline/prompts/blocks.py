@@ -211,8 +211,8 @@ def _refuse_label(prompts: Prompts, example: int) -> None:
     label = prompts.labels[int(prompts.label_starts[prompt] + prompts.targets[example])]
     raise UserError(
         f"The label '{label}' in prompt {prompts.numbers[prompt]} of dataset"
-        f" '{prompts.datasets[prompt]}' has no tokens for this model; rename it or leave the dataset or"
-        " the model out."
+        f" '{prompts.datasets[prompt]}' has no token of its own for this model; rename it or leave the"
+        " dataset or the model out."
     )
 
 

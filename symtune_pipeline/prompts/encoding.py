@@ -62,13 +62,16 @@ class TextEncoder:
         """The tokens that a text can become, as the tokenizer spells them."""
         return [token for token in self.backend.get_vocab() if not token.startswith(_HIDDEN)]
 
-    def spelled(self, text: str) -> str:
-        """A text as the tokens of the vocabulary spell it, a space as 'Ġ' or '▁' for example."""
+    def words(self, text: str) -> list[str]:
+        """The words that a text is split into before tokens are looked for in each of them.
+
+        In the spelling of the vocabulary, in which a space is 'Ġ' or '▁' for example.
+        """
         if self.backend.normalizer is not None:
             text = self.backend.normalizer.normalize_str(text)
-        if self.backend.pre_tokenizer is not None:
-            text = "".join(word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text))
-        return text
+        if self.backend.pre_tokenizer is None:
+            return [text]
+        return [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
 
 
 def _before(tokenizer: PreTrainedTokenizerBase) -> list[int]:

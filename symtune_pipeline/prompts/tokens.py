@@ -8,7 +8,7 @@ once. It gives the same tokens wherever every junction of two segments composes 
 from __future__ import annotations
 
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, chain, pairwise, takewhile
@@ -28,9 +28,9 @@ BATCH = 200  # texts at a time: the places of their tokens take more memory than
 class Junctions:
     """Whether two neighbouring texts have the same tokens apart as joined.
 
-    They do where no token reaches across and the tokens on each side do not depend on the other.
-    The first is certain where no token of the vocabulary holds the two characters that meet. The
-    second is tried once for every kind of end and start that meet, `ending` and `starting`.
+    They do where no token reaches across and each side is split as it is alone. The first is certain
+    where no token of the vocabulary holds the two characters that meet. The second is tried once for
+    every kind of end and start that meet, `ending` and `starting`.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -47,12 +47,20 @@ class Junctions:
         return known
 
     def _try(self, left: str, right: str) -> bool:
-        last, first = left[-1], right[0]
-        spelled = self._encoder.spelled(last)[-1:] + self._encoder.spelled(first)[:1]
-        if any(len(two) == 2 and two in self._vocabulary for two in (last + first, spelled)):
+        if self._may_reach_across(left[-1], right[0]):
+            return False
+        before, after, words = (self._encoder.words(text) for text in (left, right, left + right))
+        one_word = [*before[:-1], "".join(before[-1:] + after[:1]), *after[1:]]
+        if words not in (before + after, one_word):
             return False
         apart, other, joined = self._encoder.ids([left, right, left + right])
         return apart + other == joined
+
+    def _may_reach_across(self, last: str, first: str) -> bool:
+        """Whether some token holds these characters side by side, as they are or as it is spelled."""
+        ends, starts = ("".join(self._encoder.words(character)) for character in (last, first))
+        pairs = {last + first, ends[-1:] + starts[:1]}
+        return any(len(pair) == 2 and pair in self._vocabulary for pair in pairs)
 
 
 def ending(text: str) -> str:
@@ -151,16 +159,15 @@ def label_tokens(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> l
 def _by_segment(prompt: Sequence[Segment], encoding: Encoding) -> list[list[int]]:
     """The tokens of a whole prompt, each with the segment in which it begins.
 
-    One that reaches into a label's word belongs to the label.
+    One that begins before a label and reaches into its word belongs to the label.
     """
     ends = list(accumulate(len(segment.text) for segment in prompt))
     found: list[list[int]] = [[] for _ in prompt]
     for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-        place = min(bisect_right(ends, start), len(prompt) - 1)
-        after = place + 1
-        if after < len(prompt) and prompt[after].role is Role.LABEL and end > ends[place] + 1:
-            place = after
-        found[place].append(token)
+        begins = min(bisect_right(ends, start), len(prompt) - 1)
+        later = range(begins + 1, bisect_left(ends, end - 1, begins) + 1)
+        reached = (i for i in later if prompt[i].role is Role.LABEL and end > ends[i - 1] + 1)
+        found[next(reached, begins)].append(token)
     return found
 
 
