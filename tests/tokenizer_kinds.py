@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from functools import cache
 from itertools import cycle, islice
 from typing import Any
@@ -94,6 +95,7 @@ def _untrained(kind: str) -> tuple[Tokenizer, Any]:
             tokenizer.pre_tokenizer = split
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         return tokenizer, trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, **common)
+    common["initial_alphabet"] = [*string.ascii_letters, *string.digits, *string.punctuation, "\n"]
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

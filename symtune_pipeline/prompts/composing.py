@@ -186,7 +186,7 @@ class Composer:
         )
         layout_of = prompts.style_of[prompts.prompt_of] + len(layouts)
         layout_of[prompts.starts] -= len(layouts)
-        columns = []
+        columns: list[Ints] = []
         for role, slots in zip(EXAMPLE, slots_of, strict=True):
             if role is Role.INPUT:
                 column = self._input_addresses(prompts.examples, slots, layout_of)

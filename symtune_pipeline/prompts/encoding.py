@@ -98,7 +98,7 @@ def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """
     from tokenizers import Tokenizer
 
-    state = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     hidden = {}
     for token in state["added_tokens"]:
         content = token["content"]
