@@ -140,7 +140,7 @@ def _peer_model(model_folder: Path) -> Any:
 
     torch.set_num_threads(THREADS)
     return HFLM(
-        pretrained=str(model_folder), dtype="float32", device="cpu", add_bos_token=False
+        pretrained=str(model_folder), dtype="float32", device="cpu"
     )  # fmt: skip
 
 

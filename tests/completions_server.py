@@ -29,7 +29,6 @@ class CompletionsServer:
     """What it serves, what goes wrong, and how often it was asked."""
 
     folder: Path
-    special: str | None = None  # the text of a token put before every prompt: of token 0
     ends: bool = False  # the text ends with the prompt: no generated token is listed
     merges: bool = False  # the last two tokens come as one
     echoes: bool = True
@@ -61,10 +60,8 @@ class CompletionsServer:
 
     def completion(self, prompt: str) -> dict[str, Any]:
         """The response to a request."""
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+        ids = self.tokenizer.encode(prompt)
         texts = [self.tokenizer.decode([i]) for i in ids]
-        if self.special is not None:
-            ids, texts = [0, *ids], [self.special, *texts]
         with torch.inference_mode():
             logprobs: list[float | None] = [None, *reference_logprobs(self.model, ids).tolist()]
         if self.merges:

@@ -36,11 +36,12 @@ from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 GROUP = "symtune"
 TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
 
-    lm_eval --model hf --model_args pretrained=<model>,dtype=float32,add_bos_token=False \\
+    lm_eval --model hf --model_args pretrained=<model>,dtype=float32 \\
       --include_path {{folder}} --tasks {GROUP}
 
-The prompts are for base models: do not apply a chat template. `add_bos_token=False` and float32 are
-what {TAG} scores with on a CPU. The tasks name their data by its path: export again instead of
+The prompts are for base models: do not apply a chat template. Leave add_bos_token out, so that a
+prompt begins as the model's tokenizer begins a text, as it does in {TAG}, which scores in float32 on
+a CPU. The tasks name their data by its path: export again instead of
 moving this folder. Version of the suites: {{version}}.
 """
 
@@ -150,6 +151,8 @@ def _algorithmic(suite: pl.DataFrame) -> Iterator[_Task]:
             "generation_kwargs": {
                 "until": ["\n"],
                 "do_sample": False,
+                # Which a model's own generation settings may ask for otherwise.
+                "repetition_penalty": 1.0,
                 "max_gen_toks": longest,
             },
             "filter_list": [

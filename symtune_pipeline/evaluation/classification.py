@@ -12,14 +12,16 @@ from transformers import AutoTokenizer
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import ranked
-from symtune_pipeline.evaluation.scorer import Query, Tokens, Tree, score
+from symtune_pipeline.evaluation.scorer import Query, Tree, score
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.loading import load_model
-from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop, label_text
-from symtune_pipeline.prompts.tokens import CHECKED_PROMPTS, SegmentTokenizer, Tokenizer
+from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
+from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Asked = tuple[list[int], list[list[int]]]  # the tokens of a prompt, and of each label after it
 
 CONTEXT = ("benchmark", "setting", "flipped_percent", "dataset", "context")
 
@@ -39,7 +41,7 @@ def classify(
 
 def predict(
     model: PreTrainedModel,
-    tokenizer: Tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     suite: pl.DataFrame,
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
@@ -53,8 +55,6 @@ def predict(
     by_segment = SegmentTokenizer(tokenizer)
     grouped = groupby(suite.iter_rows(named=True), key=lambda row: [row[name] for name in CONTEXT])
     contexts = [list(rows) for _, rows in grouped]
-    first = suite.head(CHECKED_PROMPTS).iter_rows(named=True)
-    by_segment.check(classification_prompt(row, inputs) for row in first)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     fitted = [_tree(rows, by_segment, inputs, limit) for rows in contexts]
     dropped = [left_out for tree, left_out in fitted for _ in tree.queries]
@@ -73,23 +73,11 @@ def _tree(
 
     The tree's prefix is the tokens that the rows share; its queries are what each of them adds.
     """
-    labels = _labels(rows[0], by_segment)
-    prompts, dropped = _fitting(rows, by_segment, inputs, limit, max(map(len, labels)))
-    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    asked, dropped = _fitting(rows, by_segment, inputs, limit)
+    columns = zip(*(prompt[:-1] for prompt, _ in asked), strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    queries = [Query(prompt[shared:], labels) for prompt in prompts]
-    return Tree(prompts[0][:shared], queries), dropped
-
-
-def _labels(row: dict[str, Any], by_segment: SegmentTokenizer) -> list[list[int]]:
-    """The tokens of each label; labels that have none or the same ones are a UserError."""
-    labels = [by_segment.text_tokens(label_text(label)) for label in row["labels"]]
-    if not all(labels) or len(set(map(tuple, labels))) < len(labels):
-        raise UserError(
-            f"The labels {', '.join(map(repr, row['labels']))} of dataset '{row['dataset']}' are the"
-            " same tokens or none for this model; rename them or leave the dataset out."
-        )
-    return labels
+    queries = [Query(prompt[shared:], labels) for prompt, labels in asked]
+    return Tree(asked[0][0][:shared], queries), dropped
 
 
 def _fitting(
@@ -97,20 +85,14 @@ def _fitting(
     by_segment: SegmentTokenizer,
     inputs: Sequence[str],
     limit: int | None,
-    label_tokens: int,
-) -> tuple[list[Tokens], int]:
+) -> tuple[list[Asked], int]:
     """The prompts of a context's rows with as few exemplars left out of all as need be."""
     kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_targets")}
     while True:
-        tokenised = (
-            by_segment.segment_tokens(classification_prompt(row | kept, inputs)) for row in rows
-        )
-        prompts: list[Tokens] = [
-            [token for tokens in segments for token in tokens] for segments in tokenised
-        ]
-        longest = max(map(len, prompts)) + label_tokens
+        asked = [_asked(row | kept, by_segment, inputs) for row in rows]
+        longest = max(len(prompt) + max(map(len, labels)) for prompt, labels in asked)
         if limit is None or longest <= limit:
-            return prompts, len(rows[0]["exemplars"]) - len(kept["exemplars"])
+            return asked, len(rows[0]["exemplars"]) - len(kept["exemplars"])
         index = exemplar_to_drop(kept["exemplar_targets"])
         if index is None:
             raise UserError(
@@ -120,3 +102,14 @@ def _fitting(
             )
         for values in kept.values():
             values.pop(index)
+
+
+def _asked(row: dict[str, Any], by_segment: SegmentTokenizer, inputs: Sequence[str]) -> Asked:
+    """A row's prompt and labels; labels that are no tokens or the same ones are a UserError."""
+    prompt, labels = by_segment.continuations(classification_prompt(row, inputs), row["labels"])
+    if not prompt or not all(labels) or len(set(map(tuple, labels))) < len(labels):
+        raise UserError(
+            f"The labels {', '.join(map(repr, row['labels']))} of dataset '{row['dataset']}' are the"
+            " same tokens or none for this model; rename them or leave the dataset out."
+        )
+    return prompt, labels

@@ -2,8 +2,8 @@
 
 Every label is asked for on its own: the server echoes the prompt that ends with the label and says
 each token's log-probability (`echo` with `logprobs`), of which the label's are summed. One token is
-generated and ignored, because servers differ in what `max_tokens: 0` means. A server puts its own
-special tokens before a prompt; our scorer puts none.
+generated and ignored, because servers differ in what `max_tokens: 0` means. A server puts before a
+prompt what the model's tokenizer puts there, as our own scorer does.
 """
 
 from __future__ import annotations
@@ -138,13 +138,24 @@ def _start(tokens: Sequence[str], label: str) -> int | None:
     """Where the last tokens begin that make up the label, or None where no token begins there.
 
     Counted from the end: offsets from the start would be wrong by a special token's text, and by
-    characters of the prompt that several tokens share.
+    characters of the prompt that several tokens share. A server may write the first token of a word
+    without the space that SentencePiece has in it, and a token of a space alone as nothing.
     """
-    length, start = 0, len(tokens)
-    while length < len(label) and start:
-        start -= 1
-        length += len(tokens[start])
-    return start if "".join(tokens[start:]) == label else None
+    for text in (label, label.removeprefix(" ")):
+        length, start = 0, len(tokens)
+        while length < len(text) and start:
+            start -= 1
+            length += len(tokens[start])
+        if "".join(tokens[start:]) == text:
+            break
+    else:
+        return None
+    if text != label:
+        while start and not tokens[start - 1]:
+            start -= 1
+        if start and tokens[start - 1][-1].isspace():  # the space is the prompt's last token
+            return None
+    return start
 
 
 def _post(client: Client, endpoint: Endpoint, request: dict[str, object]) -> Response:

@@ -5,19 +5,22 @@ It runs with transformers' own attention: prompts of a batch are padded, not pac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
-from symtune_pipeline.prompts.text import algorithmic_prompt, render
+from symtune_pipeline.prompts.encoding import TextEncoder
+from symtune_pipeline.prompts.text import algorithmic_prompt, label_text, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,20 +60,31 @@ def complete(
     """
     from accelerate.utils import find_executable_batch_size
 
-    prompts = [render(algorithmic_prompt(row)) for row in suite.iter_rows(named=True)]
-    longest = max((len(tokenizer.encode(f" {text}\n")) for text in suite["target"]), default=0)
+    encoder = TextEncoder(tokenizer)
+    texts = [render(algorithmic_prompt(row)) for row in suite.iter_rows(named=True)]
+    prompts = [encoder.before + ids for ids in encoder.ids(texts)]
+    lines = [
+        f"{text}{label_text(target)}\n" for text, target in zip(texts, suite["target"], strict=True)
+    ]
+    longest = max(
+        (
+            len(encoder.before + ids) - len(prompt)
+            for prompt, ids in zip(prompts, encoder.ids(lines), strict=True)
+        ),
+        default=0,
+    )
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # Prompts of like length share a batch, so that little of it is padding.
-    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    waiting = sorted(range(len(prompts)), key=lambda i: len(texts[i]))
     completions = [""] * len(prompts)
 
     def complete_waiting(batch_size: int) -> None:
         """Called again with a smaller batch where memory runs out; goes on where it was."""
         while waiting:
             batch = waiting[:batch_size]
-            texts = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit)
-            for i, text in zip(batch, texts, strict=True):
-                completions[i] = text
+            lines = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit)
+            for i, line in zip(batch, lines, strict=True):
+                completions[i] = line
             del waiting[:batch_size]
             progress(len(prompts) - len(waiting))
 
@@ -89,29 +103,67 @@ def complete(
 def _first_lines(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: list[list[int]],
     new_tokens: int,
     limit: int | None,
 ) -> list[str]:
     """The first line of text that the model adds to each prompt."""
-    tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    batch: Any = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    needed = batch["input_ids"].shape[1] + new_tokens
+    width = max(map(len, prompts))
+    needed = width + new_tokens
     if limit is not None and needed > limit:
         raise UserError(
             f"A prompt of the algorithmic benchmarks has {needed} tokens with its completion, and the"
             f" model takes {limit}; lower evaluation.algorithmic_shots."
         )
-    with torch.inference_mode():
-        ids = model.generate(  # type: ignore[operator]
-            **batch.to(model.device),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            stop_strings=["\n"],
-            tokenizer=tokenizer,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    added = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    ends = _end_tokens(model, tokenizer)
+    padding = tokenizer.pad_token_id
+    if padding is None:
+        padding = ends[0] if ends else 0  # whichever: the mask hides it
+    ids, mask = (
+        torch.tensor([[filler] * (width - len(row)) + row for row in rows], device=model.device)
+        for filler, rows in ((padding, prompts), (0, [[1] * len(prompt) for prompt in prompts]))
+    )
+    with torch.inference_mode(), _configured(model, _greedy(new_tokens, ends, padding)):
+        found = model.generate(ids, attention_mask=mask, tokenizer=tokenizer)  # type: ignore[operator]
+    # An end token need not be special to the tokenizer, which would then write it out.
+    added = [
+        list(takewhile(lambda token: token not in ends, row)) for row in found[:, width:].tolist()
+    ]
+    texts = tokenizer.batch_decode(added, skip_special_tokens=True)
     # A completion that starts on a line of its own is still the first line of text.
-    return [text.strip().split("\n")[0].strip() for text in added]
+    return [text.strip().split("\n")[0].strip() for text in texts]
+
+
+def _greedy(new_tokens: int, ends: list[int], padding: int) -> GenerationConfig:
+    """The likeliest token at every step, to the end of the line or to one of the end tokens."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=new_tokens,
+        stop_strings=["\n"],
+        eos_token_id=ends or None,
+        pad_token_id=padding,
+    )
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens with which the model ends a text, as its files say, or else its tokenizer."""
+    for named in (model.generation_config, model.config.get_text_config(), tokenizer):
+        ends = getattr(named, "eos_token_id", None)
+        if ends is not None:
+            return list(ends) if isinstance(ends, list | tuple) else [ends]
+    return []
+
+
+@contextmanager
+def _configured(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """The model generates as `config` says, and by nothing of its own.
+
+    Given to `generate` as an argument, a configuration would be filled up from the model's own, of
+    which generation_config.json may ask for a repetition penalty, forced tokens and others.
+    """
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own

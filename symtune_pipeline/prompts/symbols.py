@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import TUNING_PER_CATEGORY, SymbolsConfig
-from symtune_pipeline.prompts.text import label_text
+from symtune_pipeline.prompts.tokens import label_tokens
 from symtune_pipeline.tables import CATEGORIES, Category
 
 if TYPE_CHECKING:
@@ -80,17 +80,23 @@ def shared_token_sequences(pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBas
     tuning, evaluation = (
         pool.filter(split=split)["symbol"].to_list() for split in ("tuning", "evaluation")
     )
-    known = set(map(tuple, _token_ids(tuning, tokenizer)))
-    with_ids = zip(evaluation, _token_ids(evaluation, tokenizer), strict=True)
-    return [symbol for symbol, ids in with_ids if tuple(ids) in known]
+    ids = [tuple(found) for found in label_tokens([*tuning, *evaluation], tokenizer)]
+    known = set(ids[: len(tuning)])
+    with_ids = zip(evaluation, ids[len(tuning) :], strict=True)
+    return [symbol for symbol, found in with_ids if found in known]
 
 
 def first_tokens(
     pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase]
 ) -> NDArray[np.int64]:
-    """The first token id of each tuning symbol in a prompt: shape [tokenizers, symbols]."""
+    """The first token id of each tuning symbol in a prompt: shape [tokenizers, symbols].
+
+    It is -1 for a symbol that has no token.
+    """
     tuning = pool.filter(split="tuning")["symbol"].to_list()
-    return np.array([[ids[0] for ids in _token_ids(tuning, each)] for each in tokenizers])
+    return np.array(
+        [[ids[0] if ids else -1 for ids in label_tokens(tuning, each)] for each in tokenizers]
+    )
 
 
 def in_both_splits(pool: pl.DataFrame) -> list[str]:
@@ -194,12 +200,3 @@ def _offensive_words() -> set[str]:
     from glin_profanity.data.dictionary import dictionary
 
     return {word.lower() for word in dictionary.get_words("english")}
-
-
-def _token_ids(symbols: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    texts = [label_text(symbol) for symbol in symbols]
-    # Small batches: what a tokenizer returns beside the ids takes more time than the ids otherwise.
-    batches = (texts[start : start + 200] for start in range(0, len(texts), 200))
-    return [
-        ids for batch in batches for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]
-    ]

@@ -1,74 +1,179 @@
-"""Tokenising prompts segment by segment, where that equals tokenising the whole string."""
+"""The tokens of prompts: those of the whole string, composed from its segments where that is the same.
+
+A prompt's tokens are what the tokenizer makes of the prompt as one string, and before them what it
+puts before a text. Composing is far faster, because a text that stands in many prompts is tokenised
+once. It gives the same tokens wherever every junction of two segments composes (`Junctions`).
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import Any, Protocol
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate, chain, pairwise, takewhile
+from typing import TYPE_CHECKING
 
-from symtune_pipeline.prompts.text import Segment, render
+from symtune_pipeline.prompts.encoding import TextEncoder
+from symtune_pipeline.prompts.text import Role, Segment, label_text, render, segments
 
-CHECKED_PROMPTS = 64  # enough to meet every format several times
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
 
-
-class Tokenizer(Protocol):
-    """What this module needs of a transformers tokenizer."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-
-    def __call__(
-        self,
-        text: str | list[str],
-        *,
-        add_special_tokens: bool,
-        return_offsets_mapping: bool = False,
-    ) -> Mapping[str, Any]:
-        """`input_ids`, and in `offset_mapping` each token's first character and the one after."""
+REACH = 4  # characters on each side of a junction by which a tokenizer may decide where to split
+BATCH = 200  # texts at a time: the places of their tokens take more memory than the tokens
 
 
-@dataclass
-class SegmentTokenizer:
-    """Composes the tokens of prompts from those of their segments, each text tokenised once.
+class Junctions:
+    """Whether two neighbouring texts have the same tokens apart as joined.
 
-    Where a tokenizer merges characters across the boundary of two segments, composing would differ
-    from tokenising the whole string. `check` detects that; prompts are then tokenised whole.
+    They do where no token reaches across and each side is split as it is alone. The first is certain
+    where no token of the vocabulary holds the two characters that meet. The second is tried once for
+    every kind of end and start that meet, `ending` and `starting`.
     """
 
-    tokenizer: Tokenizer
-    composes: bool = True
-    _known: dict[str, list[int]] = field(default_factory=dict)
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self._vocabulary = "\0".join(encoder.vocabulary())
+        self._known: dict[tuple[str, str], bool] = {}
 
-    def check(self, prompts: Iterable[Sequence[Segment]]) -> bool:
-        """Whether composing equals whole-string tokenisation on all of `prompts`; sets `composes`."""
-        self.composes = all(
-            [token for segment in prompt for token in self.text_tokens(segment.text)]
-            == self._ids(render(prompt))
-            for prompt in prompts
-        )
-        return self.composes
+    def compose(self, left: str, right: str) -> bool:
+        """Whether it holds for two texts that are not empty."""
+        kinds = ending(left), starting(right)
+        known = self._known.get(kinds)
+        if known is None:
+            known = self._known[kinds] = self._try(left, right)
+        return known
 
-    def text_tokens(self, text: str) -> list[int]:
-        """Token ids of a text on its own."""
-        ids = self._known.get(text)
-        if ids is None:
-            ids = self._known[text] = self._ids(text)
-        return ids
+    def _try(self, left: str, right: str) -> bool:
+        if self._may_reach_across(left[-1], right[0]):
+            return False
+        before, after, words = (self._encoder.words(text) for text in (left, right, left + right))
+        one_word = [*before[:-1], "".join(before[-1:] + after[:1]), *after[1:]]
+        if words not in (before + after, one_word):
+            return False
+        apart, other, joined = self._encoder.ids([left, right, left + right])
+        return apart + other == joined
+
+    def _may_reach_across(self, last: str, first: str) -> bool:
+        """Whether some token holds these characters side by side, as they are or as it is spelled."""
+        ends, starts = ("".join(self._encoder.words(character)) for character in (last, first))
+        pairs = {last + first, ends[-1:] + starts[:1]}
+        return any(len(pair) == 2 and pair in self._vocabulary for pair in pairs)
+
+
+def ending(text: str) -> str:
+    """The kind of a text's end: its last character, and what kind of characters come before."""
+    return _kind(text[: -REACH - 1 : -1])
+
+
+def starting(text: str) -> str:
+    """The kind of a text's start: its first character, and what kind of characters follow."""
+    return _kind(text[:REACH])
+
+
+@cache
+def _kind(characters: str) -> str:
+    """The first character itself, and the Unicode category of the others; white space and "'" stay.
+
+    These are what tokenizers split by; "'" begins the ends of words such as 're.
+    """
+    kinds = (c if c.isspace() or c == "'" else unicodedata.category(c) for c in characters[1:])
+    return characters[:1] + "\0".join(kinds)
+
+
+class SegmentTokenizer:
+    """The tokens of prompts, of their segments and of the labels that may follow them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises UserError for a tokenizer that `TextEncoder` does not take."""
+        self.encoder = TextEncoder(tokenizer)
+        self.junctions = Junctions(self.encoder)
+        self._known: dict[str, list[int]] = {}
+
+    def composes(self, prompt: Sequence[Segment]) -> bool:
+        """Whether the tokens of the prompt's segments, one after another, are those of the whole."""
+        texts = [segment.text for segment in prompt if segment.text]
+        return all(self.junctions.compose(left, right) for left, right in pairwise(texts))
 
     def segment_tokens(self, prompt: Sequence[Segment]) -> list[list[int]]:
-        """Token ids of each segment of a prompt."""
-        if self.composes:
-            return [self.text_tokens(segment.text) for segment in prompt]
-        # A token that crosses a boundary belongs to the segment in which it begins.
-        text = render(prompt)
-        whole = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ends = list(accumulate(len(segment.text) for segment in prompt))
-        by_segment: list[list[int]] = [[] for _ in prompt]
-        for token, (start, _) in zip(whole["input_ids"], whole["offset_mapping"], strict=True):
-            by_segment[bisect_right(ends, start)].append(token)
-        return by_segment
+        """Token ids of each segment of a prompt, without those before the prompt."""
+        if self.composes(prompt):
+            return [self._text_tokens(segment.text) for segment in prompt]
+        return self.whole([prompt])[0]
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def whole(self, prompts: Sequence[Sequence[Segment]]) -> list[list[list[int]]]:
+        """The same for many prompts, each tokenised as one string."""
+        found = []
+        for start in range(0, len(prompts), BATCH):
+            batch = prompts[start : start + BATCH]
+            encodings = self.encoder.encodings([render(prompt) for prompt in batch])
+            found += [_by_segment(*pair) for pair in zip(batch, encodings, strict=True)]
+        return found
+
+    def tokens(self, prompt: Sequence[Segment]) -> list[int]:
+        """Token ids of a prompt, with those before it."""
+        if self.composes(prompt):
+            texts = (self._text_tokens(segment.text) for segment in prompt)
+            return [*self.encoder.before, *chain.from_iterable(texts)]
+        return self.encoder.before + self.encoder.ids([render(prompt)])[0]
+
+    def continuations(
+        self, prompt: Sequence[Segment], labels: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """A prompt's tokens, and those of each label that may follow it, in the whole string.
+
+        Where a label changes the prompt's last tokens, these are left to the labels, of all of them
+        alike, so that what is compared begins at the same place.
+        """
+        alone = self.tokens(prompt)
+        joined = [
+            self.tokens([*prompt, Segment(label_text(label), Role.LABEL)]) for label in labels
+        ]
+        shared = min((_shared(alone, tokens) for tokens in joined), default=len(alone))
+        return alone[:shared], [tokens[shared:] for tokens in joined]
+
+    def _text_tokens(self, text: str) -> list[int]:
+        ids = self._known.get(text)
+        if ids is None:
+            ids = self._known[text] = self.encoder.ids([text])[0]
+        return ids
+
+
+def label_tokens(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each label as it follows a prompt, in the first of the formats."""
+    by_segment = SegmentTokenizer(tokenizer)
+    prompt = segments(0, ["x"], [])
+    texts = [label_text(label) for label in labels]
+    found = by_segment.encoder.ids(texts)
+    joins = [
+        i for i, text in enumerate(texts) if not by_segment.junctions.compose(prompt[-1].text, text)
+    ]
+    whole = by_segment.whole([[*prompt, Segment(texts[i], Role.LABEL)] for i in joins])
+    for i, by_place in zip(joins, whole, strict=True):
+        found[i] = by_place[-1]
+    return found
+
+
+def _by_segment(prompt: Sequence[Segment], encoding: Encoding) -> list[list[int]]:
+    """The tokens of a whole prompt, each with the segment in which it begins.
+
+    One that begins before a label and reaches into its word belongs to the label.
+    """
+    ends = list(accumulate(len(segment.text) for segment in prompt))
+    found: list[list[int]] = [[] for _ in prompt]
+    for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        begins = min(bisect_right(ends, start), len(prompt) - 1)
+        later = range(begins + 1, bisect_left(ends, end - 1, begins) + 1)
+        reached = (i for i in later if prompt[i].role is Role.LABEL and end > ends[i - 1] + 1)
+        found[next(reached, begins)].append(token)
+    return found
+
+
+def _shared(alone: list[int], joined: list[int]) -> int:
+    """How many tokens a prompt and the same prompt with a label have in common at the start."""
+    if joined[: len(alone)] == alone:
+        return len(alone)
+    pairs = zip(alone, joined, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

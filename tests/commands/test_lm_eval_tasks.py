@@ -56,7 +56,7 @@ def ran(exported: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         return evaluator.simple_evaluate(  # type: ignore[no-any-return]
             model="hf",
-            model_args=f"pretrained={model},dtype=float32,add_bos_token=False",
+            model_args=f"pretrained={model},dtype=float32",
             tasks=["symtune"],
             task_manager=TaskManager(include_path=str(exported), include_defaults=False),
             batch_size=4,
@@ -144,6 +144,7 @@ def test_tasks_are_data_and_name_the_version_of_the_suites(
         assert settings["metadata"]["version"] == version
     assert yaml.safe_load((exported / "symtune.yaml").read_text())["task"] == list(TASKS)
     readme = (exported / "README.md").read_text()
+    assert "add_bos_token=" not in readme
     assert str(exported) in readme and version in readme
 
 

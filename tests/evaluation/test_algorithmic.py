@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from tiny_models import save_tiny_model
+from tokenizer_kinds import read, small_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from symtune_pipeline.errors import UserError
@@ -77,6 +78,65 @@ def test_left_padded_completions_equal_those_of_each_prompt_alone(
     assert table["completion"].to_list() == expected
     assert table["correct"].to_list() == [
         a == b for a, b in zip(expected, suite["target"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["llama3", "unigram"])
+@pytest.mark.parametrize("start", ["begin", "begin_and_end"])
+def test_a_prompt_begins_as_the_tokenizer_begins_a_text_and_does_not_end(
+    suite: pl.DataFrame, tmp_path: Path, kind: str, start: str
+) -> None:
+    tokenizer = small_tokenizer(kind, start)
+    folder = save_tiny_model(tmp_path, vocab_size=len(tokenizer), max_position_embeddings=1_024)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model.generation_config.eos_token_id = None
+    ran: list[Any] = []
+    model.register_forward_pre_hook(
+        lambda _, arguments, named: ran.append(named["input_ids"].tolist()), with_kwargs=True
+    )
+    spelled = suite.head(3).with_columns(query_input=pl.lit("</s> <|im_end|> <tool_call>"))
+    complete(model, tokenizer, pl.concat([suite.head(5), spelled]))
+    begin = tokenizer.bos_token_id
+    control = {len(tokenizer) - 1, *tokenizer.all_special_ids} - {begin, tokenizer.unk_token_id}
+    rows = suite.head(5).to_dicts()
+    expected = [read(tokenizer, render(algorithmic_prompt(row))) for row in rows]
+    prompts = [row[row.index(begin) :] for row in ran[0]]
+    assert all(prompt in prompts for prompt in expected)
+    assert not any(control & set(prompt) for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.8},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 3, "suppress_tokens": list(range(40, 300))},
+        {"do_sample": True, "temperature": 5.0, "top_k": 3},
+        {"num_beams": 3, "length_penalty": 2.0},
+        {"max_length": 3, "forced_eos_token_id": 5, "begin_suppress_tokens": list(range(200))},
+        {"bad_words_ids": [[i] for i in range(40, 300)], "max_time": 1e-9},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_the_models_own_generation_settings_change_no_completion(
+    model: Any, words: Any, suite: pl.DataFrame, asked: dict[str, Any]
+) -> None:
+    expected = complete(model, words, suite)
+    for name, value in asked.items():
+        setattr(model.generation_config, name, value)
+    own = model.generation_config
+    assert complete(model, words, suite).equals(expected)
+    assert model.generation_config is own
+
+
+def test_generation_stops_at_each_end_token_that_the_models_files_name(
+    model: Any, words: Any, suite: pl.DataFrame
+) -> None:
+    one = suite.head(1)
+    added = tokens_alone(model, words, one.to_dicts()[0], longest(words, one))
+    model.generation_config.eos_token_id = [words.eos_token_id, added[1]]
+    assert complete(model, words, one)["completion"].to_list() == [
+        first_line(words.decode(added[: added.index(added[1])]))
     ]
 
 

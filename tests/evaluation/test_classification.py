@@ -10,7 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_tiny_model
+from tiny_models import reference_logprobs, reference_model, save_tiny_model
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import predict
@@ -27,12 +29,24 @@ CONTEXT_TOKENS = 60
 CLASSES = [0, 1, 1, 0, 1, 0]
 
 
-class Words:
+def words() -> Any:
     """A tokenizer: a word is a token, 'same' and 'also' the same one, and '~' none."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        words = text.replace("also", "same").replace("~", " ").split()
-        return [1 + sum(word.encode()) % (VOCABULARY - 1) for word in words]
+    known = [
+        "<none>",
+        "same",
+        "foo",
+        "bar",
+        "baz",
+        "Input:",
+        "Output:",
+        *(f"w{i}" for i in range(9)),
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, "<none>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace("also", "same"), normalizers.Replace("~", " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("short"), max_position_embeddings=CONTEXT_TOKENS)
 
 
-def inputs(words: int) -> list[str]:
+def inputs(count: int) -> list[str]:
     """Six exemplars and two queries, the last of them longer than all others."""
-    return [" ".join([f"w{i}"] * words) for i in range(7)] + ["w8 " * (2 * words)]
+    return [" ".join([f"w{i}"] * count) for i in range(7)] + ["w8 " * (2 * count)]
 
 
 def suite(labels: list[str]) -> pl.DataFrame:
@@ -51,27 +65,27 @@ def suite(labels: list[str]) -> pl.DataFrame:
     return CLASSIFICATION_SUITE.frame(rows, orient="row")
 
 
-def predictions(folder: Path, labels: list[str], words: int) -> pl.DataFrame:
+def predictions(folder: Path, labels: list[str], count: int) -> pl.DataFrame:
     model = load_model(folder, torch.float32, "cpu").eval()
-    return predict(model, Words(), suite(labels), inputs(words))  # type: ignore[arg-type]
+    return predict(model, words(), suite(labels), inputs(count))
 
 
-def naive(folder: Path, row: dict[str, Any], words: int) -> list[float]:
+def naive(folder: Path, row: dict[str, Any], count: int) -> list[float]:
     """Each label's full string through the model, with the exemplars of `row`."""
     model = reference_model(folder)
-    encode = Words().encode
-    prompt = encode(render(classification_prompt(row, inputs(words))), add_special_tokens=False)
+    prompt = render(classification_prompt(row, inputs(count)))
+    encode = words().encode
     scores = []
     for label in row["labels"]:
-        tokens = encode(label_text(label), add_special_tokens=False)
+        tokens = encode(prompt + label_text(label))
         with torch.inference_mode():
-            logprobs = reference_logprobs(model, [*prompt, *tokens])
-        scores.append(float(logprobs[-len(tokens) :].sum()))
+            logprobs = reference_logprobs(model, tokens)
+        scores.append(float(logprobs[len(encode(prompt)) - 1 :].sum()))
     return scores
 
 
 def test_a_prompt_that_fits_keeps_its_exemplars(folder: Path) -> None:
-    table = predictions(folder, ["foo", "bar baz"], words=2)
+    table = predictions(folder, ["foo", "bar baz"], count=2)
     assert table["dropped"].to_list() == [0, 0]
     for row, logprobs in zip(
         suite(["foo", "bar baz"]).iter_rows(named=True), table["logprobs"], strict=True
@@ -80,15 +94,15 @@ def test_a_prompt_that_fits_keeps_its_exemplars(folder: Path) -> None:
 
 
 def test_a_context_above_the_models_loses_exemplars_and_no_part_of_a_query(folder: Path) -> None:
-    words = 8  # 11 tokens an exemplar, 19 a query with its label: 85, and 63 without two of them
-    table = predictions(folder, ["foo", "bar"], words)
+    count = 8  # 11 tokens an exemplar, 19 a query with its label: 85, and 63 without two of them
+    table = predictions(folder, ["foo", "bar"], count)
     assert table["dropped"].to_list() == [3, 3]
     kept = {"exemplars": [0, 1, 2], "exemplar_targets": [0, 1, 1]}
     assert Counter(CLASSES) == {0: 3, 1: 3}  # so two of one and one of the other class stay
     for row, logprobs in zip(
         suite(["foo", "bar"]).iter_rows(named=True), table["logprobs"], strict=True
     ):
-        assert logprobs.to_list() == pytest.approx(naive(folder, row | kept, words), abs=1e-4)
+        assert logprobs.to_list() == pytest.approx(naive(folder, row | kept, count), abs=1e-4)
 
 
 def test_a_query_that_fits_with_no_exemplar_of_each_class_is_a_user_error(folder: Path) -> None:
@@ -97,7 +111,7 @@ def test_a_query_that_fits_with_no_exemplar_of_each_class_is_a_user_error(folder
         match=r"^Context 3 of dataset 'reviews' has a prompt of \d+ tokens with one exemplar per class,"
         r" and the model takes 60; leave the dataset out\.$",
     ):
-        predictions(folder, ["foo", "bar"], words=20)
+        predictions(folder, ["foo", "bar"], count=20)
 
 
 def test_each_of_more_labels_than_a_byte_counts_can_be_predicted(folder: Path) -> None:
@@ -120,7 +134,7 @@ def test_labels_of_the_same_tokens_or_none_are_a_user_error(
         match=rf"^The labels '{labels[0]}', '{labels[1]}' of dataset 'reviews' are the same tokens or"
         r" none for this model; rename them or leave the dataset out\.$",
     ):
-        predictions(folder, labels, words=2)
+        predictions(folder, labels, count=2)
 
 
 def test_exemplars_go_evenly_by_class_and_the_last_ones_first() -> None:

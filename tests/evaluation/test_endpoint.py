@@ -11,7 +11,14 @@ import polars as pl
 import pytest
 import torch
 from completions_server import KEY, NAME, CompletionsServer
-from tiny_models import reference_logprobs, reference_model, save_reading_model
+from tiny_models import (
+    reference_logprobs,
+    reference_model,
+    save_reading_model,
+    save_tiny_model,
+)
+from tokenizer_kinds import read, small_tokenizer
+from transformers import AutoTokenizer
 
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.commands.score_endpoint import accuracies
@@ -67,21 +74,35 @@ def test_a_served_model_scores_as_it_does_from_its_folder(
     CLASSIFICATION_PREDICTIONS.checked(served)
 
 
-def test_a_special_token_before_the_prompt_moves_no_label(
-    server: CompletionsServer, suite: pl.DataFrame, inputs: list[str], folder: Path
+@pytest.mark.parametrize("kind", ["gpt2", "unigram", "llama2"])
+@pytest.mark.parametrize("start", ["begin", "begin_and_end"])
+def test_a_served_model_with_a_token_before_its_texts_scores_as_from_its_folder(
+    suite: pl.DataFrame, inputs: list[str], tmp_path: Path, start: str, kind: str
 ) -> None:
-    server.special = "<begin>"
-    suite = suite.head(2)
-    served = predict(_endpoint(server), suite, inputs)
-    model = reference_model(folder)
-    for row, found in zip(suite.iter_rows(named=True), served["logprobs"], strict=True):
+    """The server puts it there by itself, and what it puts after a text it leaves out."""
+    folder = _saved(small_tokenizer(kind, start), tmp_path)
+    local = classify(folder, suite, inputs)
+    model, tokenizer = reference_model(folder), AutoTokenizer.from_pretrained(folder)
+    for row, found in zip(suite.iter_rows(named=True), local["logprobs"], strict=True):
         prompt = render(classification_prompt(row, inputs))
+        before = len(read(tokenizer, prompt))
         for label, logprob in zip(row["labels"], found, strict=True):
-            before = len(server.tokenizer.encode(prompt))
-            ids = [0, *server.tokenizer.encode(prompt + label_text(label))]
+            ids = read(tokenizer, prompt + label_text(label))
+            assert ids[0] == tokenizer.bos_token_id
             with torch.inference_mode():
-                expected = reference_logprobs(model, ids)[before:].sum().item()
+                expected = reference_logprobs(model, ids)[before - 1 :].sum().item()
             assert logprob == pytest.approx(expected, abs=1e-4)
+    if start == "begin":
+        with CompletionsServer(folder).serving() as server:
+            served = predict(_endpoint(server), suite, inputs)
+        for of_server, ours in zip(served["logprobs"], local["logprobs"], strict=True):
+            assert of_server.to_list() == pytest.approx(ours.to_list(), abs=1e-4)
+
+
+def _saved(tokenizer: Any, folder: Path) -> Path:
+    save_tiny_model(folder, vocab_size=len(tokenizer), max_position_embeddings=4_096)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def test_accuracies_have_their_number_and_interval() -> None:
