@@ -1,0 +1,171 @@
+"""Which way of running a loaded model is right for it: packed, or each string in a row of its own.
+
+A few short random strings are run alone with transformers' own attention, packed as tuning lays prompts,
+and as a tree as scoring lays labels. A class whose layers do not all attend as `attention` says (state
+spaces, convolutions, position biases) gives other numbers then, and takes the plain path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.models.attention import NAME, PackedSequence, branch, packed_logits
+from symtune_pipeline.models.plain import logits_alone, run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROOT, STEM = 6, 3  # tokens that all strings begin with, and that two of them go on with
+LENGTHS = 11, 12, 14
+# The largest difference of a log-probability, in nats. Seen of right models: 1e-5 in full precision;
+# of wrong ones: 0.1 and more.
+TOLERANCE = {torch.float32: 1e-4}
+HALF = 0.25
+
+PACKED = "packed"
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """How the model is run: 'packed', or 'plain' with the reason."""
+    return str(getattr(model, "symtune_attention", PACKED))
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether the model may be called with `attention.packed_logits`."""
+    return attention_of(model) == PACKED
+
+
+def set_path(model: PreTrainedModel, attention: str) -> None:
+    """Run the model as `attention_of` says of another one of its class."""
+    model.symtune_attention = attention
+    if attention == PACKED:
+        model.set_attn_implementation(NAME)
+
+
+def choose_path(model: PreTrainedModel) -> None:
+    """Prove which path is right for a model that attends with transformers' `eager`, and set it.
+
+    Leaves torch's random state as it is. Raises UserError for a class that is right on neither path.
+    """
+    training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        model.eval()
+        strings = _strings(model)
+        try:
+            alone = [_alone(model, string) for string in strings]
+        except Exception as error:  # whatever a class may raise that wants more than tokens
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"A model of class {type(model).__name__} does not run on text alone ({_brief(error)});"
+                " take another model."
+            ) from error
+        reason = _why_not_packed(model, strings, alone)
+        if reason:
+            model.set_attn_implementation("eager")
+            _check_plain(model, strings, alone)
+        model.symtune_attention = f"plain ({reason})" if reason else PACKED
+        model.train(training)
+
+
+def _strings(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Random tokens; the strings begin alike, the first two for longer."""
+    rng = np.random.default_rng(0)
+    rows = model.get_input_embeddings().weight.shape[0]
+    strings = [torch.from_numpy(rng.integers(rows, size=length)) for length in LENGTHS]
+    strings[1][: ROOT + STEM] = strings[0][: ROOT + STEM]
+    strings[2][:ROOT] = strings[0][:ROOT]
+    return strings
+
+
+def _alone(model: PreTrainedModel, string: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [T, V]."""
+    return run(model, string[None])[0].float().log_softmax(dim=-1)
+
+
+def _why_not_packed(
+    model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
+) -> str | None:
+    name = type(model).__name__
+    if not type(model)._can_set_attn_implementation():
+        return f"{name} has attention code of its own"
+    try:
+        model.set_attn_implementation(NAME)
+        packed, tree = _packed(model, strings), _tree(model, strings)
+    except Exception as error:  # whatever a class does with arguments that it does not expect
+        if is_out_of_memory(error):
+            raise
+        return f"{name} does not run packed: {_brief(error)}"
+    first, second, third = alone
+    if not _same(packed, torch.cat(alone), model.dtype):
+        return f"{name} does not keep packed prompts apart"
+    in_tree = torch.cat([first, second[ROOT + STEM :], third[ROOT:]])
+    if not _same(tree, in_tree, model.dtype):
+        return f"{name} does not keep the branches of a tree apart"
+    return None
+
+
+def _packed(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities of the strings as tuning lays them [T, V]."""
+    positions = torch.cat([torch.arange(len(string)) for string in strings])
+    sequences = [PackedSequence(len(string)) for string in strings]
+    return _run(model, torch.cat(strings), positions, sequences)
+
+
+def _tree(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities of the strings as scoring lays them [T, V]: what they share runs once."""
+    first, second, third = strings
+    parts = [first, second[ROOT + STEM :], third[ROOT:]]
+    at = [
+        torch.arange(len(string))[-len(part) :] for string, part in zip(strings, parts, strict=True)
+    ]
+    twigs = [len(first) - ROOT - STEM, len(parts[1])]
+    branches = [branch(ROOT, STEM, twigs), branch(ROOT, len(parts[2]), [])]
+    on_device = [mask.to(model.device) for mask in branches]
+    return _run(model, torch.cat(parts), torch.cat(at), [PackedSequence(ROOT, on_device)])
+
+
+def _run(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    sequences: list[PackedSequence],
+) -> torch.Tensor:
+    tokens, positions = tokens.to(model.device), positions.to(model.device)
+    keep = torch.arange(len(tokens), device=model.device)
+    return packed_logits(model, tokens, positions, sequences, keep).float().log_softmax(dim=-1)
+
+
+def _check_plain(
+    model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
+) -> None:
+    """Raises UserError where rows of a batch, or tokens after a position, change what comes before."""
+    keep = [torch.arange(len(string)) for string in strings]
+    try:
+        rows = torch.cat(logits_alone(model, strings, keep)).float().log_softmax(dim=-1)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        rows = torch.full((1,), float("nan"))
+    if not _same(rows, torch.cat(alone), model.dtype):
+        raise UserError(
+            f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
+            " other texts of a batch; take a causal language model."
+        )
+
+
+def _same(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    tolerance = TOLERANCE.get(dtype, HALF)
+    return found.shape == expected.shape and torch.allclose(
+        found, expected, rtol=0, atol=tolerance, equal_nan=True
+    )
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
