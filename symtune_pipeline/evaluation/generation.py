@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.loading import check_vocabulary, open_model, open_tokenizer
+from symtune_pipeline.models.proof import Generating, choose_generating
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 
 if TYPE_CHECKING:
@@ -29,17 +29,10 @@ def generate(
     folder: Path, suite: pl.DataFrame, progress: Callable[[int], None] = lambda _: None
 ) -> pl.DataFrame:
     """The completions of the model in a folder; see `complete`."""
-    logging.disable_progress_bar()  # of loading weights; our own lines report progress
     device, precision = device_and_precision()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=precision,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return complete(model.to(device).eval(), tokenizer, suite, progress)
+    model = open_model(folder, precision, device, attention=None).eval()
+    way = choose_generating(model)
+    return complete(model, open_tokenizer(folder), suite, progress, way)
 
 
 def complete(
@@ -47,18 +40,21 @@ def complete(
     tokenizer: PreTrainedTokenizerBase,
     suite: pl.DataFrame,
     progress: Callable[[int], None] = lambda _: None,
+    way: Generating = Generating(),  # noqa: B008
 ) -> pl.DataFrame:
     """The completions of a model, as `predictions.generated` describes them.
 
-    The model must attend with transformers' own attention. `progress` is called with the number of
-    completions done. A batch that runs out of memory is tried again with fewer prompts. Raises
-    UserError where one prompt alone runs out of memory or exceeds the model's context with its
-    completion.
+    The model must attend with transformers' own attention, and `way` be what `proof.choose_generating`
+    finds right for it. `progress` is called with the number of completions done. A batch
+    that runs out of memory is tried again with fewer prompts. Raises UserError where one prompt alone
+    runs out of memory or exceeds the model's context with its completion, and for a token that the
+    model does not know.
     """
     from accelerate.utils import find_executable_batch_size
 
     prompts = [render(algorithmic_prompt(row)) for row in suite.iter_rows(named=True)]
     longest = max((len(tokenizer.encode(f" {text}\n")) for text in suite["target"]), default=0)
+    check_vocabulary(model, (token for prompt in prompts for token in tokenizer.encode(prompt)))
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # Prompts of like length share a batch, so that little of it is padding.
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -68,14 +64,16 @@ def complete(
         """Called again with a smaller batch where memory runs out; goes on where it was."""
         while waiting:
             batch = waiting[:batch_size]
-            texts = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit)
+            texts = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit, way)
             for i, text in zip(batch, texts, strict=True):
                 completions[i] = text
             del waiting[:batch_size]
             progress(len(prompts) - len(waiting))
 
     try:
-        find_executable_batch_size(complete_waiting, starting_batch_size=BATCH)()
+        find_executable_batch_size(
+            complete_waiting, starting_batch_size=BATCH if way.batched else 1
+        )()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
@@ -92,10 +90,13 @@ def _first_lines(
     prompts: list[str],
     new_tokens: int,
     limit: int | None,
+    way: Generating,
 ) -> list[str]:
     """The first line of text that the model adds to each prompt."""
     tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.pad_token = (
+        tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    )  # type: ignore[assignment]
     batch: Any = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     needed = batch["input_ids"].shape[1] + new_tokens
     if limit is not None and needed > limit:
@@ -108,6 +109,7 @@ def _first_lines(
             **batch.to(model.device),
             max_new_tokens=new_tokens,
             do_sample=False,
+            use_cache=way.cached,
             stop_strings=["\n"],
             tokenizer=tokenizer,
             pad_token_id=tokenizer.pad_token_id,

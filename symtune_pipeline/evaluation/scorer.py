@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.attention import PackedSequence, branch, packed_logits
+from symtune_pipeline.models.loading import check_vocabulary
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
 
@@ -70,9 +71,10 @@ def score(
 
     Trees run together up to `max_tokens` a pass (None: what memory allows); a larger tree runs its
     queries in several passes. A pass that runs out of memory is tried again at half its size.
-    `progress` is called with the number of queries done. Raises UserError where a model's output is
-    not a number, and where one query alone runs out of memory.
+    `progress` is called with the number of queries done. Raises UserError for a token beyond the
+    model's vocabulary, where its output is not a number, and where one query alone runs out of memory.
     """
+    check_vocabulary(model, _tokens(trees))
     max_tokens = max_tokens or pass_tokens(model)
     scores: list[list[list[float]]] = [[] for _ in trees]
     waiting = deque(enumerate(trees))
@@ -111,6 +113,13 @@ def pass_tokens(model: PreTrainedModel) -> int:
     free, _ = torch.cuda.mem_get_info(model.device)
     vocabulary: int = model.config.get_text_config().vocab_size
     return max(CPU_TOKENS, free // 2 // (vocabulary * 2 * 4))
+
+
+def _tokens(trees: Sequence[Tree]) -> Iterator[int]:
+    for tree in trees:
+        yield from tree.prefix
+        for query in tree.queries:
+            yield from chain(query.tokens, *query.labels)
 
 
 def _take(waiting: deque[Numbered], max_tokens: int) -> list[Numbered]:

@@ -25,6 +25,8 @@ from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
+from symtune_pipeline.models.plain import run
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -94,15 +96,14 @@ def packed_logits(
 ) -> torch.Tensor:
     """What a model whose attention is `NAME` predicts after the tokens `keep_N` of a pack [N, V]."""
     with attending(sequences):
-        logits: torch.Tensor = model(
+        return run(
+            model,
+            keep_N,
             input_ids=tokens_T[None],
             position_ids=positions_T[None],
             # With it transformers makes nothing of positions that begin anew; `_mask` wants that.
             attention_mask=torch.ones_like(tokens_T)[None],
-            logits_to_keep=keep_N,
-            use_cache=False,
-        ).logits[0]
-    return logits
+        )[0]
 
 
 # Its shapes are new in every block; what surrounds it is compiled once.

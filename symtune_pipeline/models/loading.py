@@ -6,19 +6,20 @@ What a folder says of other programs is not obeyed: no code, no adapter, no quan
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.proof import choose_path
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Its bars show the loading of weights; progress that matters is reported by our own lines.
 logging.disable_progress_bar()
@@ -100,6 +101,28 @@ def read_config(folder: Path) -> PretrainedConfig:
             " model of transformers; take another model."
         )
     return config
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder; raises UserError where transformers makes none of it."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # type: ignore[no-any-return]
+    except Exception as error:  # of transformers and tokenizers, which raise bare ones too
+        raise UserError(
+            f"The tokenizer in {folder} does not load ({_first_line(error)}); put it there as"
+            " transformers' save_pretrained writes it."
+        ) from error
+
+
+def check_vocabulary(model: PreTrainedModel, tokens: Iterable[int]) -> None:
+    """Raises UserError where a token is beyond the model's vocabulary."""
+    size = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokens, default=0)
+    if largest >= size:
+        raise UserError(
+            f"A prompt has token {largest}, and model {model.name_or_path} knows {size} tokens; its"
+            " tokenizer is that of another model: put the right one into its folder."
+        )
 
 
 def _check_weights(folder: Path, class_name: str, found: dict[str, Any]) -> None:

@@ -31,19 +31,23 @@ def logits_alone(
         batch_first=True,
     )
     kept_U = torch.cat(list(keep)).unique()
-    logits_SUV = run(model, rows_ST, logits_to_keep=kept_U.to(model.device))
-    if logits_SUV.shape[1] != len(kept_U):  # a class that always gives all of them
-        logits_SUV = logits_SUV[:, kept_U.to(model.device)]
+    logits_SUV = run(model, kept_U.to(model.device), input_ids=rows_ST.to(model.device))
     return [
         logits_SUV[row, torch.searchsorted(kept_U, wanted).to(model.device)]
         for row, wanted in enumerate(keep)
     ]
 
 
-def run(model: PreTrainedModel, rows_ST: torch.Tensor, **options: Any) -> torch.Tensor:
-    """Logits, without a cache; options that the class does not know are left out."""
+def run(
+    model: PreTrainedModel, keep: torch.Tensor | None = None, **inputs: torch.Tensor
+) -> torch.Tensor:
+    """Logits after the tokens `keep` of every row (None: all), computed without a cache."""
     known = inspect.signature(model.forward).parameters
-    options = {name: value for name, value in options.items() if name in known}
+    options: dict[str, Any] = dict(inputs)
     if "use_cache" in known:
         options["use_cache"] = False
-    return model(input_ids=rows_ST.to(model.device), **options).logits  # type: ignore[no-any-return]
+    if keep is None:
+        return model(**options).logits  # type: ignore[no-any-return]
+    if "logits_to_keep" in known:
+        return model(**options, logits_to_keep=keep).logits  # type: ignore[no-any-return]
+    return model(**options).logits[:, keep]  # type: ignore[no-any-return]

@@ -7,10 +7,12 @@ spaces, convolutions, position biases) gives other numbers then, and takes the p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.attention import NAME, PackedSequence, branch, packed_logits
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 
 ROOT, STEM = 6, 3  # tokens that all strings begin with, and that two of them go on with
 LENGTHS = 11, 12, 14
+KEPT = 2  # every second token's logits are asked for: whether a class gives those
+NEW = 3  # tokens that are generated in a proof
 # The largest difference of a log-probability, in nats. Seen of right models: 1e-5 in full precision;
 # of wrong ones: 0.1 and more.
-TOLERANCE = {torch.float32: 1e-4}
-HALF = 0.25
+TOLERANCE, IN_HALF_PRECISION = 1e-4, 0.25
 
 PACKED = "packed"
 
@@ -73,6 +76,68 @@ def choose_path(model: PreTrainedModel) -> None:
         model.train(training)
 
 
+@dataclass(frozen=True)
+class Generating:
+    """How a model continues texts as it predicts each whole string alone."""
+
+    batched: bool = True  # prompts padded at their start; else one by one
+    cached: bool = True
+
+    def __str__(self) -> str:
+        return ("in batches" if self.batched else "one by one") + (
+            "" if self.cached else ", no cache"
+        )
+
+
+def choose_generating(model: PreTrainedModel) -> Generating:
+    """The fastest way of generating that is right for a model, found as the path for scoring is.
+
+    Raises UserError for a class that transformers' generate does not continue as it predicts.
+    """
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        strings = _strings(model)
+        if _continues(model, strings, cached=True):
+            return Generating()
+        for cached in (True, False):
+            if all(_continues(model, [string], cached) for string in strings):
+                return Generating(batched=False, cached=cached)
+    raise UserError(
+        f"A model of class {type(model).__name__} is not continued by transformers' generate as it"
+        " predicts whole texts; take another model."
+    )
+
+
+def _continues(model: PreTrainedModel, strings: list[torch.Tensor], cached: bool) -> bool:
+    """Whether a batch, padded at the start, is continued as each whole string alone."""
+    longest = max(map(len, strings))
+    ids = torch.stack([pad(string, (longest - len(string), 0)) for string in strings])
+    mask = torch.stack([pad(torch.ones_like(s), (longest - len(s), 0)) for s in strings])
+    try:
+        made = model.generate(  # type: ignore[operator]
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            use_cache=cached,
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    except Exception as error:  # whatever a class may raise that does not know padding or a cache
+        if is_out_of_memory(error):
+            raise
+        return False
+    found = torch.stack(made.logits, dim=1).float().log_softmax(dim=-1)
+    for row, string in enumerate(strings):
+        whole = torch.cat([string.to(model.device), made.sequences[row, longest:]])
+        expected = _alone(model, whole)[len(string) - 1 : -1]
+        if not _same(found[row].to(expected.device), expected, model.dtype):
+            return False
+    return True
+
+
 def _strings(model: PreTrainedModel) -> list[torch.Tensor]:
     """Random tokens; the strings begin alike, the first two for longer."""
     rng = np.random.default_rng(0)
@@ -85,7 +150,7 @@ def _strings(model: PreTrainedModel) -> list[torch.Tensor]:
 
 def _alone(model: PreTrainedModel, string: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [T, V]."""
-    return run(model, string[None])[0].float().log_softmax(dim=-1)
+    return run(model, input_ids=string[None].to(model.device))[0].float().log_softmax(dim=-1)
 
 
 def _why_not_packed(
@@ -102,10 +167,10 @@ def _why_not_packed(
             raise
         return f"{name} does not run packed: {_brief(error)}"
     first, second, third = alone
-    if not _same(packed, torch.cat(alone), model.dtype):
+    if not _same(packed, torch.cat(alone)[::KEPT], model.dtype):
         return f"{name} does not keep packed prompts apart"
     in_tree = torch.cat([first, second[ROOT + STEM :], third[ROOT:]])
-    if not _same(tree, in_tree, model.dtype):
+    if not _same(tree, in_tree[::KEPT], model.dtype):
         return f"{name} does not keep the branches of a tree apart"
     return None
 
@@ -137,7 +202,7 @@ def _run(
     sequences: list[PackedSequence],
 ) -> torch.Tensor:
     tokens, positions = tokens.to(model.device), positions.to(model.device)
-    keep = torch.arange(len(tokens), device=model.device)
+    keep = torch.arange(0, len(tokens), KEPT, device=model.device)
     return packed_logits(model, tokens, positions, sequences, keep).float().log_softmax(dim=-1)
 
 
@@ -145,14 +210,14 @@ def _check_plain(
     model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
 ) -> None:
     """Raises UserError where rows of a batch, or tokens after a position, change what comes before."""
-    keep = [torch.arange(len(string)) for string in strings]
+    keep = [torch.arange(0, len(string), KEPT) for string in strings]
     try:
         rows = torch.cat(logits_alone(model, strings, keep)).float().log_softmax(dim=-1)
     except Exception as error:
         if is_out_of_memory(error):
             raise
         rows = torch.full((1,), float("nan"))
-    if not _same(rows, torch.cat(alone), model.dtype):
+    if not _same(rows, torch.cat([table[::KEPT] for table in alone]), model.dtype):
         raise UserError(
             f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
             " other texts of a batch; take a causal language model."
@@ -160,7 +225,7 @@ def _check_plain(
 
 
 def _same(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    tolerance = TOLERANCE.get(dtype, HALF)
+    tolerance = TOLERANCE if dtype.itemsize >= 4 else IN_HALF_PRECISION
     return found.shape == expected.shape and torch.allclose(
         found, expected, rtol=0, atol=tolerance, equal_nan=True
     )
