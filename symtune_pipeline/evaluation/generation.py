@@ -96,7 +96,7 @@ def _first_lines(
     tokenizer.padding_side = "left"
     tokenizer.pad_token = (
         tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    )  # type: ignore[assignment]
+    )
     batch: Any = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     needed = batch["input_ids"].shape[1] + new_tokens
     if limit is not None and needed > limit:

@@ -281,7 +281,7 @@ def _softmax_attention(
 
 def _mask(
     *,
-    mask_function: Callable[..., torch.Tensor],
+    mask_function: Callable[..., Any],
     attention_mask: torch.Tensor | None = None,
     device: torch.device | None = None,
     **_: Any,
@@ -291,10 +291,10 @@ def _mask(
     Windows and chunks come with `mask_function`; None where every position sees all before it. Without
     the mask of ones that `packed_logits` gives, nothing is known of windows.
     """
-    if attention_mask is None or mask_function is causal_mask_function:
+    if attention_mask is None or mask_function == causal_mask_function:
         return None
     at = torch.arange(_longest(_packed.get()), device=device)
-    grid_PP = mask_function(0, 0, at[:, None], at[None, :])
+    grid_PP: torch.Tensor = mask_function(0, 0, at[:, None], at[None, :])
     return None if torch.equal(grid_PP, at[:, None] >= at) else grid_PP[None, None]
 
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.models.proof import choose_path
+from symtune_pipeline.models.proof import choose_path, vocabulary
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ def open_model(
                 return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
                     config, dtype=dtype, attn_implementation=attention
                 )
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -67,6 +67,7 @@ def open_model(
             f"The model in {folder} does not load ({_first_line(error)}); put a causal language model"
             " there as transformers' save_pretrained writes it."
         ) from error
+    model, found = loaded
     _check_weights(folder, type(model).__name__, found)
     model.to(torch.device(device))
     return model  # type: ignore[no-any-return]
@@ -100,13 +101,13 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"File {path} describes a model of type '{config.model_type}', which is no causal language"
             " model of transformers; take another model."
         )
-    return config
+    return config  # type: ignore[no-any-return]
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; raises UserError where transformers makes none of it."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # type: ignore[no-any-return]
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of transformers and tokenizers, which raise bare ones too
         raise UserError(
             f"The tokenizer in {folder} does not load ({_first_line(error)}); put it there as"
@@ -116,7 +117,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def check_vocabulary(model: PreTrainedModel, tokens: Iterable[int]) -> None:
     """Raises UserError where a token is beyond the model's vocabulary."""
-    size = model.get_input_embeddings().weight.shape[0]
+    size = vocabulary(model)
     largest = max(tokens, default=0)
     if largest >= size:
         raise UserError(

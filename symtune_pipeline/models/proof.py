@@ -8,7 +8,7 @@ spaces, convolutions, position biases) gives other numbers then, and takes the p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,9 +44,13 @@ def is_packed(model: PreTrainedModel) -> bool:
 
 def set_path(model: PreTrainedModel, attention: str) -> None:
     """Run the model as `attention_of` says of another one of its class."""
-    model.symtune_attention = attention
+    _note(model, attention)
     if attention == PACKED:
         model.set_attn_implementation(NAME)
+
+
+def _note(model: Any, attention: str) -> None:
+    model.symtune_attention = attention
 
 
 def choose_path(model: PreTrainedModel) -> None:
@@ -72,7 +76,7 @@ def choose_path(model: PreTrainedModel) -> None:
         if reason:
             model.set_attn_implementation("eager")
             _check_plain(model, strings, alone)
-        model.symtune_attention = f"plain ({reason})" if reason else PACKED
+        _note(model, f"plain ({reason})" if reason else PACKED)
         model.train(training)
 
 
@@ -138,10 +142,15 @@ def _continues(model: PreTrainedModel, strings: list[torch.Tensor], cached: bool
     return True
 
 
+def vocabulary(model: Any) -> int:
+    """How many tokens the model knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def _strings(model: PreTrainedModel) -> list[torch.Tensor]:
     """Random tokens; the strings begin alike, the first two for longer."""
     rng = np.random.default_rng(0)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = vocabulary(model)
     strings = [torch.from_numpy(rng.integers(rows, size=length)) for length in LENGTHS]
     strings[1][: ROOT + STEM] = strings[0][: ROOT + STEM]
     strings[2][:ROOT] = strings[0][:ROOT]
@@ -159,6 +168,8 @@ def _why_not_packed(
     name = type(model).__name__
     if not type(model)._can_set_attn_implementation():
         return f"{name} has attention code of its own"
+    if _scaled_by_length(model.config.get_text_config()):
+        return f"{name} scales positions by the length of what it runs"
     try:
         model.set_attn_implementation(NAME)
         packed, tree = _packed(model, strings), _tree(model, strings)
@@ -173,6 +184,13 @@ def _why_not_packed(
     if not _same(tree, in_tree[::KEPT], model.dtype):
         return f"{name} does not keep the branches of a tree apart"
     return None
+
+
+def _scaled_by_length(config: Any) -> bool:
+    """Whether a long text would change the positions of a short one beside it (long and dynamic RoPE)."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    return any(part.get("rope_type") in ("dynamic", "longrope") for part in by_layer)
 
 
 def _packed(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:
