@@ -16,7 +16,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.loading import check_vocabulary, open_model, open_tokenizer
-from symtune_pipeline.models.proof import Generating, choose_generating
+from symtune_pipeline.models.proof import Generating, choose_generating, vocabulary
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def _first_lines(
 ) -> list[str]:
     """The first line of text that the model adds to each prompt."""
     tokenizer.padding_side = "left"
-    tokenizer.pad_token = (
-        tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    )
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= vocabulary(model):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # the model only has to know it
     batch: Any = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     needed = batch["input_ids"].shape[1] + new_tokens
     if limit is not None and needed > limit:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from symtune_pipeline.errors import UserError
@@ -107,6 +107,9 @@ def read_config(folder: Path) -> PretrainedConfig:
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; raises UserError where transformers makes none of it."""
     try:
+        if not (folder / "tokenizer_config.json").exists():
+            # A class that is guessed from the model's would add tokens and rules of its own.
+            return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of transformers and tokenizers, which raise bare ones too
         raise UserError(
