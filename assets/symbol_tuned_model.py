@@ -108,5 +108,6 @@ def _described(log: pl.DataFrame, summary: dict[str, float]) -> Metadata:
     return {
         "curves": dg.MetadataValue.md(f"![curves](data:image/png;base64,{image})"),
         "precision": dg.MetadataValue.text(str(summary["precision"])),
+        "attention": dg.MetadataValue.text(str(summary["attention"])),
         **{name: dg.MetadataValue.float(round(float(n), 3)) for name, n in numbers.items()},
     }

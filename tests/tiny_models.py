@@ -6,6 +6,7 @@ The reference runs each text alone, through transformers' own attention and with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def reference_model(folder: Path) -> Any:
 def reference_logprobs(model: Any, tokens: Sequence[int]) -> torch.Tensor:
     """Log-probability of each token but the first, given those before it [T - 1]."""
     ids = torch.tensor([list(tokens)])
-    table = model(input_ids=ids, use_cache=False).logits[0].log_softmax(dim=-1)
+    uncached = {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
+    table = model(input_ids=ids, **uncached).logits[0].log_softmax(dim=-1)
     return table[:-1].gather(1, ids[0, 1:, None])[:, 0]  # type: ignore[no-any-return]
 
 

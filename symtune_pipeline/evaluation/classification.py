@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from transformers import AutoTokenizer
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import ranked
 from symtune_pipeline.evaluation.scorer import Query, Tree, score
 from symtune_pipeline.models.device import device_and_precision
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.loading import load_model, open_tokenizer
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
@@ -35,8 +34,7 @@ def classify(
     """The predictions of the model in a folder; see `predict`."""
     device, precision = device_and_precision()
     model = load_model(folder, precision, device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return predict(model, tokenizer, suite, inputs, progress)
+    return predict(model, open_tokenizer(folder), suite, inputs, progress)
 
 
 def predict(

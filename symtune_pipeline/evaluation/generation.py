@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging
+from transformers import GenerationConfig
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.loading import check_vocabulary, open_model, open_tokenizer
+from symtune_pipeline.models.proof import Generating, choose_generating, vocabulary
 from symtune_pipeline.prompts.encoding import TextEncoder
 from symtune_pipeline.prompts.text import algorithmic_prompt, label_text, render
 
@@ -32,17 +33,10 @@ def generate(
     folder: Path, suite: pl.DataFrame, progress: Callable[[int], None] = lambda _: None
 ) -> pl.DataFrame:
     """The completions of the model in a folder; see `complete`."""
-    logging.disable_progress_bar()  # of loading weights; our own lines report progress
     device, precision = device_and_precision()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=precision,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return complete(model.to(device).eval(), tokenizer, suite, progress)
+    model = open_model(folder, precision, device, attention=None).eval()
+    way = choose_generating(model)
+    return complete(model, open_tokenizer(folder), suite, progress, way)
 
 
 def complete(
@@ -50,19 +44,22 @@ def complete(
     tokenizer: PreTrainedTokenizerBase,
     suite: pl.DataFrame,
     progress: Callable[[int], None] = lambda _: None,
+    way: Generating = Generating(),  # noqa: B008
 ) -> pl.DataFrame:
     """The completions of a model, as `predictions.generated` describes them.
 
-    The model must attend with transformers' own attention. `progress` is called with the number of
-    completions done. A batch that runs out of memory is tried again with fewer prompts. Raises
-    UserError where one prompt alone runs out of memory or exceeds the model's context with its
-    completion.
+    The model must attend with transformers' own attention, and `way` be what `proof.choose_generating`
+    finds right for it. `progress` is called with the number of completions done. A batch
+    that runs out of memory is tried again with fewer prompts. Raises UserError where one prompt alone
+    runs out of memory or exceeds the model's context with its completion, and for a token that the
+    model does not know.
     """
     from accelerate.utils import find_executable_batch_size
 
     encoder = TextEncoder(tokenizer)
     texts = [render(algorithmic_prompt(row)) for row in suite.iter_rows(named=True)]
     prompts = [encoder.before + ids for ids in encoder.ids(texts)]
+    check_vocabulary(model, (token for prompt in prompts for token in prompt))
     lines = [
         f"{text}{label_text(target)}\n" for text, target in zip(texts, suite["target"], strict=True)
     ]
@@ -82,14 +79,16 @@ def complete(
         """Called again with a smaller batch where memory runs out; goes on where it was."""
         while waiting:
             batch = waiting[:batch_size]
-            lines = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit)
+            lines = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit, way)
             for i, line in zip(batch, lines, strict=True):
                 completions[i] = line
             del waiting[:batch_size]
             progress(len(prompts) - len(waiting))
 
     try:
-        find_executable_batch_size(complete_waiting, starting_batch_size=BATCH)()
+        find_executable_batch_size(
+            complete_waiting, starting_batch_size=BATCH if way.batched else 1
+        )()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
@@ -106,6 +105,7 @@ def _first_lines(
     prompts: list[list[int]],
     new_tokens: int,
     limit: int | None,
+    way: Generating,
 ) -> list[str]:
     """The first line of text that the model adds to each prompt."""
     width = max(map(len, prompts))
@@ -117,13 +117,14 @@ def _first_lines(
         )
     ends = _end_tokens(model, tokenizer)
     padding = tokenizer.pad_token_id
-    if padding is None:
+    if padding is None or padding >= vocabulary(model):
         padding = ends[0] if ends else 0  # whichever: the mask hides it
     ids, mask = (
         torch.tensor([[filler] * (width - len(row)) + row for row in rows], device=model.device)
         for filler, rows in ((padding, prompts), (0, [[1] * len(prompt) for prompt in prompts]))
     )
-    with torch.inference_mode(), _configured(model, _greedy(new_tokens, ends, padding)):
+    greedy = _greedy(new_tokens, ends, padding, way.cached)
+    with torch.inference_mode(), _configured(model, greedy):
         found = model.generate(ids, attention_mask=mask, tokenizer=tokenizer)  # type: ignore[operator]
     # An end token need not be special to the tokenizer, which would then write it out.
     added = [
@@ -134,7 +135,7 @@ def _first_lines(
     return [text.strip().split("\n")[0].strip() for text in texts]
 
 
-def _greedy(new_tokens: int, ends: list[int], padding: int) -> GenerationConfig:
+def _greedy(new_tokens: int, ends: list[int], padding: int, cached: bool) -> GenerationConfig:
     """The likeliest token at every step, to the end of the line or to one of the end tokens."""
     return GenerationConfig(
         do_sample=False,
@@ -143,6 +144,7 @@ def _greedy(new_tokens: int, ends: list[int], padding: int) -> GenerationConfig:
         stop_strings=["\n"],
         eos_token_id=ends or None,
         pad_token_id=padding,
+        use_cache=cached,
     )
 
 

@@ -51,9 +51,12 @@ def score_folder(
             f"Folder {folder} is no complete model: {reason}; put a model there as transformers'"
             " save_pretrained writes it, with its tokenizer."
         )
-    _check_config(folder)
     from symtune_pipeline.evaluation.classification import classify
     from symtune_pipeline.evaluation.generation import generate
+    from symtune_pipeline.models.loading import open_tokenizer, read_config
+
+    read_config(folder)
+    open_tokenizer(folder)
 
     name = folder.name
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
@@ -73,17 +76,3 @@ def score_folder(
         store.table_once("incoming_classification", name, made_from, ranked),
         store.table_once("incoming_algorithmic", name, made_from, generated),
     ).sort("setting")
-
-
-def _check_config(folder: Path) -> None:
-    """Whether transformers knows the model, without running code that the folder brings."""
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise UserError(
-            f"File {folder / 'config.json'} describes no model that transformers loads without code of"
-            f" its own ({reason}); take another model."
-        ) from error

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.models.attention import PackedSequence, attending
+from symtune_pipeline.models.attention import PackedSequence, branch, packed_logits
+from symtune_pipeline.models.loading import check_vocabulary
+from symtune_pipeline.models.plain import logits_alone
+from symtune_pipeline.models.proof import is_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,9 +71,10 @@ def score(
 
     Trees run together up to `max_tokens` a pass (None: what memory allows); a larger tree runs its
     queries in several passes. A pass that runs out of memory is tried again at half its size.
-    `progress` is called with the number of queries done. Raises UserError where a model's output is
-    not a number, and where one query alone runs out of memory.
+    `progress` is called with the number of queries done. Raises UserError for a token beyond the
+    model's vocabulary, where its output is not a number, and where one query alone runs out of memory.
     """
+    check_vocabulary(model, _tokens(trees))
     max_tokens = max_tokens or pass_tokens(model)
     scores: list[list[list[float]]] = [[] for _ in trees]
     waiting = deque(enumerate(trees))
@@ -110,6 +113,13 @@ def pass_tokens(model: PreTrainedModel) -> int:
     free, _ = torch.cuda.mem_get_info(model.device)
     vocabulary: int = model.config.get_text_config().vocab_size
     return max(CPU_TOKENS, free // 2 // (vocabulary * 2 * 4))
+
+
+def _tokens(trees: Sequence[Tree]) -> Iterator[int]:
+    for tree in trees:
+        yield from tree.prefix
+        for query in tree.queries:
+            yield from chain(query.tokens, *query.labels)
 
 
 def _take(waiting: deque[Numbered], max_tokens: int) -> list[Numbered]:
@@ -154,7 +164,8 @@ class _Layout:
                 self.targets.extend(label)
                 self.label_of.extend([self.labels] * len(label))
                 self.labels += 1
-            branches.append(torch.from_numpy(_visible(root, query)).to(device))
+            twigs = [len(label) - 1 for label in query.labels]
+            branches.append(branch(root, len(query.tokens), twigs).to(device))
         self.sequences.append(PackedSequence(root, branches))
 
     def _run(self, tokens: Tokens, position: int) -> int:
@@ -164,42 +175,12 @@ class _Layout:
         return len(self.ids)
 
 
-def _visible(root: int, query: Query) -> NDArray[np.bool_]:
-    """The mask of a query and its labels [query and labels, prefix + query and labels].
-
-    They see the prefix; the query sees itself, a label its query and itself.
-    """
-    length = len(query.tokens)
-    visible = np.zeros((query.size, root + query.size), dtype=np.bool_)
-    visible[:, :root] = True
-    own = visible[:, root:]
-    own[:length, :length] = np.tri(length, dtype=np.bool_)
-    own[length:, :length] = True
-    start = length
-    for label in query.labels:
-        end = start + len(label) - 1
-        own[start:end, start:end] = np.tri(end - start, dtype=np.bool_)
-        start = end
-    return visible
-
-
 def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[list[float]]]:
-    device = model.device
-    layout = _Layout(trees, device)
-    sources, row_of = np.unique(layout.sources, return_inverse=True)
-    with torch.inference_mode(), attending(layout.sequences):
-        logits_NV = model(
-            input_ids=torch.tensor([layout.ids], device=device),
-            position_ids=torch.tensor([layout.positions], device=device),
-            logits_to_keep=torch.from_numpy(sources).to(device),
-            use_cache=False,
-        ).logits[0]
-        log_total_N = logits_NV.float().logsumexp(dim=-1)
-        rows = torch.from_numpy(row_of).to(device)
-        targets = torch.tensor(layout.targets, device=device)
-        logprobs = logits_NV[rows, targets].float() - log_total_N[rows]
-        summed = torch.zeros(layout.labels, dtype=torch.float64, device=device).index_add_(
-            0, torch.tensor(layout.label_of, device=device), logprobs.double()
+    layout = _Layout(trees, model.device)
+    with torch.inference_mode():
+        logprobs = _of_trees(model, layout) if is_packed(model) else _of_strings(model, trees)
+        summed = torch.zeros(layout.labels, dtype=torch.float64, device=model.device).index_add_(
+            0, torch.tensor(layout.label_of, device=model.device), logprobs.double()
         )
     if not bool(torch.isfinite(summed).all()):
         raise UserError(
@@ -208,3 +189,68 @@ def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[lis
         )
     flat = iter(summed.tolist())
     return [[[next(flat) for _ in query.labels] for query in tree.queries] for tree in trees]
+
+
+def _of_trees(model: PreTrainedModel, layout: _Layout) -> torch.Tensor:
+    """The log-probability of each target, in the order of the layout; all trees in one pass."""
+    device = model.device
+    sources, row_of = np.unique(layout.sources, return_inverse=True)
+    logits_NV = packed_logits(
+        model,
+        torch.tensor(layout.ids, device=device),
+        torch.tensor(layout.positions, device=device),
+        layout.sequences,
+        torch.from_numpy(sources).to(device),
+    )
+    log_total_N = logits_NV.float().logsumexp(dim=-1)
+    rows = torch.from_numpy(row_of).to(device)
+    targets = torch.tensor(layout.targets, device=device)
+    return logits_NV[rows, targets].float() - log_total_N[rows]
+
+
+@dataclass
+class _String:
+    """A whole string, and the labels that its last tokens predict, by number."""
+
+    tokens: torch.Tensor
+    labels: dict[int, Tokens]
+
+    @property
+    def predicting(self) -> torch.Tensor:
+        """The tokens that predict a label's."""
+        longest = max(map(len, self.labels.values()))
+        return torch.arange(len(self.tokens) - longest, len(self.tokens))
+
+
+def _strings(trees: Sequence[Tree]) -> list[_String]:
+    """Each string once: the labels of one token that a query has are predicted by the same one."""
+    strings: dict[tuple[int, ...], _String] = {}
+    labelled = (
+        ((*tree.prefix, *query.tokens), label)
+        for tree in trees
+        for query in tree.queries
+        for label in query.labels
+    )
+    for number, (prompt, label) in enumerate(labelled):
+        tokens = (*prompt, *label[:-1])
+        string = strings.setdefault(tokens, _String(torch.tensor(tokens), {}))
+        string.labels[number] = label
+    return list(strings.values())
+
+
+def _of_strings(model: PreTrainedModel, trees: Sequence[Tree]) -> torch.Tensor:
+    """As `_of_trees`, each string in a row of its own; a pass has no more tokens than the trees."""
+    most = sum(tree.tokens for tree in trees)
+    waiting = deque(sorted(_strings(trees), key=lambda string: len(string.tokens)))
+    found: dict[int, torch.Tensor] = {}
+    while waiting:
+        rows = [waiting.popleft()]
+        while waiting and (len(rows) + 1) * len(waiting[0].tokens) <= most:
+            rows.append(waiting.popleft())
+        logits = logits_alone(model, [r.tokens for r in rows], [r.predicting for r in rows])
+        for row, logits_NV in zip(rows, logits, strict=True):
+            logprobs_NV = logits_NV.float().log_softmax(dim=-1)
+            for number, label in row.labels.items():
+                targets = torch.tensor(label, device=model.device)[:, None]
+                found[number] = logprobs_NV[-len(label) :].gather(1, targets)[:, 0]
+    return torch.cat([found[number] for number in range(len(found))])

@@ -1,29 +1,34 @@
 """Attention over packed sequences: several lie one after another in what a model sees as one.
 
 Tuning packs the prompts of a block, scoring packs contexts with their queries and labels; both need
-attention to stay inside a sequence. transformers lets a caller name an attention function, so any of
-its decoder models can run with this one. This module knows nothing about prompts.
+attention to stay inside a sequence. transformers lets a caller name an attention function, so many of
+its decoder models can run with this one; `proof` finds out which. This module knows nothing about prompts.
 
-Shapes: B batch (always 1), H heads, K key-value heads, T tokens, D head width.
+Shapes: B batch (always 1), H heads, K key-value heads, T tokens, D head width, P positions, V vocabulary,
+N tokens whose logits are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.models.plain import run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "symtune_packed"
 SHAPE = 64  # roots of every length run as multiples of it: CPU kernels are kept per shape
@@ -45,12 +50,28 @@ class PackedSequence:
         return [self.root, *map(len, self.branches)]
 
 
+def branch(root: int, stem: int, twigs: Sequence[int]) -> torch.Tensor:
+    """The mask of a branch: a stem of so many tokens, and twigs that see it but not each other."""
+    size = stem + sum(twigs)
+    visible = np.zeros((size, root + size), dtype=np.bool_)
+    visible[:, :root] = True
+    own = visible[:, root:]
+    own[:stem, :stem] = np.tri(stem, dtype=np.bool_)
+    own[stem:, :stem] = True
+    start = stem
+    for twig in twigs:
+        end = start + twig
+        own[start:end, start:end] = np.tri(twig, dtype=np.bool_)
+        start = end
+    return torch.from_numpy(visible)
+
+
 _packed: ContextVar[Sequence[PackedSequence]] = ContextVar("packed")
 
 
 @contextmanager
 def attending(sequences: Sequence[PackedSequence]) -> Iterator[None]:
-    """Within this context a model of `loading.load_model` attends inside each sequence only."""
+    """Within this context a model whose attention is `NAME` attends inside each sequence only."""
     token = _packed.set(sequences)
     try:
         yield
@@ -63,7 +84,26 @@ def attending_again() -> tuple[AbstractContextManager[None], AbstractContextMana
 
     The repetition runs during backward, after `attending` has ended and on CUDA in another thread.
     """
-    return nullcontext(), attending(_packed.get())
+    return nullcontext(), attending(_packed.get([]))
+
+
+def packed_logits(
+    model: PreTrainedModel,
+    tokens_T: torch.Tensor,
+    positions_T: torch.Tensor,
+    sequences: Sequence[PackedSequence],
+    keep_N: torch.Tensor,
+) -> torch.Tensor:
+    """What a model whose attention is `NAME` predicts after the tokens `keep_N` of a pack [N, V]."""
+    with attending(sequences):
+        return run(
+            model,
+            keep_N,
+            input_ids=tokens_T[None],
+            position_ids=positions_T[None],
+            # With it transformers makes nothing of positions that begin anew; `_mask` wants that.
+            attention_mask=torch.ones_like(tokens_T)[None],
+        )[0]
 
 
 # Its shapes are new in every block; what surrounds it is compiled once.
@@ -76,39 +116,47 @@ def _attend(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface; returns [B, T, H, D]."""
-    for name in ("softcap", "s_aux"):
-        if unused.get(name) is not None:
-            raise UserError(
-                f"Model class {type(module).__name__} uses the attention option '{name}', which"
-                " symbol tuning cannot pack; choose another model."
-            )
+    """transformers' attention interface; returns [B, T, H, D].
+
+    `attention_mask` is what `_mask` returned; raises ValueError for a class that made its own.
+    """
     sequences = _packed.get()
-    window = unused.get("sliding_window")
-    longest = max(s.root + max(map(len, s.branches), default=0) for s in sequences)
-    if window is not None and longest > window:
-        raise UserError(
-            f"A prompt of {longest} tokens exceeds the model's attention window of {window}; lower"
-            " tuning.block_tokens or the number of exemplars."
-        )
-    if not dropout and _one_kernel_does(sequences, query_BHTD):
+    if attention_mask is not None and attention_mask.shape != (1, 1, *[_longest(sequences)] * 2):
+        raise ValueError(f"{type(module).__name__} makes an attention mask of its own")
+    exact = softcap is not None or s_aux is not None
+    if not (exact or dropout or attention_mask is not None) and _one_kernel_does(
+        sequences, query_BHTD
+    ):
         return _attend_roots(sequences, query_BHTD, key_BKTD, value_BKTD, scaling), None
-    grouped = query_BHTD.is_cpu  # CUDA's kernels for float32 and for masks know no groups of heads
+    grouped = query_BHTD.is_cpu and not exact  # CUDA's kernels for float32 and masks know no groups
     if not grouped:  # then K is H from here on
         groups = query_BHTD.shape[1] // key_BKTD.shape[1]
         key_BKTD = key_BKTD.repeat_interleave(groups, dim=1)
         value_BKTD = value_BKTD.repeat_interleave(groups, dim=1)
-    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": grouped}
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
+    if exact:
+        options |= {"softcap": softcap, "sinks_H": s_aux}
+    else:
+        options["enable_gqa"] = grouped
+    kernel = _softmax_attention if exact else scaled_dot_product_attention
+    grid_PP = None if attention_mask is None else attention_mask[0, 0]
     lengths = [sum(sequence.lengths) for sequence in sequences]
     qkv = (t.split(lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD))
     attended = [
         output
         for sequence, *own in zip(sequences, *qkv, strict=True)
-        for output in _attend_sequence(sequence, *own, **options)
+        for output in _attend_sequence(sequence, grid_PP, kernel, *own, **options)
     ]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _longest(sequences: Sequence[PackedSequence]) -> int:
+    """A bound of the positions in the sequences."""
+    return max(s.root + max(map(len, s.branches), default=0) for s in sequences)
 
 
 def _one_kernel_does(sequences: Sequence[PackedSequence], query_BHTD: torch.Tensor) -> bool:
@@ -167,6 +215,8 @@ def _bounds(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
 
 def _attend_sequence(
     sequence: PackedSequence,
+    grid_PP: torch.Tensor | None,
+    kernel: Callable[..., torch.Tensor],
     query_BHTD: torch.Tensor,
     key_BKTD: torch.Tensor,
     value_BKTD: torch.Tensor,
@@ -177,23 +227,76 @@ def _attend_sequence(
         *(t.split(sequence.lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD)), strict=True
     )
     _, root_key, root_value = root
-    # What a causal root is filled up with at its end is seen by none of its tokens.
-    query, key, value = (pad(t, (0, 0, 0, -sequence.root % SHAPE)) for t in root)
-    attended = scaled_dot_product_attention(query, key, value, is_causal=True, **options)
-    yield attended[:, :, : sequence.root]
+    if grid_PP is None:
+        # What a causal root is filled up with at its end is seen by none of its tokens.
+        query, key, value = (pad(t, (0, 0, 0, -sequence.root % SHAPE)) for t in root)
+        attended = kernel(query, key, value, is_causal=True, **options)
+        yield attended[:, :, : sequence.root]
+    else:
+        yield kernel(*root, attn_mask=grid_PP[: sequence.root, : sequence.root], **options)
     for visible, (query, key, value) in zip(sequence.branches, branches, strict=True):
-        yield scaled_dot_product_attention(
+        yield kernel(
             query,
             torch.cat([root_key, key], dim=2),
             torch.cat([root_value, value], dim=2),
-            attn_mask=visible,
+            attn_mask=visible if grid_PP is None else _within(visible, sequence.root, grid_PP),
             **options,
         )
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The packed sequences say who sees whom, so transformers need not build a mask."""
+def _within(visible: torch.Tensor, root: int, grid_PP: torch.Tensor) -> torch.Tensor:
+    """A branch's mask, without what `grid_PP` hides from its tokens' positions."""
+    own = visible.sum(dim=1) - 1  # a token sees all that is before it in its string, and itself
+    keys = torch.cat([torch.arange(root, device=own.device), own])
+    return visible & grid_PP[own[:, None], keys]
+
+
+def _softmax_attention(
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    *,
+    softcap: float | None,
+    sinks_H: torch.Tensor | None,
+    scale: float | None,
+    dropout_p: float,
+    is_causal: bool = False,
+    attn_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention with capped scores (Gemma 2) or sinks (gpt-oss), for which PyTorch has no kernel."""
+    scale = query_BHTD.shape[-1] ** -0.5 if scale is None else scale
+    scores = query_BHTD @ key_BHTD.transpose(2, 3) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    if sinks_H is not None:  # a score that every token has beside those of the keys
+        sinks = sinks_H.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=3)
+    weights = scores.softmax(dim=3, dtype=torch.float32).to(value_BHTD.dtype)
+    return dropout(weights[..., : key_BHTD.shape[2]], dropout_p) @ value_BHTD
+
+
+def _mask(
+    *,
+    mask_function: Callable[..., Any],
+    attention_mask: torch.Tensor | None = None,
+    device: torch.device | None = None,
+    **_: Any,
+) -> torch.Tensor | None:
+    """transformers' mask interface: which positions of a sequence see which [1, 1, P, P].
+
+    Windows and chunks come with `mask_function`; None where every position sees all before it. Without
+    the mask of ones that `packed_logits` gives, nothing is known of windows.
+    """
+    if attention_mask is None or mask_function == causal_mask_function:
+        return None
+    at = torch.arange(_longest(_packed.get()), device=device)
+    grid_PP: torch.Tensor = mask_function(0, 0, at[:, None], at[None, :])
+    return None if torch.equal(grid_PP, at[:, None] >= at) else grid_PP[None, None]
 
 
 AttentionInterface.register(NAME, _attend)
-AttentionMaskInterface.register(NAME, _no_mask)
+AttentionMaskInterface.register(NAME, _mask)

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from transformers import AutoTokenizer
 
+from symtune_pipeline.models.proof import attention_of, is_packed, set_path
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
@@ -66,12 +67,9 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
     precision = resolve_precision(config.precision, device)
     torch.manual_seed(config.seed)
     with memory():
-        model = load_trainable(config, precision, device if ranks.count == 1 else "meta")
-        if ranks.count > 1:
-            # One rank reads the whole, which no device has to hold, and lets go of it.
-            ranks.shard(
-                model, None if ranks.rank else load_trainable(config, precision, "cpu"), precision
-            )
+        model = _loaded(config, precision, ranks)
+    if not is_packed(model):
+        say(f"tuning: attention {attention_of(model)}")
     optimizer = make_optimizer(model, config)
     checkpoints = Checkpoints(
         config.output_folder / "checkpoints",
@@ -91,14 +89,28 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
     finally:
         checkpoints.wait()  # whatever stopped the job, the last one is whole
 
+    attention = attention_of(model)
     if config.lora or ranks.count > 1:
         weights = ranks.trained_weights(model)
         model = finished(config, weights) if ranks.rank == 0 else model
     if ranks.rank == 0:
-        _save(model, config, state, {"precision": precision, "device": device})
+        facts = {"precision": precision, "device": device, "attention": attention}
+        _save(model, config, state, facts)
         checkpoints.remove()
     ranks.barrier()  # to no rank is it finished before the result is there
     return result
+
+
+def _loaded(config: JobConfig, precision: str, ranks: Ranks) -> PreTrainedModel:
+    """The model as this rank tunes it, on the path that is right for it."""
+    if ranks.count == 1:
+        return load_trainable(config, precision, ranks.device.type)
+    model = load_trainable(config, precision, "meta")
+    # One rank reads the whole, which no device has to hold, and lets go of it.
+    values = None if ranks.rank else load_trainable(config, precision, "cpu")
+    set_path(model, ranks.broadcast(lambda: attention_of(values) if values else ""))
+    ranks.shard(model, values, precision)
+    return model
 
 
 def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[str, str]) -> None:

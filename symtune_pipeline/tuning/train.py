@@ -6,13 +6,14 @@ This module knows nothing about how a job begins and what becomes of its model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import read_table
+from symtune_pipeline.models.loading import check_vocabulary
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
@@ -48,6 +49,10 @@ class PackedBlocks:
         """How many tokens the blocks hold."""
         return sum(self._tokens[number] for number in numbers)
 
+    def largest_tokens(self) -> Iterable[int]:
+        """The largest token of each block."""
+        return self._table["tokens"].list.max()
+
     def sequence_lengths(self, numbers: Sequence[int]) -> list[int]:
         """Tokens of each prompt in the blocks."""
         return [length for number in numbers for length in self._lengths[number]]
@@ -65,10 +70,11 @@ def train(
 ) -> None:
     """Run the steps that `state` has not done yet, keeping `state` current.
 
-    Raises UserError where a loss or a gradient is no finite number, and where there are more ranks
-    than blocks in a step.
+    Raises UserError where a loss or a gradient is no finite number, where blocks have tokens that the
+    model does not know, and where there are more ranks than blocks in a step.
     """
     blocks = PackedBlocks(config)
+    check_vocabulary(model, blocks.largest_tokens())
     steps = step_plan(len(blocks), config)
     _check_shares(config, ranks)
     unseen = [blocks[number] for number in held_out(len(blocks), config)]

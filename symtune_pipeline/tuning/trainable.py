@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.attention import attending_again
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.loading import load_model, open_model
 from symtune_pipeline.tuning.config import JobConfig
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrain
 
     The base is read again, because in bf16 what adapters add would be rounded away.
     """
-    model = load_model(config.model_folder, torch.float32, "cpu")
+    model = open_model(config.model_folder, torch.float32, "cpu")
     adapted = add_adapters(model, config.lora) if config.lora else None
     with torch.no_grad():
         for name, parameter in trained(model).items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from tiny_models import save_reading_model
+from tiny_models import save_reading_model, save_tiny_model
 
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.errors import UserError
@@ -82,6 +84,76 @@ def test_a_folder_that_is_no_model_is_one_sentence(folder: Path, tmp_path: Path)
     (other / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no complete model: tokenizer\.json is missing"):
         score(other)
+
+
+def copied(folder: Path, other: Path, **settings: Any) -> Path:
+    """The folder again, its configuration changed."""
+    shutil.copytree(folder, other)
+    path = other / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
+    return other
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"model_type": "t5"}, "of type 't5', which is no causal language model"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "are quantised .gptq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "are quantised .bitsandbytes"),
+    ],
+)
+def test_what_does_not_load_is_a_sentence_before_anything_is_scored(
+    settings: dict[str, Any], sentence: str, folder: Path, tmp_path: Path
+) -> None:
+    suites = (CLASSIFICATION_SUITE.frame(), ALGORITHMIC_SUITE.frame())
+    with pytest.raises(UserError, match=sentence):
+        other = copied(folder, tmp_path / "other", **settings)
+        score_folder(Store(tmp_path / "store"), other, *suites, [], [], print)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("gptj", {"rotary_dim": 4}),
+        ("gpt_neo", {"attention_types": [[["global", "local"], 1]], "num_layers": 2}),
+        ("falcon", {}),
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 4_096}),
+        ("llama", {}),
+    ],
+)
+def test_other_architectures_and_a_lone_tokenizer_file_are_scored(
+    architecture: str, settings: dict[str, Any], folder: Path, tmp_path: Path,
+    evaluation_examples: pl.DataFrame, symbols: pl.DataFrame,
+) -> None:  # fmt: skip
+    other = copied(folder, tmp_path / "theirs")
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    save_tiny_model(other, architecture, vocab_size=size, max_position_embeddings=4_096, **settings)
+    (other / "tokenizer_config.json").unlink()
+    configured = other / "config.json"
+    flash = json.loads(configured.read_text()) | {"attn_implementation": "flash_attention_2"}
+    configured.write_text(json.dumps(flash), encoding="utf-8")
+    instructions = {key: entry.instruction for key, entry in all_datasets().items()}
+    suites = (
+        classification_suite(evaluation_examples, symbols, instructions, CONFIG, seed=0).head(4),
+        algorithmic_suite(CONFIG, seed=0).head(2),
+    )
+    inputs = evaluation_examples.sort("example")["input"].to_list()
+    scored = score_folder(Store(tmp_path), other, *suites, inputs, [], print)
+    assert scored["n"].sum() == 6
+
+
+def test_a_vocabulary_shorter_than_the_tokenizer_is_a_sentence(
+    folder: Path, tmp_path: Path, evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    other = copied(folder, tmp_path / "theirs")
+    save_tiny_model(other, vocab_size=50, max_position_embeddings=4_096)
+    instructions = {key: entry.instruction for key, entry in all_datasets().items()}
+    suite = classification_suite(evaluation_examples, symbols, instructions, CONFIG, seed=0)
+    inputs = evaluation_examples.sort("example")["input"].to_list()
+    with pytest.raises(UserError, match=r"knows 50 tokens; its tokenizer is that of another model"):
+        score_folder(
+            Store(tmp_path), other, suite, algorithmic_suite(CONFIG, seed=0), inputs, [], print
+        )
 
 
 def test_accuracy_is_counted_by_setting() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_ti
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.scorer import Query, Tree, score
 from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.proof import attention_of
 
 ARCHITECTURES = ("llama", "gpt_neox", "qwen2", "gpt2")
 
@@ -139,19 +141,42 @@ def test_weights_that_are_not_numbers_are_a_user_error(llama: Path) -> None:
         score(model, some_trees())
 
 
-def test_a_model_whose_attention_cannot_be_packed_is_refused(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path, "gemma2", head_dim=8)
-    with pytest.raises(
-        UserError, match=r"^Model class Gemma2Attention .*'softcap'.*; choose another model\.$"
-    ):
-        our_scores(folder, some_trees())
+PLAIN: dict[str, dict[str, Any]] = {
+    "mamba": {},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "bloom": {},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},
+    "gptj": {"rotary_dim": 4},
+}
+EXACT: dict[str, dict[str, Any]] = {  # windows and chunks that all trees exceed, caps, sinks
+    "mistral": {"sliding_window": 9},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    "gemma2": {"head_dim": 8, "sliding_window": 9, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 9},
+    "olmo3": {"sliding_window": 9},
+    "llama4_text": {"attention_chunk_size": 8, "head_dim": 8, "num_local_experts": 4},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "sliding_window": 9},
+}
 
 
-def test_an_attention_window_is_kept_by_refusing_what_exceeds_it(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path, "mistral", sliding_window=40)
-    rng = random.Random(2)
-    fits = Tree(random_tokens(rng, 30, 30), [Query([3, 4], [[5], [6, 7]])])
-    too_long = Tree(random_tokens(rng, 60, 60), fits.queries)
-    assert_close(our_scores(folder, [fits]), reference(folder, [fits]))
-    with pytest.raises(UserError, match="exceeds the model's attention window of 40"):
-        our_scores(folder, [too_long])
+@pytest.mark.parametrize("architecture", PLAIN)
+def test_a_model_that_mixes_tokens_in_its_own_way_is_run_string_by_string(
+    architecture: str, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path, architecture, **PLAIN[architecture])
+    assert attention_of(load_model(folder, torch.float32, "cpu")).startswith("plain (")
+    trees = some_trees()
+    expected = reference(folder, trees)
+    for max_tokens in (1, 100, 2_048):
+        assert_close(our_scores(folder, trees, max_tokens), expected)
+
+
+@pytest.mark.parametrize("architecture", EXACT)
+def test_windows_chunks_caps_and_sinks_are_exact_in_a_tree(
+    architecture: str, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path, architecture, **EXACT[architecture])
+    assert attention_of(load_model(folder, torch.float32, "cpu")) == "packed"
+    trees = some_trees()
+    assert_close(our_scores(folder, trees), reference(folder, trees))

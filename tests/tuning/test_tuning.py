@@ -66,12 +66,24 @@ def weights(config: JobConfig) -> str:
 # --- the loss -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gpt2"])
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("llama", "gpt_neox", "gpt2")},
+    "mistral": {"sliding_window": 5},
+    "gemma2": {"head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": 2.0},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "sliding_window": 5},
+    # What follows is run prompt by prompt.
+    "mamba": {},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "bloom": {},
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("loss", "kinds"), [("all_labels", {1, 2}), ("final_label", {2})])
 def test_the_loss_of_a_block_is_that_of_its_prompts_run_alone(
     loss: LossName, kinds: set[int], architecture: str, tmp_path: Path
 ) -> None:
-    save_tiny_model(tmp_path, architecture)
+    save_tiny_model(tmp_path, architecture, **ARCHITECTURES[architecture])
     (row,) = random_blocks(count=1, prompts=4, length=24).rows(named=True)
     packed = load_model(tmp_path, torch.float32, "cpu").eval()
     found, right = block_loss(packed, Block.from_row(row, loss, len(row["tokens"]) + 7), "fp32")

@@ -50,6 +50,18 @@ def test_two_ranks_train_what_one_does(optimizer: str, tmp_path: Path) -> None:
     assert_equal(two, one)
 
 
+def test_two_ranks_train_a_model_that_cannot_be_packed(tmp_path: Path) -> None:
+    """The rank that reads no weights is told to run prompt by prompt too."""
+    one, two = (tiny_job(tmp_path / name, tokens_per_step=120) for name in ("one", "two"))
+    for config in (one, two):
+        save_tiny_model(config.model_folder, "lfm2", layer_types=["conv", "full_attention"])
+    run_job(one, print)
+    run_on(2, two)
+    assert_equal(two, one)
+    summaries = [json.loads((c.output_folder / "model/log.json").read_text()) for c in (one, two)]
+    assert all(summary["attention"].startswith("plain (Lfm2ForCausalLM") for summary in summaries)
+
+
 def test_two_ranks_train_a_tied_embedding_once(tmp_path: Path) -> None:
     one, two = (tiny_job(tmp_path / name, epochs=2) for name in ("one", "two"))
     for config in (one, two):

@@ -1,0 +1,254 @@
+"""Which way of running a loaded model is right for it: packed, or each string in a row of its own.
+
+A few short random strings are run alone with transformers' own attention, packed as tuning lays prompts,
+and as a tree as scoring lays labels. A class whose layers do not all attend as `attention` says (state
+spaces, convolutions, position biases) gives other numbers then, and takes the plain path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.models.attention import NAME, PackedSequence, branch, packed_logits
+from symtune_pipeline.models.plain import logits_alone, run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROOT, STEM = 6, 3  # tokens that all strings begin with, and that two of them go on with
+LENGTHS = 11, 12, 14
+KEPT = 2  # every second token's logits are asked for: whether a class gives those
+NEW = 3  # tokens that are generated in a proof
+# The largest difference of a log-probability, in nats. Seen of right models: 1e-5 in full precision;
+# of wrong ones: 0.1 and more.
+TOLERANCE, IN_HALF_PRECISION = 1e-4, 0.25
+
+PACKED = "packed"
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """How the model is run: 'packed', or 'plain' with the reason."""
+    return str(getattr(model, "symtune_attention", PACKED))
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """Whether the model may be called with `attention.packed_logits`."""
+    return attention_of(model) == PACKED
+
+
+def set_path(model: PreTrainedModel, attention: str) -> None:
+    """Run the model as `attention_of` says of another one of its class."""
+    _note(model, attention)
+    if attention == PACKED:
+        model.set_attn_implementation(NAME)
+
+
+def _note(model: Any, attention: str) -> None:
+    model.symtune_attention = attention
+
+
+def choose_path(model: PreTrainedModel) -> None:
+    """Prove which path is right for a model that attends with transformers' `eager`, and set it.
+
+    Leaves torch's random state as it is. Raises UserError for a class that is right on neither path.
+    """
+    training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        model.eval()
+        strings = _strings(model)
+        try:
+            alone = [_alone(model, string) for string in strings]
+        except Exception as error:  # whatever a class may raise that wants more than tokens
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"A model of class {type(model).__name__} does not run on text alone ({_brief(error)});"
+                " take another model."
+            ) from error
+        reason = _why_not_packed(model, strings, alone)
+        if reason:
+            model.set_attn_implementation("eager")
+            _check_plain(model, strings, alone)
+        _note(model, f"plain ({reason})" if reason else PACKED)
+        model.train(training)
+
+
+@dataclass(frozen=True)
+class Generating:
+    """How a model continues texts as it predicts each whole string alone."""
+
+    batched: bool = True  # prompts padded at their start; else one by one
+    cached: bool = True
+
+    def __str__(self) -> str:
+        return ("in batches" if self.batched else "one by one") + (
+            "" if self.cached else ", no cache"
+        )
+
+
+def choose_generating(model: PreTrainedModel) -> Generating:
+    """The fastest way of generating that is right for a model, found as the path for scoring is.
+
+    Raises UserError for a class that transformers' generate does not continue as it predicts.
+    """
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        strings = _strings(model)
+        if _continues(model, strings, cached=True):
+            return Generating()
+        for cached in (True, False):
+            if all(_continues(model, [string], cached) for string in strings):
+                return Generating(batched=False, cached=cached)
+    raise UserError(
+        f"A model of class {type(model).__name__} is not continued by transformers' generate as it"
+        " predicts whole texts; take another model."
+    )
+
+
+def _continues(model: PreTrainedModel, strings: list[torch.Tensor], cached: bool) -> bool:
+    """Whether a batch, padded at the start, is continued as each whole string alone."""
+    longest = max(map(len, strings))
+    ids = torch.stack([pad(string, (longest - len(string), 0)) for string in strings])
+    mask = torch.stack([pad(torch.ones_like(s), (longest - len(s), 0)) for s in strings])
+    try:
+        made = model.generate(  # type: ignore[operator]
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            use_cache=cached,
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    except Exception as error:  # whatever a class may raise that does not know padding or a cache
+        if is_out_of_memory(error):
+            raise
+        return False
+    found = torch.stack(made.logits, dim=1).float().log_softmax(dim=-1)
+    for row, string in enumerate(strings):
+        whole = torch.cat([string.to(model.device), made.sequences[row, longest:]])
+        expected = _alone(model, whole)[len(string) - 1 : -1]
+        if not _same(found[row].to(expected.device), expected, model.dtype):
+            return False
+    return True
+
+
+def vocabulary(model: Any) -> int:
+    """How many tokens the model knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _strings(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Random tokens; the strings begin alike, the first two for longer."""
+    rng = np.random.default_rng(0)
+    rows = vocabulary(model)
+    strings = [torch.from_numpy(rng.integers(rows, size=length)) for length in LENGTHS]
+    strings[1][: ROOT + STEM] = strings[0][: ROOT + STEM]
+    strings[2][:ROOT] = strings[0][:ROOT]
+    return strings
+
+
+def _alone(model: PreTrainedModel, string: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [T, V]."""
+    return run(model, input_ids=string[None].to(model.device))[0].float().log_softmax(dim=-1)
+
+
+def _why_not_packed(
+    model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
+) -> str | None:
+    name = type(model).__name__
+    if not type(model)._can_set_attn_implementation():
+        return f"{name} has attention code of its own"
+    if _scaled_by_length(model.config.get_text_config()):
+        return f"{name} scales positions by the length of what it runs"
+    try:
+        model.set_attn_implementation(NAME)
+        packed, tree = _packed(model, strings), _tree(model, strings)
+    except Exception as error:  # whatever a class does with arguments that it does not expect
+        if is_out_of_memory(error):
+            raise
+        return f"{name} does not run packed: {_brief(error)}"
+    first, second, third = alone
+    if not _same(packed, torch.cat(alone)[::KEPT], model.dtype):
+        return f"{name} does not keep packed prompts apart"
+    in_tree = torch.cat([first, second[ROOT + STEM :], third[ROOT:]])
+    if not _same(tree, in_tree[::KEPT], model.dtype):
+        return f"{name} does not keep the branches of a tree apart"
+    return None
+
+
+def _scaled_by_length(config: Any) -> bool:
+    """Whether a long text would change the positions of a short one beside it (long and dynamic RoPE)."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    return any(part.get("rope_type") in ("dynamic", "longrope") for part in by_layer)
+
+
+def _packed(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities of the strings as tuning lays them [T, V]."""
+    positions = torch.cat([torch.arange(len(string)) for string in strings])
+    sequences = [PackedSequence(len(string)) for string in strings]
+    return _run(model, torch.cat(strings), positions, sequences)
+
+
+def _tree(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities of the strings as scoring lays them [T, V]: what they share runs once."""
+    first, second, third = strings
+    parts = [first, second[ROOT + STEM :], third[ROOT:]]
+    at = [
+        torch.arange(len(string))[-len(part) :] for string, part in zip(strings, parts, strict=True)
+    ]
+    twigs = [len(first) - ROOT - STEM, len(parts[1])]
+    branches = [branch(ROOT, STEM, twigs), branch(ROOT, len(parts[2]), [])]
+    on_device = [mask.to(model.device) for mask in branches]
+    return _run(model, torch.cat(parts), torch.cat(at), [PackedSequence(ROOT, on_device)])
+
+
+def _run(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    sequences: list[PackedSequence],
+) -> torch.Tensor:
+    tokens, positions = tokens.to(model.device), positions.to(model.device)
+    keep = torch.arange(0, len(tokens), KEPT, device=model.device)
+    return packed_logits(model, tokens, positions, sequences, keep).float().log_softmax(dim=-1)
+
+
+def _check_plain(
+    model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
+) -> None:
+    """Raises UserError where rows of a batch, or tokens after a position, change what comes before."""
+    keep = [torch.arange(0, len(string), KEPT) for string in strings]
+    try:
+        rows = torch.cat(logits_alone(model, strings, keep)).float().log_softmax(dim=-1)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        rows = torch.full((1,), float("nan"))
+    if not _same(rows, torch.cat([table[::KEPT] for table in alone]), model.dtype):
+        raise UserError(
+            f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
+            " other texts of a batch; take a causal language model."
+        )
+
+
+def _same(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    tolerance = TOLERANCE if dtype.itemsize >= 4 else IN_HALF_PRECISION
+    return found.shape == expected.shape and torch.allclose(
+        found, expected, rtol=0, atol=tolerance, equal_nan=True
+    )
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
