@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.loading import load_model, open_model
+from symtune_pipeline.models.proof import attention_of
 
 Weights = dict[str, torch.Tensor]
 
@@ -167,3 +168,19 @@ def test_the_proof_draws_nothing_and_changes_nothing(architecture: str, tmp_path
     assert before.keys() == again.keys()
     assert all(torch.equal(before[name], again[name]) for name in before)
     assert (tmp_path / "again/config.json").read_text() == (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("architecture", "settings", "path"),
+    [
+        ("llama", {"num_hidden_layers": 12}, "packed"),
+        ("mamba", {}, "plain"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "plain"),
+    ],
+)
+def test_rounding_is_told_from_what_other_texts_do(
+    architecture: str, settings: dict[str, Any], path: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    save_tiny_model(tmp_path, architecture, **settings)
+    assert attention_of(load_model(tmp_path, dtype, "cpu")).split(" ")[0] == path
