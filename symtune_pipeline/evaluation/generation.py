@@ -18,8 +18,8 @@ from transformers import GenerationConfig
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
-from symtune_pipeline.models.loading import check_vocabulary, open_model, open_tokenizer
-from symtune_pipeline.models.proof import Generating, choose_generating, vocabulary
+from symtune_pipeline.models.generating import Generating, choose_generating
+from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
 from symtune_pipeline.prompts.encoding import TextEncoder
 from symtune_pipeline.prompts.text import algorithmic_prompt, label_text, render
 

@@ -53,7 +53,7 @@ def score_folder(
         )
     from symtune_pipeline.evaluation.classification import classify
     from symtune_pipeline.evaluation.generation import generate
-    from symtune_pipeline.models.loading import open_tokenizer, read_config
+    from symtune_pipeline.models.opening import open_tokenizer, read_config
 
     read_config(folder)
     open_tokenizer(folder)

@@ -22,7 +22,7 @@ import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.attention import PackedSequence, branch, packed_logits
-from symtune_pipeline.models.loading import check_vocabulary
+from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
 

@@ -7,30 +7,27 @@ spaces, convolutions, position biases) gives other numbers then, and takes the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.attention import NAME, PackedSequence, branch, packed_logits
-from symtune_pipeline.models.plain import logits_alone, run
+from symtune_pipeline.models.plain import logits_alone
+from symtune_pipeline.models.trial import (
+    LENGTHS,
+    ROOT,
+    STEM,
+    is_unmoved,
+    random_strings,
+    run_alone,
+    same_to_rounding,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ROOT, STEM = 6, 3  # tokens that all strings begin with, and that two of them go on with
-LENGTHS = 11, 12, 14
 KEPT = 2  # every second token's logits are asked for: whether a class gives those
-NEW = 3  # tokens that are generated in a proof
-# Differences of a token's log-probabilities, as a share of how far these spread. Seen in full precision:
-# 1e-5 of right models and 0.2 or more of wrong ones.
-TOLERANCE = 1e-4
-# In half precision right models differ by up to 0.1 in most rows, and where rounding sends a token to
-# another expert by more. There a second look is sharper: whether what must not matter changes anything.
-TOLERANCE_HALF, UNMOVED_HALF = 0.25, 0.01
 
 PACKED = "packed"
 
@@ -65,9 +62,9 @@ def choose_path(model: PreTrainedModel) -> None:
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
         model.eval()
-        strings = _strings(model)
+        strings = random_strings(model)
         try:
-            alone = [_alone(model, string) for string in strings]
+            alone = [run_alone(model, string) for string in strings]
         except Exception as error:  # whatever a class may raise that wants more than tokens
             if is_out_of_memory(error):
                 raise
@@ -81,97 +78,6 @@ def choose_path(model: PreTrainedModel) -> None:
             _check_plain(model, strings, alone)
         _note(model, f"plain ({reason})" if reason else PACKED)
         model.train(training)
-
-
-@dataclass(frozen=True)
-class Generating:
-    """How a model continues texts as it predicts each whole string alone."""
-
-    batched: bool = True  # prompts padded at their start; else one by one
-    cached: bool = True
-
-    def __str__(self) -> str:
-        return ("in batches" if self.batched else "one by one") + (
-            "" if self.cached else ", no cache"
-        )
-
-
-def choose_generating(model: PreTrainedModel) -> Generating:
-    """The fastest way of generating that is right for a model, found as the path for scoring is.
-
-    Raises UserError for a class that transformers' generate does not continue as it predicts.
-    """
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        strings = _strings(model)
-        if _continues(model, strings, cached=True):
-            return Generating()
-        for cached in (True, False):
-            if all(_continues(model, [string], cached) for string in strings):
-                return Generating(batched=False, cached=cached)
-    raise UserError(
-        f"A model of class {type(model).__name__} is not continued by transformers' generate as it"
-        " predicts whole texts; take another model."
-    )
-
-
-def _continues(model: PreTrainedModel, strings: list[torch.Tensor], cached: bool) -> bool:
-    """Whether a batch, padded at the start, is continued as each whole string alone."""
-    longest = max(map(len, strings))
-    ids = torch.stack([pad(string, (longest - len(string), 0)) for string in strings])
-    mask = torch.stack([pad(torch.ones_like(s), (longest - len(s), 0)) for s in strings])
-    try:
-        made = _generated(model, ids, mask, cached)
-        padded = _generated(model, ids.where(mask == 1, 1), mask, cached)
-    except Exception as error:  # whatever a class may raise that does not know padding or a cache
-        if is_out_of_memory(error):
-            raise
-        return False
-    found, other = (
-        torch.stack(each.logits, dim=1).float().log_softmax(dim=-1) for each in (made, padded)
-    )
-    if model.dtype.itemsize < 4 and not _unmoved(found[:, 0], other[:, 0]):
-        return False
-    for row, string in enumerate(strings):
-        whole = torch.cat([string.to(model.device), made.sequences[row, longest:]])
-        expected = _alone(model, whole)[len(string) - 1 : -1]
-        if not _same(found[row].to(expected.device), expected, model.dtype):
-            return False
-    return True
-
-
-def _generated(model: Any, ids: torch.Tensor, mask: torch.Tensor, cached: bool) -> Any:
-    return model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        use_cache=cached,
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        do_sample=False,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-
-
-def vocabulary(model: Any) -> int:
-    """How many tokens the model knows."""
-    return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _strings(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Random tokens; the strings begin alike, the first two for longer."""
-    rng = np.random.default_rng(0)
-    rows = vocabulary(model)
-    strings = [torch.from_numpy(rng.integers(rows, size=length)) for length in LENGTHS]
-    strings[1][: ROOT + STEM] = strings[0][: ROOT + STEM]
-    strings[2][:ROOT] = strings[0][:ROOT]
-    return strings
-
-
-def _alone(model: PreTrainedModel, string: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities [T, V]."""
-    return run(model, input_ids=string[None].to(model.device))[0].float().log_softmax(dim=-1)
 
 
 def _why_not_packed(
@@ -193,13 +99,13 @@ def _why_not_packed(
         return f"{name} does not run packed: {_brief(error)}"
     first, second, third = alone
     whole = -(-LENGTHS[0] // KEPT)  # rows that the twig may change; in the tree it begins later
-    if not _same(packed, torch.cat(alone)[::KEPT], model.dtype) or (
-        model.dtype.itemsize < 4 and not _unmoved(packed[whole:], packed_again[whole:])
+    if not same_to_rounding(packed, torch.cat(alone)[::KEPT], model.dtype) or (
+        model.dtype.itemsize < 4 and not is_unmoved(packed[whole:], packed_again[whole:])
     ):
         return f"{name} does not keep packed prompts apart"
     in_tree = torch.cat([first, second[ROOT + STEM :], third[ROOT:]])
-    if not _same(tree, in_tree[::KEPT], model.dtype) or (
-        model.dtype.itemsize < 4 and not _unmoved(tree[whole:], tree_again[whole:])
+    if not same_to_rounding(tree, in_tree[::KEPT], model.dtype) or (
+        model.dtype.itemsize < 4 and not is_unmoved(tree[whole:], tree_again[whole:])
     ):
         return f"{name} does not keep the branches of a tree apart"
     return None
@@ -260,34 +166,11 @@ def _check_plain(
         if is_out_of_memory(error):
             raise
         rows = torch.full((1,), float("nan"))
-    if not _same(rows, torch.cat([table[::KEPT] for table in alone]), model.dtype):
+    if not same_to_rounding(rows, torch.cat([table[::KEPT] for table in alone]), model.dtype):
         raise UserError(
             f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
             " other texts of a batch; take a causal language model."
         )
-
-
-def _same(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether log-probabilities [T, V] are equal, to rounding; NaN is equal to NaN."""
-    if found.shape != expected.shape:
-        return False
-    differences_T = _differences(found, expected)
-    if dtype.itemsize >= 4:
-        return bool((differences_T <= TOLERANCE).all())
-    return bool(differences_T.median() <= TOLERANCE_HALF)
-
-
-def _unmoved(found: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether half precision gives the same after a change that must not matter."""
-    return bool((_differences(found, other) <= UNMOVED_HALF).all())
-
-
-def _differences(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Root mean square of each row's differences, relative to the spread of its values [T]."""
-    spread = (expected - expected.mean(dim=-1, keepdim=True)).pow(2).mean(dim=-1).sqrt()
-    differences = (found - expected).pow(2).mean(dim=-1).sqrt()
-    both_broken = found.isnan().any(dim=-1) & expected.isnan().any(dim=-1)
-    return (differences / spread).masked_fill(both_broken, 0.0)
 
 
 def _brief(error: Exception) -> str:

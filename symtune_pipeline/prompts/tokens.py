@@ -127,9 +127,13 @@ class SegmentTokenizer:
         Where a label changes the prompt's last tokens, these are left to the labels, of all of them
         alike, so that what is compared begins at the same place.
         """
+        composes = self.composes(prompt)
         alone = self.tokens(prompt)
         joined = [
-            self.tokens([*prompt, Segment(label_text(label), Role.LABEL)]) for label in labels
+            alone + self._text_tokens(added.text)
+            if composes and self.junctions.compose(prompt[-1].text, added.text)
+            else self.tokens([*prompt, added])
+            for added in (Segment(label_text(label), Role.LABEL) for label in labels)
         ]
         shared = min((_shared(alone, tokens) for tokens in joined), default=len(alone))
         return alone[:shared], [tokens[shared:] for tokens in joined]

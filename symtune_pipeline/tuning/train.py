@@ -13,7 +13,7 @@ import torch
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import read_table
-from symtune_pipeline.models.loading import check_vocabulary
+from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig

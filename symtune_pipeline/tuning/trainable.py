@@ -13,7 +13,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.attention import attending_again
-from symtune_pipeline.models.loading import load_model, open_model
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.tuning.config import JobConfig
 
 if TYPE_CHECKING:

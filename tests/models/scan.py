@@ -22,8 +22,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.scorer import Query, Tree, score
-from symtune_pipeline.models.loading import load_model, open_model
-from symtune_pipeline.models.proof import attention_of, choose_generating
+from symtune_pipeline.models.generating import choose_generating
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.opening import open_model
+from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.tuning.step import Block, block_loss
 
 MOST_PARAMETERS = 5_000_000

@@ -14,7 +14,8 @@ from tiny_models import SETTINGS, save_tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.models.loading import load_model, open_model
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.proof import attention_of
 
 Weights = dict[str, torch.Tensor]
