@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Asked = tuple[list[int], list[list[int]]]  # the tokens of a prompt, and of each label after it
 
+NAMED = 10  # labels at most, in an error
 CONTEXT = ("benchmark", "setting", "flipped_percent", "dataset", "context")
 
 
@@ -107,8 +108,10 @@ def _asked(row: dict[str, Any], by_segment: SegmentTokenizer, inputs: Sequence[s
     """A row's prompt and labels; labels that are no tokens or the same ones are a UserError."""
     prompt, labels = by_segment.continuations(classification_prompt(row, inputs), row["labels"])
     if not prompt or not all(labels) or len(set(map(tuple, labels))) < len(labels):
+        more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
         raise UserError(
-            f"The labels {', '.join(map(repr, row['labels']))} of dataset '{row['dataset']}' are the"
-            " same tokens or none for this model; rename them or leave the dataset out."
+            f"The labels {', '.join(map(repr, row['labels'][:NAMED]))}{more} of dataset"
+            f" '{row['dataset']}' are the same tokens or none for this model; rename them or leave the"
+            " dataset out."
         )
     return prompt, labels

@@ -40,6 +40,7 @@ def words() -> Any:
         "Input:",
         "Output:",
         *(f"w{i}" for i in range(9)),
+        *ascii_letters[:20],
     ]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, "<none>"))
     tokenizer.normalizer = normalizers.Sequence(
@@ -116,13 +117,13 @@ def test_a_query_that_fits_with_no_exemplar_of_each_class_is_a_user_error(folder
 
 def test_each_of_more_labels_than_a_byte_counts_can_be_predicted(folder: Path) -> None:
     labels = [f"{first} {second}" for first in ascii_letters[:20] for second in ascii_letters[:15]]
-    table = predictions(folder, labels, words=2)
-    whole = naive(folder, suite(labels).to_dicts()[0], words=2)
+    table = predictions(folder, labels, count=2)
+    whole = naive(folder, suite(labels).to_dicts()[0], count=2)
     assert table["logprobs"][0].to_list() == pytest.approx(whole, abs=1e-4)
     best = whole.index(max(whole))
     assert best > 1, "the exemplars have the first two"
     labels[best], labels[-1] = labels[-1], labels[best]
-    assert predictions(folder, labels, words=2)["prediction"][0] == len(labels) - 1 == 299
+    assert predictions(folder, labels, count=2)["prediction"][0] == len(labels) - 1 == 299
 
 
 @pytest.mark.parametrize("labels", [["same", "also"], ["foo", "~"]])
