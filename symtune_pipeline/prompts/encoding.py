@@ -24,7 +24,9 @@ PROBES: Final = ("x", "0", "the")  # a word that every tokenizer should know is 
 
 # Vocabularies mark some control tokens as special and others, as Qwen's <tool_call>, only by their
 # spelling. Gemma has the tags of HTML as tokens of text.
-_SPELLED_AS_CONTROL: Final = re.compile(r"<.+>|\[.+\]")
+_SPELLED_AS_CONTROL: Final = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+# A special token may also be a mark or a word of text, as where "!" pads.
+_WORD_IN_MARKS: Final = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
 _HTML: Final = re.compile(
     r"</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup"
     r"|code|p|br|ul|ol|li|a|img|span|div)>"
@@ -114,11 +116,10 @@ def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def _is_control(token: str, special: bool) -> bool:
-    """Whether an added token steers a model; others are white space, words and tags of HTML."""
-    if token.isspace():
-        return False
-    spelled = _SPELLED_AS_CONTROL.fullmatch(token) is not None
-    return special or (spelled and not _HTML.fullmatch(token))
+    """Whether an added token steers a model; others are white space, words, marks, tags of HTML."""
+    if special:
+        return _WORD_IN_MARKS.fullmatch(token) is not None
+    return bool(_SPELLED_AS_CONTROL.fullmatch(token)) and not _HTML.fullmatch(token)
 
 
 def _rename(model: dict[str, Any], names: dict[str, str]) -> None:

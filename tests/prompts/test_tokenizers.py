@@ -186,10 +186,10 @@ def test_a_token_of_the_vocabulary_that_is_no_control_token_stays_one() -> None:
         small_tokenizer("gpt2").backend_tokenizer.to_str()
     )
     backend.add_tokens(["\n\n\n", "   ", "<table>", "brandnew"])
-    backend.add_special_tokens(["\t\t"])
+    backend.add_special_tokens(["\t\t", "!"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
     by_segment = SegmentTokenizer(tokenizer)
-    for text in ("a\n\n\nb", "a   b", "<table> a", "a brandnew b", "a\t\tb"):
+    for text in ("a\n\n\nb", "a   b", "<table> a", "a brandnew b", "a\t\tb", "oh!! a\t\t!"):
         prompt = segments(1, [text, text], ["FOO"], text)
         assert by_segment.tokens(prompt) == read(tokenizer, render(prompt))
         assert by_segment.tokens(prompt) != read(small_tokenizer("gpt2"), render(prompt))
