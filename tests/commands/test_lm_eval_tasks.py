@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 import yaml
 from conftest import DataSide
-from tiny_models import save_reading_model
+from tiny_models import save_reading_model, save_tiny_model
+from tokenizer_kinds import small_tokenizer
 
 from symtune_pipeline.commands.export_lm_eval import export_tasks
 from symtune_pipeline.errors import UserError
@@ -39,9 +40,18 @@ def exported(data_side: DataSide, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reading_model(tmp_path_factory.mktemp("model"), deepcopy(tokenizer))
+@pytest.fixture(scope="module", params=["nothing", "begin"])
+def model(
+    tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """Its tokenizer puts nothing before a text, or a token."""
+    folder = tmp_path_factory.mktemp("model")
+    if request.param == "nothing":
+        return save_reading_model(folder, deepcopy(tokenizer))
+    begins = small_tokenizer("gpt2", "begin")
+    save_tiny_model(folder, vocab_size=len(begins), max_position_embeddings=4_096)
+    begins.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
