@@ -19,6 +19,8 @@ from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
 
+pytestmark = pytest.mark.slow
+
 PARENT = "smollm2-135m"  # the catalogue names its parent
 ORPHAN = "micro"
 SCORES = ["int_outcomes", "int_scores"]

@@ -15,6 +15,8 @@ import pytest
 from fake_hub import REVISION, FakeHub
 from safetensors.numpy import save
 
+pytestmark = pytest.mark.slow
+
 GONE = "f" * 40
 KINDS = ("base", "pretrained")
 # The hub's variables are read when its client is imported, so each try is a process of its own.

@@ -202,6 +202,7 @@ def test_symbols_that_a_tokenizer_merges_are_found(tokenizer: Any) -> None:
     assert shared_token_sequences(pool, small) == ["CAT"]
 
 
+@pytest.mark.slow
 def test_the_pool_is_disjoint_in_the_tokens_of_a_byte_level_tokenizer(
     symbols: pl.DataFrame, tokenizer: Any
 ) -> None:

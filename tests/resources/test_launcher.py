@@ -24,6 +24,8 @@ from resources.launcher import (
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.tuning.config import JobConfig
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = """
 import sys
 from launching import launch

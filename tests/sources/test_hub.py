@@ -15,6 +15,8 @@ import polars as pl
 import pytest
 from fake_hub import REVISION, FakeHub
 
+pytestmark = pytest.mark.slow
+
 GONE = "f" * 40
 # The hub's variables are read when its client is imported, so each reading is a process of its own.
 READ = """

@@ -19,6 +19,8 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.trainable import load_trainable
 
+pytestmark = pytest.mark.slow
+
 
 def run_on(ranks: int, config: JobConfig) -> None:
     """Run a job to its end."""
