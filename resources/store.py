@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 from filelock import FileLock, Timeout
 
+from symtune_pipeline.errors.interrupts import interrupted
 from symtune_pipeline.files import TABLE, content_hash, scan_table
 from symtune_pipeline.progress import duration
 from symtune_pipeline.store.folder import Manifest, Store
@@ -55,6 +56,9 @@ class StoreResource(dg.ConfigurableResource[Store]):
         recognised and left as it is. Of two runs at once the second waits, and recognises what the
         first has made. `columns` describes the table's columns in words.
         """
+        if interrupted():
+            # A library has swallowed the exception of a signal, as some do while they are imported.
+            raise dg.DagsterExecutionInterruptedError
         key = key or context.asset_key
         partition = context.partition_key if context.assets_def.partitions_def else None
         name = key.to_user_string()

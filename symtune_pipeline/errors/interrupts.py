@@ -64,10 +64,19 @@ def _listening() -> Iterator[None]:
         number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)
     }
     others = signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
+        """The exception of a signal that came in a callback, where Python drops and prints it."""
+        if not interrupted():
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
     try:
         yield
     finally:
         interrupted()
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(others)
         for number, handler in before.items():
             signal.signal(number, handler)

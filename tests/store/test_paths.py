@@ -45,7 +45,7 @@ REVIEWS = {
     "labels": {1: "bad", 5: "good"},
     "instruction": "Is the review good or bad?",
 }
-SYMTUNE = "from symtune_pipeline.commands.app import main; main()"
+SYMTUNE = "from symtune_pipeline.commands.main import main; main()"
 NUMBERS = Table("numbers", "d", {"n": Column(pl.Int64(), "d")})
 
 
