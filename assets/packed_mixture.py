@@ -60,9 +60,9 @@ def _settings(experiment: Experiment) -> object:
 )
 def packed_mixture(step: Step, folder: Path) -> Metadata:
     """The tuning mixture as token blocks for this model's tokenizer."""
-    from transformers import AutoTokenizer
+    from symtune_pipeline.models.opening import open_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(step.artifacts.folder("base_model", step.partition))
+    tokenizer = open_tokenizer(step.artifacts.folder("base_model", step.partition))
     mixture = step.artifacts.folder("tuning_mixture") / TABLE
     prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")

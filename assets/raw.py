@@ -14,7 +14,7 @@ from symtune_pipeline.environment import mirror_folder
 from symtune_pipeline.errors import MissingData, UserError, all_missing
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.sources.load import files_version, load_examples, public_source
-from symtune_pipeline.sources.normal import empty_inputs
+from symtune_pipeline.sources.normal import empty_inputs, no_examples
 from symtune_pipeline.sources.source import Source
 from symtune_pipeline.tables import RAW_EXAMPLES
 
@@ -87,7 +87,9 @@ def _load_all(step: Step, chosen: Mapping[str, Dataset]) -> Iterator[dg.Material
             step.warn(_left_out(missing, len(chosen), step.experiment))
     for key, dataset in chosen.items():
         if dataset.key in missing:
-            yield _make(step, key, _leave_out, LEFT_OUT)
+            with user_errors():
+                empty = _make(step, key, _leave_out, LEFT_OUT)
+            yield empty
 
 
 def _make(
@@ -115,7 +117,7 @@ def _load(step: Step, dataset: Dataset, source: Source, folder: Path) -> Metadat
 
 
 def _leave_out(folder: Path) -> None:
-    RAW_EXAMPLES.write(RAW_EXAMPLES.frame(), folder)
+    RAW_EXAMPLES.write(no_examples(), folder)
 
 
 def _left_out(missing: Mapping[str, MissingData], chosen: int, experiment: Experiment) -> str:

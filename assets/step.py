@@ -238,8 +238,8 @@ class KeptAsset:
     def run(self, step: Step) -> dg.MaterializeResult:
         """Make the artifact or recognise it, then check it."""
         words = {k: v for table in self.about.tables for k, v in table.descriptions.items()}
-        sources = self.about.sources(step.experiment)
         with user_errors():
+            sources = self.about.sources(step.experiment)
             made = step.resource.make(
                 step.context, partial(self.build, step), columns=words, sources=sources
             )

@@ -58,10 +58,10 @@ def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
     """The first token of each symbol for each model; None where prompts need not differ in it."""
     if not step.experiment.mixture.distinct_first_token:
         return None
-    from transformers import AutoTokenizer
+    from symtune_pipeline.models.opening import open_tokenizer
 
     models = [step.artifacts.folder("base_model", key) for key in step.experiment.models]
-    return first_tokens(pool, [AutoTokenizer.from_pretrained(model) for model in models])
+    return first_tokens(pool, [open_tokenizer(model) for model in models])
 
 
 def _sample(step: Step, file: Path, examples: pl.DataFrame) -> str:

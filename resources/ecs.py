@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from resources.pipes import ENVIRONMENT, heard
+from resources.pipes import ENVIRONMENT, run_client
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job_file import put_job
@@ -36,7 +36,7 @@ def run_on_ecs(
     override = {"name": container, "command": command, "environment": environment}
     reader = PipesCloudWatchMessageReader(client=boto3.client("logs"))
     client = PipesECSClient(client=boto3.client("ecs"), message_reader=reader)
-    heard(
+    run_client(
         reader,
         lambda: client.run(
             context=context,

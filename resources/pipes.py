@@ -34,7 +34,7 @@ def run_here(context: dg.AssetExecutionContext, config: JobConfig, *program: str
     reader = dg.PipesTempFileMessageReader()
     client = dg.PipesSubprocessClient(env=ENVIRONMENT, message_reader=reader)
     command = [sys.executable, "-m", *program, "--config", str(write_job(config))]
-    result = heard(
+    result = run_client(
         reader,
         lambda: client.run(context=context, command=command, extras={"launcher": os.getpid()}),
         (DagsterPipesExecutionError,),
@@ -51,7 +51,7 @@ def write_job(config: JobConfig) -> Path:
     return path
 
 
-def heard(
+def run_client(
     reader: dg.PipesMessageReader,
     run: Callable[[], object],
     failures: Sequence[type[Exception]],
@@ -75,22 +75,22 @@ def heard(
     except TimeoutExpired:
         # Dagster has passed an interrupt on and waits no longer; the job ends when this process has.
         raise dg.DagsterExecutionInterruptedError from None
-    told = {
+    messages = {
         key: text
         for handler in handlers
         for message in handler.get_custom_messages()
         for key, text in message.items()
     }
-    if "interrupted" in told or reason.endswith(INTERRUPTED):
+    if "interrupted" in messages or reason.endswith(INTERRUPTED):
         raise dg.DagsterExecutionInterruptedError(f"{job} was interrupted.")
-    if "user_error" in told:
-        raise UserError(told["user_error"])
-    if "result" not in told:
+    if "user_error" in messages:
+        raise UserError(messages["user_error"])
+    if "result" not in messages:
         raise JobLost(
             f"{job} did not come to its end ({reason}); its messages are above, and starting it again"
             " goes on from the last checkpoint."
         )
-    return str(told["result"])
+    return str(messages["result"])
 
 
 def _handlers(reader: dg.PipesMessageReader) -> list[dg.PipesMessageHandler]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 import symtune_pipeline
-from resources.pipes import ENVIRONMENT, heard, write_job
+from resources.pipes import ENVIRONMENT, run_client, write_job
 from symtune_pipeline.tuning.config import JobConfig
 
 
@@ -31,7 +31,7 @@ def run_on_cluster(
     environment = {"py_modules": [library], "env_vars": dict(ENVIRONMENT)}
     reader = PipesRayJobMessageReader()
     client = PipesRayJobClient(address=address, message_reader=reader)
-    result = heard(
+    result = run_client(
         reader,
         lambda: client.run(
             context=context,

@@ -39,9 +39,17 @@ SETTINGS: dict[str, Any] = {
 def save_tiny_model(folder: Path, architecture: str = "llama", **settings: Any) -> Path:
     """A random model of two layers, saved into `folder`; always the same for the same arguments."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **SETTINGS | settings)
+    config = tiny_config(architecture, **settings)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+def tiny_config(architecture: str, **settings: Any) -> Any:
+    """A configuration with those of `SETTINGS` that the architecture knows."""
+    default = AutoConfig.for_model(architecture)
+    known = {*default.to_dict(), *default.attribute_map}
+    common = {name: value for name, value in SETTINGS.items() if name in known}
+    return AutoConfig.for_model(architecture, **common | settings)
 
 
 def reference_model(folder: Path) -> Any:

@@ -28,6 +28,12 @@ def all_missing(missing: Mapping[str, MissingData], among: int) -> str:
     return f"Of {among} datasets {len(missing)} cannot be had: {', '.join(missing)} (the first: {first})"
 
 
+def brief(error: Exception) -> str:
+    """Kind and first line of a library's error, for the brackets of a sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python's or PyTorch's says that memory ran out."""
     import torch

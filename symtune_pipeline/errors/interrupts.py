@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_heard: list[int] = []  # the signals of a command, in their order
+_signals: list[int] = []  # the signals of a command, in their order
 _inbox: list[int] = []  # the file descriptor from which they are read
 
 
-def run_command(work: Callable[[], int], told: str) -> int:
+def run_command(work: Callable[[], int], message: str) -> int:
     """Do a command's work; returns its exit status: 130 after Ctrl-C and 143 after SIGTERM.
 
-    Then `told` is printed instead of a traceback. A second Ctrl-C is ignored, as a terminal and a
+    Then `message` is printed instead of a traceback. A second Ctrl-C is ignored, as a terminal and a
     launcher may each send one; a second SIGTERM ends the process at once.
     """
     with _listening():
@@ -28,8 +28,8 @@ def run_command(work: Callable[[], int], told: str) -> int:
                 raise
     # For good: Python would answer a signal at its own end with a traceback.
     _stop_listening_to_more()
-    if told:
-        print(told, file=sys.stderr, flush=True)
+    if message:
+        print(message, file=sys.stderr, flush=True)
     return status()
 
 
@@ -37,15 +37,15 @@ def interrupted() -> bool:
     """Whether a signal has asked this command to end, whoever handles it."""
     for inbox in _inbox:
         try:
-            _heard.extend(os.read(inbox, 64))
+            _signals.extend(os.read(inbox, 64))
         except BlockingIOError:  # none is waiting
             continue
-    return bool(_heard)
+    return bool(_signals)
 
 
 def status() -> int:
     """The exit status of a command that was interrupted, as shells count it."""
-    return 128 + (_heard[0] if interrupted() else signal.SIGINT)
+    return 128 + (_signals[0] if interrupted() else signal.SIGINT)
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def _listening() -> Iterator[None]:
     inbox, outbox = os.pipe()
     os.set_blocking(inbox, False)
     os.set_blocking(outbox, False)
-    _heard.clear()
+    _signals.clear()
     _inbox[:] = [inbox]
     before = {
         number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)

@@ -35,24 +35,22 @@ def generate(
     """The completions of the model in a folder; see `complete`."""
     device, precision = device_and_precision()
     model = open_model(folder, precision, device, attention=None).eval()
-    way = choose_generating(model)
-    return complete(model, open_tokenizer(folder), suite, progress, way)
+    return complete(model, open_tokenizer(folder), suite, choose_generating(model), progress)
 
 
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     suite: pl.DataFrame,
+    way: Generating,
     progress: Callable[[int], None] = lambda _: None,
-    way: Generating = Generating(),  # noqa: B008
 ) -> pl.DataFrame:
     """The completions of a model, as `predictions.generated` describes them.
 
-    The model must attend with transformers' own attention, and `way` be what `proof.choose_generating`
-    finds right for it. `progress` is called with the number of completions done. A batch
-    that runs out of memory is tried again with fewer prompts. Raises UserError where one prompt alone
-    runs out of memory or exceeds the model's context with its completion, and for a token that the
-    model does not know.
+    The model must attend with transformers' own attention, and `way` be what `choose_generating` finds
+    right for it. `progress` is called with the number of completions done. A batch that runs out of
+    memory is tried again with fewer prompts. Raises UserError where one prompt alone runs out of memory
+    or exceeds the model's context with its completion, and for a token that the model does not know.
     """
     from accelerate.utils import find_executable_batch_size
 

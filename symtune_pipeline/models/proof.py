@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.errors import UserError, brief, is_out_of_memory
 from symtune_pipeline.models.attention import NAME, PackedSequence, branch, packed_logits
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.trial import (
@@ -69,7 +69,7 @@ def choose_path(model: PreTrainedModel) -> None:
             if is_out_of_memory(error):
                 raise
             raise UserError(
-                f"A model of class {type(model).__name__} does not run on text alone ({_brief(error)});"
+                f"A model of class {type(model).__name__} does not run on text alone ({brief(error)});"
                 " take another model."
             ) from error
         reason = _why_not_packed(model, strings, alone)
@@ -96,7 +96,7 @@ def _why_not_packed(
     except Exception as error:  # whatever a class does with arguments that it does not expect
         if is_out_of_memory(error):
             raise
-        return f"{name} does not run packed: {_brief(error)}"
+        return f"{name} does not run packed: {brief(error)}"
     first, second, third = alone
     whole = -(-LENGTHS[0] // KEPT)  # rows that the twig may change; in the tree it begins later
     if not same_to_rounding(packed, torch.cat(alone)[::KEPT], model.dtype) or (
@@ -171,8 +171,3 @@ def _check_plain(
             f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
             " other texts of a batch; take a causal language model."
         )
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from symtune_pipeline.errors import UserError, brief
+
 if TYPE_CHECKING:
     import torch
+    from transformers import PretrainedConfig
 
 PROBE_TOKENS = 512
 
@@ -56,7 +59,7 @@ class Sizes:
     layer_parameters: int
     vocabulary: int
     width: int  # of the residual stream
-    attention_width: int  # of all heads together
+    attention_width: int  # of all heads of all layers
     layer_bytes: float  # kept by a decoder layer for its backward pass
     other_bytes: float  # kept outside the layers, but for logits
     residual_bytes: float  # the input of a layer
@@ -78,13 +81,12 @@ class Sizes:
 
     def matrices(self, lora_rank: int | None) -> Matrices:
         """What is multiplied and tuned: everything, or adapters of that rank."""
-        attention_width = self.layers * self.attention_width
         if lora_rank is None:
             both = self.layer_matrices, self.layer_matrices
-            return Matrices(*both, self.lm_head, self.lm_head, attention_width)
+            return Matrices(*both, self.lm_head, self.lm_head, self.attention_width)
         adapters = sum(map(prod, self.adapters(lora_rank)))
         both = self.layer_matrices + adapters, adapters
-        return Matrices(*both, self.lm_head, 0, attention_width)
+        return Matrices(*both, self.lm_head, 0, self.attention_width)
 
     def adapters(self, rank: int) -> list[tuple[int, int]]:
         """Shapes of LoRA adapters beside the decoder layers' matrices (Hu et al. 2021)."""
@@ -96,7 +98,18 @@ def sizes_of(architecture: dict[str, Any], *, bf16: bool, halved: bool) -> Sizes
 
     `bf16` is the precision of its multiplications; `halved` weights are in that precision too when
     they are multiplied with, and so is the residual stream; others are fp32, which autocast copies.
+    Raises UserError for a class that does not run on fake tensors, or not with so few layers.
     """
+    try:
+        return _counted(architecture, bf16, halved)
+    except Exception as error:  # whatever a class may raise
+        raise UserError(
+            f"A model of type '{architecture['model_type']}' cannot be counted without its weights"
+            f" ({brief(error)}); tune it for a few steps instead, whose log says what it takes."
+        ) from error
+
+
+def _counted(architecture: dict[str, Any], bf16: bool, halved: bool) -> Sizes:
     import torch
     from torch.nn import Linear
 
@@ -118,13 +131,21 @@ def sizes_of(architecture: dict[str, Any], *, bf16: bool, halved: bool) -> Sizes
         layer_parameters=(parameters - others) // (layers - 1),
         vocabulary=head.weight.shape[0],
         width=head.weight.shape[1],
-        attention_width=model.config.num_attention_heads * model.config.head_dim
-        if getattr(model.config, "head_dim", None)
-        else model.config.hidden_size,
+        attention_width=attention_width(model.config),
         layer_bytes=two - one,
         other_bytes=one - (two - one),
         residual_bytes=head.weight.shape[1] * (2 if bf16 and halved else 4),
     )
+
+
+def attention_width(config: PretrainedConfig) -> int:
+    """Numbers of all heads of all layers; 0 where no layer attends, as in a Mamba."""
+    width = 0
+    for layer in config.get_text_config().per_layer_config:
+        heads = getattr(layer, "num_attention_heads", 0)
+        if heads:
+            width += heads * (getattr(layer, "head_dim", None) or layer.hidden_size // heads)
+    return width
 
 
 def _kept_per_token(architecture: dict[str, Any], layers: int, bf16: bool, halved: bool) -> float:

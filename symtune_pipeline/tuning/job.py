@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import AutoTokenizer
 
+from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of, is_packed, set_path
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
@@ -120,7 +120,7 @@ def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[s
     shutil.rmtree(beside, ignore_errors=True)
     with disk_space(result, model.num_parameters() * 4):
         model.save_pretrained(beside)
-        AutoTokenizer.from_pretrained(config.model_folder).save_pretrained(beside)
+        open_tokenizer(config.model_folder).save_pretrained(beside)
         summary = {
             "fingerprint": state.fingerprint,
             **facts,

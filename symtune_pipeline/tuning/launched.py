@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
+import psutil
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
 from symtune_pipeline.errors import UserError, interrupts
@@ -23,7 +24,7 @@ Say = Callable[[str], None]
 PATIENCE = 30  # seconds that a job has to end by itself
 
 
-def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
+def run_launched(address: str, work: Callable[[JobConfig, Say], Path]) -> int:
     """Do the work of a job file; returns the exit status: 2 after a user error, or an interrupt's.
 
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
@@ -33,11 +34,11 @@ def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
 
     first = get_node_local_rank(fallback_rank=0) == 0
     if not (first and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
-        return _run(place, work, _print, lambda message: _print(*message.values()))
+        return _run(address, work, _print, lambda message: _print(*message.values()))
     with open_dagster_pipes() as pipes:
         _end_with_launcher(pipes)
         try:
-            return _run(place, work, pipes.log.info, pipes.report_custom_message)
+            return _run(address, work, pipes.log.info, pipes.report_custom_message)
         except BaseException:
             if not interrupts.interrupted():
                 raise
@@ -48,13 +49,13 @@ def run_launched(place: str, work: Callable[[JobConfig, Say], Path]) -> int:
 
 
 def _run(
-    place: str,
+    address: str,
     work: Callable[[JobConfig, Say], Path],
     say: Say,
     report: Callable[[dict[str, str]], None],
 ) -> int:
     try:
-        with opened_job(place) as config:
+        with opened_job(address) as config:
             result = work(config, say)
         report({"result": str(result)})
     except UserError as error:
@@ -74,18 +75,10 @@ def _end_with_launcher(pipes: PipesContext) -> None:
         return
 
     def watch() -> None:
-        while _alive(launcher):
+        while psutil.pid_exists(launcher):
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PATIENCE)  # Python hears a signal only where no library call is stuck
         os.kill(os.getpid(), signal.SIGKILL)
 
     Thread(target=watch, daemon=True).start()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True

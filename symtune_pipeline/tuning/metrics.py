@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import Embedding
 
 from symtune_pipeline.catalog.gpus import all_gpus
-from symtune_pipeline.models.sizing import Matrices
-from symtune_pipeline.tuning.trainable import decoder_layers
+from symtune_pipeline.models.sizing import Matrices, attention_width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,15 +47,20 @@ class Meter:
 
 
 def _matrices(model: PreTrainedModel) -> Matrices:
-    config, head = model.config, model.get_output_embeddings().weight
-    parameters = [p for layer in decoder_layers(model) for p in layer.parameters() if p.dim() > 1]
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    lm_head = model.get_output_embeddings()
+    parameters = [
+        parameter
+        for module in model.modules()
+        if module is not lm_head and not isinstance(module, Embedding)  # whose rows are looked up
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() > 1
+    ]
     return Matrices(
         layers=sum(p.numel() for p in parameters),
         layers_tuned=sum(p.numel() for p in parameters if p.requires_grad),
-        lm_head=head.numel(),
-        lm_head_tuned=head.numel() if head.requires_grad else 0,
-        attention_width=config.num_hidden_layers * config.num_attention_heads * width,
+        lm_head=lm_head.weight.numel(),
+        lm_head_tuned=lm_head.weight.numel() if lm_head.weight.requires_grad else 0,
+        attention_width=attention_width(model.config),
     )
 
 

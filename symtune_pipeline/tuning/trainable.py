@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from symtune_pipeline.errors import UserError, brief, is_out_of_memory
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.attention import attending_again
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
+from symtune_pipeline.models.trial import random_strings
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.step import Block, block_loss
 
 if TYPE_CHECKING:
     from peft import LoraModel
@@ -23,13 +26,24 @@ if TYPE_CHECKING:
 
 
 def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrainedModel:
-    """The model in training mode; parameters that are tuned are float32 and require gradients."""
+    """The model in training mode; parameters that are tuned are float32 and require gradients.
+
+    Raises UserError where `load_model` does, and for a class that has no activation checkpointing or
+    takes no adapters, where the job asks for them.
+    """
     # Only weights that are tuned need a float32 master copy, as their steps are small.
     halved = config.lora is not None and precision == "bf16"
     model = load_model(config.model_folder, torch.bfloat16 if halved else torch.float32, device)
     if config.lora:
         add_adapters(model, config.lora)
+        if device != "meta":
+            _check_adapters(model, precision)
     if config.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise UserError(
+                f"A model of class {type(model).__name__} has no activation checkpointing; set"
+                " tuning.activation_checkpointing to false."
+            )
         model.activation_checkpointing_enable(
             activation_checkpointing_kwargs={
                 "use_reentrant": False,
@@ -54,7 +68,10 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
-    """Put float32 adapters into the model and freeze everything else."""
+    """Put float32 adapters into the model and freeze everything else.
+
+    Raises UserError for a class beside whose layers PEFT puts none.
+    """
     from peft import LoraConfig, LoraModel
     from peft.tuners.tuners_utils import cast_adapter_dtype
 
@@ -65,9 +82,33 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
         target_modules="all-linear",
     )
     with torch.device(model.device):  # which may be meta
-        adapted = LoraModel(model, settings, "default")
+        try:
+            adapted = LoraModel(model, settings, "default")
+        except ValueError as error:
+            raise _no_adapters(model, error) from error
         cast_adapter_dtype(model, "default")
     return adapted
+
+
+def _check_adapters(model: PreTrainedModel, precision: str) -> None:
+    """Raises UserError where a class does not run with adapters, which not all layers look through."""
+    model.eval()  # new adapters are in training mode, where dropout draws random numbers
+    string = random_strings(model)[0]
+    block = Block(0, string, [len(string)], torch.arange(1, len(string)))
+    try:
+        with torch.no_grad():
+            block_loss(model, block, precision)
+    except Exception as error:  # whatever a class may raise
+        if is_out_of_memory(error):
+            raise
+        raise _no_adapters(model, error) from error
+
+
+def _no_adapters(model: PreTrainedModel, error: Exception) -> UserError:
+    return UserError(
+        f"A model of class {type(model).__name__} takes no adapters ({brief(error)}); set"
+        " tuning.lora.rank to 0, which tunes all of its weights."
+    )
 
 
 def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:

@@ -168,6 +168,14 @@ def test_a_report_of_nothing_names_what_is_missing(tmp_path: Path) -> None:
     assert said and said.endswith(" first.") and "holds nothing yet" in said
 
 
+def test_a_folder_without_published_prompts_is_named(tmp_path: Path) -> None:
+    smoke = load_experiment("smoke")
+    config = smoke.evaluation.model_copy(update={"published": tmp_path / "nowhere"})
+    experiment = smoke.model_copy(update={"evaluation": config})
+    [said] = failures(materialise(experiment, tmp_path, ["eval"]))
+    assert said and f"Folder {tmp_path / 'nowhere'} of evaluation.published holds no" in said
+
+
 def test_a_dropped_model_without_suites_names_them(tmp_path: Path) -> None:
     job = code_location(load_experiment("smoke")).resolve_job_def("evaluate_folder")
     with dg.DagsterInstance.ephemeral() as instance:

@@ -16,6 +16,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.generation import complete
 from symtune_pipeline.evaluation.suites import algorithmic_suite
 from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.models.generating import Generating
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 
 CONFIG = EvaluationConfig(
@@ -74,7 +75,7 @@ def test_left_padded_completions_equal_those_of_each_prompt_alone(
     alone = [tokens_alone(model, words, row, count) for row in rows]
     assert len({tuple(tokens) for tokens in alone}) > 4
     expected = [first_line(words.decode(tokens)) for tokens in alone]
-    table = complete(model, words, suite)
+    table = complete(model, words, suite, Generating())
     assert table["completion"].to_list() == expected
     assert table["correct"].to_list() == [
         a == b for a, b in zip(expected, suite["target"], strict=True)
@@ -95,7 +96,7 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_text_and_does_not_end(
         lambda _, arguments, named: ran.append(named["input_ids"].tolist()), with_kwargs=True
     )
     spelled = suite.head(3).with_columns(query_input=pl.lit("</s> <|im_end|> <tool_call>"))
-    complete(model, tokenizer, pl.concat([suite.head(5), spelled]))
+    complete(model, tokenizer, pl.concat([suite.head(5), spelled]), Generating())
     begin = tokenizer.bos_token_id
     control = {len(tokenizer) - 1, *tokenizer.all_special_ids} - {begin, tokenizer.unk_token_id}
     rows = suite.head(5).to_dicts()
@@ -121,11 +122,11 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_text_and_does_not_end(
 def test_the_models_own_generation_settings_change_no_completion(
     model: Any, words: Any, suite: pl.DataFrame, asked: dict[str, Any]
 ) -> None:
-    expected = complete(model, words, suite)
+    expected = complete(model, words, suite, Generating())
     for name, value in asked.items():
         setattr(model.generation_config, name, value)
     own = model.generation_config
-    assert complete(model, words, suite).equals(expected)
+    assert complete(model, words, suite, Generating()).equals(expected)
     assert model.generation_config is own
 
 
@@ -135,7 +136,7 @@ def test_generation_stops_at_each_end_token_that_the_models_files_name(
     one = suite.head(1)
     added = tokens_alone(model, words, one.to_dicts()[0], longest(words, one))
     model.generation_config.eos_token_id = [words.eos_token_id, added[1]]
-    assert complete(model, words, one)["completion"].to_list() == [
+    assert complete(model, words, one, Generating())["completion"].to_list() == [
         first_line(words.decode(added[: added.index(added[1])]))
     ]
 
@@ -156,7 +157,7 @@ def test_generation_stops_at_the_end_of_a_line_and_of_the_text(
         head[[stop, added[end_at]]] = head[[added[end_at], stop]]
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    table = complete(model, words, one)
+    table = complete(model, words, one, Generating())
     assert table["completion"].to_list() == [first_line(words.decode(added[:end_at]))]
     assert len(passes) == end_at + 1
 
@@ -170,7 +171,7 @@ def test_a_prompt_above_the_models_context_is_a_user_error(
         match=r"has \d+ tokens with its completion, and the model takes 20; lower"
         r" evaluation\.algorithmic_shots\.$",
     ):
-        complete(model, words, suite)
+        complete(model, words, suite, Generating())
 
 
 def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
@@ -191,10 +192,10 @@ def ask_for_memory_above(model: Any, prompts: int) -> list[int]:
 def test_a_batch_that_runs_out_of_memory_is_tried_again_with_fewer_prompts(
     model: Any, words: Any, suite: pl.DataFrame
 ) -> None:
-    expected = complete(model, words, suite)
+    expected = complete(model, words, suite, Generating())
     sizes = ask_for_memory_above(model, prompts=3)
     counts: list[int] = []
-    table = complete(model, words, suite, counts.append)
+    table = complete(model, words, suite, Generating(), counts.append)
     assert table.equals(expected)
     assert max(sizes) > 3
     assert counts == sorted(set(counts)) and counts[-1] == len(suite)
@@ -206,4 +207,4 @@ def test_a_prompt_that_no_memory_holds_is_a_user_error(
 ) -> None:
     ask_for_memory_above(model, prompts=0)
     with pytest.raises(UserError, match=r"out of memory on one prompt .* lower evaluation\.algo"):
-        complete(model, words, suite)
+        complete(model, words, suite, Generating())

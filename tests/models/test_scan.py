@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scan import Found, configurations, found, page
+from scan import Found, configurations, found, make, page
+from tiny_models import tiny_job
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Lora
+from symtune_pipeline.tuning.job import run_job
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 SOME = {
@@ -42,6 +51,25 @@ def test_every_causal_class_is_right_or_refused(name: str) -> None:
     result = check(name)
     if isinstance(result, str):
         pytest.skip(f"no tiny model of it: {result}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"lora": Lora(rank=2), "activation_checkpointing": True}])
+@pytest.mark.parametrize("name", configurations())
+def test_every_causal_class_is_tuned_or_refused(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    job = tiny_job(tmp_path, steps=2, held_out_blocks=2, checkpoint_seconds=60, **options)
+    for file in ("config.json", "generation_config.json", "model.safetensors"):
+        (job.model_folder / file).unlink()
+    try:
+        make(name, job.model_folder)
+    except Exception as error:
+        pytest.skip(f"no tiny model of it: {error}")
+    with suppress(UserError):
+        result = run_job(job, print)
+        log = json.loads((result / "log.json").read_text())["log"]
+        assert len(log) == 3 and all(isfinite(row["loss"]) for row in log[1:])
 
 
 @pytest.mark.slow

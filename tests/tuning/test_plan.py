@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import random_blocks, save_tiny_tokenizer
+from tiny_models import SETTINGS, random_blocks, save_tiny_tokenizer, tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resources.pipes import ENVIRONMENT
@@ -22,7 +22,7 @@ from symtune_pipeline.commands.plan import workload
 from symtune_pipeline.commands.plan_tables import markdown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, load_experiment
-from symtune_pipeline.models.sizing import sizes_of
+from symtune_pipeline.models.sizing import attention_width, sizes_of
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
@@ -162,6 +162,30 @@ def test_the_plan_and_the_log_count_the_same_operations(lora: Lora | None, tmp_p
     plan = Plan(MICRO, job, load, False, find_gpu("cpu"), 1, rank, False)
     meter = Meter(load_trainable(job, "fp32", "cpu"))
     assert plan.flops == pytest.approx(meter.flops(lengths, targets), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width"),
+    [
+        ("llama", 2 * 4 * 8),
+        ("gpt2", 2 * 4 * 8),
+        ("gemma4_unified_text", 4 * (16 + 24)),  # heads of another width where attention is global
+        ("mamba", 0),
+    ],
+)
+def test_attention_is_counted_layer_by_layer(architecture: str, width: int) -> None:
+    layers = {"layer_types": ["sliding_attention", "full_attention"]}
+    heads = {"head_dim": 16, "global_head_dim": 24}
+    own = layers | heads if width > 64 else {}
+    assert attention_width(tiny_config(architecture, **own)) == width
+
+
+def test_a_model_that_cannot_be_counted_is_refused() -> None:
+    architecture = {"model_type": "mixtral", **SETTINGS}
+    with pytest.raises(
+        UserError, match=r"^A model of type 'mixtral' cannot be counted without its"
+    ):
+        sizes_of(architecture, bf16=False, halved=False)
 
 
 def test_a_model_is_planned_as_the_catalogue_says(paper: Experiment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 
 import polars as pl
@@ -131,6 +132,34 @@ def test_a_job_with_adapters_is_the_same_after_an_interruption(tmp_path: Path) -
     assert any(line.startswith("tuning: going on from step") for line in said)
     files = [load_file(folder / "model.safetensors") for folder in (whole, resumed)]
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, dropout=0.5)])
+@pytest.mark.parametrize("architecture", ["rwkv", "openai-gpt"])
+def test_a_model_without_heads_or_decoder_layers_is_tuned(
+    architecture: str, lora: Lora | None, tmp_path: Path
+) -> None:
+    config = tiny_job(tmp_path, lora=lora, steps=2, held_out_blocks=2)
+    save_tiny_model(config.model_folder, architecture)
+    log = log_of(run_job(config, print))
+    assert all(isfinite(row["loss"]) for row in log if row["step"])
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "phimoe"])
+def test_a_model_that_takes_no_adapters_is_refused(architecture: str, tmp_path: Path) -> None:
+    config = tiny_job(tmp_path, lora=Lora(rank=2))
+    save_tiny_model(config.model_folder, architecture)
+    with pytest.raises(
+        UserError, match=r"takes no adapters \(.+\); set tuning\.lora\.rank to 0, which"
+    ):
+        run_job(config, print)
+
+
+def test_a_model_without_activation_checkpointing_is_refused(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path, activation_checkpointing=True)
+    save_tiny_model(config.model_folder, "openai-gpt")
+    with pytest.raises(UserError, match=r"set tuning\.activation_checkpointing to false\.$"):
+        run_job(config, print)
 
 
 # --- settings -------------------------------------------------------------------------------------
