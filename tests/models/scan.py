@@ -208,6 +208,8 @@ no way is refused in a sentence. Sliding windows, chunks, capped scores and sink
 
 A folder must hold the whole model in safetensors, in full or half precision, with its tokenizer. Missing
 and surplus weights, adapters, quantised weights and code of its own are refused in a sentence.
+`tuning.lora` is refused for a class that takes no adapters, such as Mamba, and
+`tuning.activation_checkpointing` for one that has none, such as the first GPT.
 
 The table is of tiny random models of the causal classes of transformers {version}. The log-probabilities of
 their labels, their losses and the gradients differ by less than 0.0001 from those of whole strings run alone.
