@@ -26,8 +26,6 @@ def run_command(work: Callable[[], int], message: str) -> int:
             # Not every library lets the exception of a signal through as it is.
             if not (interrupted() or isinstance(error, KeyboardInterrupt)):
                 raise
-    # For good: Python would answer a signal at its own end with a traceback.
-    _stop_listening_to_more()
     if message:
         print(message, file=sys.stderr, flush=True)
     return status()
@@ -75,11 +73,14 @@ def _listening() -> Iterator[None]:
     try:
         yield
     finally:
-        interrupted()
         sys.unraisablehook = hook
         signal.set_wakeup_fd(others)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if interrupted():
+            # For good: Python would answer a further signal at its own end with a traceback.
+            _stop_listening_to_more()
+        else:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         _inbox.clear()
         os.close(inbox)
         os.close(outbox)

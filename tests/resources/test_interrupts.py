@@ -183,3 +183,25 @@ def test_a_command_that_is_stopped_says_so(
     command.send_signal(ending)
     assert ended(command).splitlines() == ["The command was interrupted."]
     assert command.returncode == status
+
+
+def test_a_second_signal_that_comes_at_a_commands_end_prints_nothing() -> None:
+    """A launcher passes on a signal that the terminal has sent already."""
+    program = """
+import atexit, os, signal, sys
+from symtune_pipeline.errors.interrupts import run_command, status
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def work():  # as a job does that tells its launcher how it ended
+    try:
+        interrupt()
+    except KeyboardInterrupt:
+        return status()
+
+atexit.register(interrupt)
+sys.exit(run_command(work, "Stopped."))
+"""
+    command = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (command.returncode, command.stdout, command.stderr) == (130, "", "")
