@@ -74,6 +74,11 @@ def report(name: str, records: list[Record]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps([asdict(r) for r in records], indent=1) + "\n", encoding="utf-8")
+    print_table(records)
+
+
+def print_table(records: list[Record]) -> None:
+    """One line a record."""
     table = Table("measure", "ours", "peer", "unit", "ratio", "bar", "holds")
     for r in records:
         table.add_row(

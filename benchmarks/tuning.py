@@ -64,14 +64,17 @@ class Run:
         return float(self.steps[column][1:].sum() / (seconds[-1] - seconds[0]))
 
 
-def write_blocks(path: Path, model_folder: Path, block_tokens: int, count: int) -> None:
-    """Any `count` blocks of the quickstart's mixture."""
+def write_blocks(
+    path: Path, model_folder: Path, block_tokens: int, count: int, prompts: int | None = None
+) -> None:
+    """Any `count` blocks of the quickstart's mixture, or of one like it with so many prompts."""
     from transformers import AutoTokenizer
 
     experiment = load_experiment("quickstart")
     examples = examples_in_normal_form()
     pool = symbol_pool(experiment.symbols, ())
-    mixture = mixture_chunks(examples, pool, experiment.mixture, experiment.seed)
+    drawn = experiment.mixture.model_copy(update={"prompts": prompts or experiment.mixture.prompts})
+    mixture = mixture_chunks(examples, pool, drawn, experiment.seed)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     blocks = pl.concat(packed_blocks(mixture, examples["input"], {}, tokenizer, block_tokens))
     chosen = blocks.sample(count, shuffle=True, seed=0)

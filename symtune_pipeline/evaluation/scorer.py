@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.models.attention import PackedSequence, branch, packed_logits
+from symtune_pipeline.models.attention import packed_logits
 from symtune_pipeline.models.opening import check_vocabulary
+from symtune_pipeline.models.packing import Branch, PackedSequence
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
 
@@ -140,7 +141,7 @@ def _take(waiting: deque[Numbered], max_tokens: int) -> list[Numbered]:
 class _Layout:
     """Trees as one sequence: token ids, positions, visibility, and where each label is predicted."""
 
-    def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
+    def __init__(self, trees: Sequence[Tree]) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.sequences: list[PackedSequence] = []
@@ -149,9 +150,9 @@ class _Layout:
         self.label_of: list[int] = []  # each target's label, counted over all trees
         self.labels = 0
         for tree in trees:
-            self._add(tree, device)
+            self._add(tree)
 
-    def _add(self, tree: Tree, device: torch.device) -> None:
+    def _add(self, tree: Tree) -> None:
         root = len(tree.prefix)
         self._run(tree.prefix, 0)
         branches = []
@@ -165,7 +166,7 @@ class _Layout:
                 self.label_of.extend([self.labels] * len(label))
                 self.labels += 1
             twigs = [len(label) - 1 for label in query.labels]
-            branches.append(branch(root, len(query.tokens), twigs).to(device))
+            branches.append(Branch(len(query.tokens), twigs))
         self.sequences.append(PackedSequence(root, branches))
 
     def _run(self, tokens: Tokens, position: int) -> int:
@@ -176,7 +177,7 @@ class _Layout:
 
 
 def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[list[float]]]:
-    layout = _Layout(trees, model.device)
+    layout = _Layout(trees)
     with torch.inference_mode():
         logprobs = _of_trees(model, layout) if is_packed(model) else _of_strings(model, trees)
         summed = torch.zeros(layout.labels, dtype=torch.float64, device=model.device).index_add_(

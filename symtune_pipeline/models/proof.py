@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from symtune_pipeline.errors import UserError, brief, is_out_of_memory
-from symtune_pipeline.models.attention import NAME, PackedSequence, branch, packed_logits
+from symtune_pipeline.models.attention import NAME, packed_logits
+from symtune_pipeline.models.packing import Branch, PackedSequence
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.trial import (
     LENGTHS,
@@ -139,9 +140,8 @@ def _tree(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:
         torch.arange(len(string))[-len(part) :] for string, part in zip(strings, parts, strict=True)
     ]
     twigs = [len(first) - ROOT - STEM, len(parts[1])]
-    branches = [branch(ROOT, STEM, twigs), branch(ROOT, len(parts[2]), [])]
-    on_device = [mask.to(model.device) for mask in branches]
-    return _run(model, torch.cat(parts), torch.cat(at), [PackedSequence(ROOT, on_device)])
+    branches = [Branch(STEM, twigs), Branch(len(parts[2]))]
+    return _run(model, torch.cat(parts), torch.cat(at), [PackedSequence(ROOT, branches)])
 
 
 def _run(

@@ -164,7 +164,8 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.autograd.graph import saved_tensors_hooks
 
-    from symtune_pipeline.models.attention import PackedSequence, attending
+    from symtune_pipeline.models.attention import attending
+    from symtune_pipeline.models.packing import Pack, PackedSequence
 
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -180,7 +181,7 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),
-            attending(prompts),
+            attending(Pack(prompts, torch.device("cpu"))),
             autocast,
         ):
             model(

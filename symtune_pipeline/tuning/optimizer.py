@@ -17,11 +17,14 @@ from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.metrics import Row
 from symtune_pipeline.tuning.parallel import Ranks, whole
-from symtune_pipeline.tuning.step import Block, block_loss
+from symtune_pipeline.tuning.step import Block, block_loss, block_losses
 from symtune_pipeline.tuning.trainable import trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Tokens times parameters of a pass on a GPU: below it, starting kernels takes longer than running them.
+PASS = 1 << 41
 
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
@@ -80,19 +83,28 @@ def _gradients(
 
     Returns each block's summed loss, in nats, and how many targets were predicted right.
     """
-    sums = torch.zeros(len(blocks), 2, dtype=torch.float64, device=ranks.device)
-    for index in ranks.share_of(len(blocks)):
+    sums = torch.zeros(len(blocks) + 1, dtype=torch.float64, device=ranks.device)
+    share, together = ranks.share_of(len(blocks)), blocks_per_pass(model, blocks[0])
+    for first in range(0, len(share), together):
         # Ranks meet in every layer, so one without a block of its own takes part with a weight of 0.
-        own = index < len(blocks)
-        loss, right = block_loss(model, blocks[index if own else 0], precision)
-        (loss * own / targets).backward()
+        own = [index for index in share[first : first + together] if index < len(blocks)]
+        losses, right_N = block_losses(model, [blocks[index] for index in own or [0]], precision)
+        (losses.sum() * bool(own) / targets).backward()
         if own:
-            sums[index, 0], sums[index, 1] = loss.detach(), right.sum()
+            sums[own] = losses.detach().double()
+            sums[-1] += right_N.sum()
         # Its graph's many small objects would lie between what the next block frees and asks for:
         # measured at blocks of 1,024 tokens, 4.1 GB instead of 3.4.
-        del loss
-    losses, rights = ranks.all_reduce(sums).T.tolist()
-    return losses, int(sum(rights))
+        del losses
+    *by_block, right = ranks.all_reduce(sums).tolist()
+    return by_block, int(right)
+
+
+def blocks_per_pass(model: PreTrainedModel, block: Block) -> int:
+    """How many blocks run together: on a GPU so many that a small model is work enough for it."""
+    if model.device.type != "cuda":
+        return 1
+    return max(1, PASS // (model.num_parameters() * len(block.tokens)))
 
 
 def _without_gradient(model: PreTrainedModel, blocks: Sequence[Block], precision: str) -> int:

@@ -5,7 +5,9 @@ This module knows nothing about files, launchers or schedules.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import LossName
-from symtune_pipeline.models.attention import PackedSequence, packed_logits
+from symtune_pipeline.models.attention import packed_logits
+from symtune_pipeline.models.packing import PackedSequence
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
 from symtune_pipeline.prompts.targets import LEAST_KIND
@@ -57,17 +60,43 @@ class Block:
             torch.tensor(positions),
         )
 
+    @classmethod
+    def joined(cls, blocks: Sequence[Block]) -> Block:
+        """Blocks one after another, as one with the first one's number."""
+        starts = accumulate((len(block.tokens) for block in blocks), initial=0)
+        return cls(
+            blocks[0].number,
+            torch.cat([block.tokens for block in blocks]),
+            [length for block in blocks for length in block.lengths],
+            torch.cat(
+                [start + block.targets for start, block in zip(starts, blocks, strict=False)]
+            ),
+        )
+
 
 def block_loss(
     model: PreTrainedModel, block: Block, precision: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross-entropy over the block's targets, in nats, and which were predicted right [N]."""
-    labels = block.tokens[block.targets].to(model.device)
+    (loss,), right_N = block_losses(model, [block], precision)
+    return loss, right_N
+
+
+def block_losses(
+    model: PreTrainedModel, blocks: Sequence[Block], precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `block_loss`, for several blocks in one pass [B]; N counts the targets of all."""
+    block = Block.joined(blocks)
+    labels_N = block.tokens[block.targets].to(model.device)
     bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16")
     with bf16:
         logits_NV = (_packed if is_packed(model) else _plain)(model, block)
-    loss = cross_entropy(logits_NV.float(), labels, reduction="sum")
-    return loss, logits_NV.argmax(dim=-1) == labels
+    counts = [len(each.targets) for each in blocks]
+    losses = [
+        cross_entropy(logits.float(), labels, reduction="sum")
+        for logits, labels in zip(logits_NV.split(counts), labels_N.split(counts), strict=True)
+    ]
+    return torch.stack(losses), logits_NV.argmax(dim=-1) == labels_N
 
 
 def _packed(model: PreTrainedModel, block: Block) -> torch.Tensor:

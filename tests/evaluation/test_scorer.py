@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_loop import take_kernel
 from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_tiny_model
 
 from symtune_pipeline.errors import UserError
@@ -82,6 +83,16 @@ def assert_close(found: list[list[list[float]]], expected: list[list[list[float]
 def test_scores_equal_those_of_each_full_string_run_alone(any_model: Path) -> None:
     trees = some_trees()
     assert_close(our_scores(any_model, trees), reference(any_model, trees))
+
+
+def test_scores_by_the_kernel_for_several_lengths_are_the_same(
+    any_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel runs on a GPU only; a loop in its place computes what it does."""
+    calls = take_kernel(monkeypatch)
+    trees = [*some_trees(), Tree([], [Query([3, 4], [[5], [6, 7]]), Query([8], [[5], [6, 7, 8]])])]
+    assert_close(our_scores(any_model, trees), reference(any_model, trees))
+    assert calls
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 100])

@@ -15,8 +15,9 @@ from tiny_models import random_blocks, reference_model, save_tiny_model, tiny_jo
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, load_experiment
-from symtune_pipeline.models.attention import PackedSequence, attending
+from symtune_pipeline.models.attention import attending
 from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.packing import Pack, PackedSequence
 from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
@@ -253,6 +254,7 @@ def test_the_kernel_for_several_lengths_agrees_with_the_loop(tmp_path: Path) -> 
 def test_the_kernel_for_several_lengths_is_not_taken_on_the_cpu(tmp_path: Path) -> None:
     """It has no CPU version: half precision here must go through the loop."""
     model = load_model(save_tiny_model(tmp_path), torch.bfloat16, "cpu")
-    with attending([PackedSequence(5), PackedSequence(3)]), torch.no_grad():
+    pack = Pack([PackedSequence(5), PackedSequence(3)], torch.device("cpu"))
+    with attending(pack), torch.no_grad():
         logits = model(input_ids=torch.arange(1, 9)[None], use_cache=False).logits
     assert logits.isfinite().all()

@@ -1,0 +1,75 @@
+"""What `benchmarks/gpu.py` reads and needs, as a folder that travels: `make gpu-bundle`.
+
+Blocks of the quickstart's mixture, two suites, a tokenizer, and the wheels that a machine with torch and
+transformers lacks. Wheels are for Python 3.12 on x86-64 Linux unless `--python` says otherwise. Where the
+folder is larger than 60 MiB, leave `wheels/` or the rest out of the first transfer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.common import ROOT, base_model
+from benchmarks.scoring import SYMBOLS, TWO_CLASSES, Case, write_inputs
+
+BUNDLE = ROOT / "dist" / "gpu"
+BLOCKS, TOKENIZER, WHEELS = "blocks-{}.parquet", "tokenizer", "wheels"
+COUNTS = {2_048: 512, 8_192: 48}
+PROMPTS = 6_000  # fill them
+CASES = {
+    "shared": Case("shared", TWO_CLASSES, SYMBOLS, contexts=8, queries=50, bar=0),
+    "per-query": Case("per query", TWO_CLASSES, SYMBOLS, contexts=80, queries=1, bar=0),
+}
+PACKAGES = (
+    "polars", "polars-runtime-32", "pydantic", "pydantic-core", "annotated-types",
+    "typing-inspection", "platformdirs", "dagster-pipes",
+)  # fmt: skip
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
+
+
+def write_bundle(folder: Path, counts: Mapping[int, int], prompts: int, model: str) -> None:
+    """So many blocks by their tokens, suites and tokenizer, by that of a model of the catalogue."""
+    from transformers import AutoTokenizer
+
+    from benchmarks.tuning import write_blocks  # which needs packages that the other machine lacks
+
+    folder.mkdir(parents=True, exist_ok=True)
+    base = base_model(model)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder / TOKENIZER)
+    for tokens, count in counts.items():
+        write_blocks(folder / BLOCKS.format(tokens), base, tokens, count, prompts)
+    for name, case in CASES.items():
+        (folder / name).mkdir(exist_ok=True)
+        write_inputs(folder / name, case)
+
+
+def download_wheels(folder: Path, python: str) -> None:
+    """The pinned packages for another machine."""
+    pins = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), re.M)
+    wanted = [f"{name}=={version}" for name, version in pins if name in PACKAGES]
+    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+         "--python-version", python, "--implementation", "cp", *platforms, "-d", str(folder), *wanted],
+        check=True,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Fill the folder and say how large it is."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_bundle")
+    parser.add_argument("--python", default="3.12", help="the other machine's version")
+    python = parser.parse_args().python
+    write_bundle(BUNDLE, COUNTS, PROMPTS, "smollm2-135m")
+    download_wheels(BUNDLE / WHEELS, python)
+    size = sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file())
+    print(f"{BUNDLE.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
