@@ -29,7 +29,7 @@ def varlen_loop(
     scale = scale or query.shape[-1] ** -0.5
     outputs, totals = [], []
     lengths = [(bounds.diff()).tolist() for bounds in (bounds_q, bounds_k)]
-    assert [max(each) for each in lengths] == [longest_q, longest_k]
+    assert max(lengths[0]) <= longest_q and max(lengths[1]) <= longest_k
     for q, k, v in zip(
         query.split(lengths[0]), key.split(lengths[1]), value.split(lengths[1]), strict=True
     ):
@@ -51,4 +51,5 @@ def take_kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(kernel, "varlen_attn", counted)
     monkeypatch.setattr(kernel, "takes", lambda *_: True)
+    monkeypatch.setattr(kernel, "runs_on", lambda _: True)
     return calls

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,10 +61,12 @@ def packed_logits(
     keep_N: torch.Tensor,
 ) -> torch.Tensor:
     """What a model whose attention is `NAME` predicts after the tokens `keep_N` of a pack [N, V]."""
-    with attending(Pack(sequences, tokens_T.device)):
+    pack = Pack(sequences, tokens_T.device)
+    with attending(pack):
         return run(
             model,
             keep_N,
+            **_known_to_layers(model, pack),
             input_ids=tokens_T[None],
             position_ids=positions_T[None],
             # With it transformers makes nothing of positions that begin anew; `_mask` wants that.
@@ -71,8 +74,19 @@ def packed_logits(
         )[0]
 
 
-# Its shapes are new in every block; what surrounds it is compiled once.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _known_to_layers(model: PreTrainedModel, pack: Pack) -> dict[str, Any]:
+    """transformers' names for the bounds of prompts, where the kernel needs nothing but them.
+
+    They reach a layer as arguments, so that it is compiled as a whole.
+    """
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature(model.forward).parameters.values())
+    if not (takes_any and kernel.runs_on(pack.device)) or pack.seen:
+        return {}
+    bounds, longest = pack.runs
+    torch._dynamo.mark_dynamic(bounds, 0)  # else compiled twice: for the first pack, and for any
+    return {"cu_seq_lens_q": bounds, "max_length_q": longest}
+
+
 def _attend(
     module: torch.nn.Module,
     query_BHTD: torch.Tensor,
@@ -83,20 +97,45 @@ def _attend(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface; returns [B, T, H, D].
 
     `attention_mask` is what `_mask` returned; raises ValueError for a class that made its own.
     """
+    qkv = query_BHTD, key_BKTD, value_BKTD
+    usual = not (softcap is not None or s_aux is not None or dropout or attention_mask is not None)
+    if usual and cu_seq_lens_q is not None and max_length_q is not None and kernel.takes(*qkv):
+        return kernel.attend_runs(cu_seq_lens_q, max_length_q, *qkv, scaling)[0][None], None
+    found: tuple[torch.Tensor, None] = _attend_in_pack(
+        module, *qkv, attention_mask, usual, scaling, dropout, softcap, s_aux
+    )
+    return found
+
+
+# Its shapes are new in every block; what surrounds it is compiled once.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_in_pack(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    usual: bool,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    s_aux: torch.Tensor | None,
+) -> tuple[torch.Tensor, None]:
+    """As `_attend`; `usual` is plain causal attention, without caps, sinks, dropout and windows."""
     pack = _packed.get()
     if attention_mask is not None and attention_mask.shape != (1, 1, pack.longest, pack.longest):
         raise ValueError(f"{type(module).__name__} makes an attention mask of its own")
-    exact = softcap is not None or s_aux is not None
-    if not (exact or dropout or attention_mask is not None) and kernel.takes(
-        query_BHTD, value_BKTD
-    ):
+    if usual and kernel.runs_on(pack.device) and kernel.takes(query_BHTD, key_BKTD, value_BKTD):
         return kernel.attend(pack, query_BHTD, key_BKTD, value_BKTD, scaling), None
+    exact = softcap is not None or s_aux is not None
     grouped = query_BHTD.is_cpu and not exact  # CUDA's kernels for float32 and masks know no groups
     if not grouped:  # then K is H from here on
         groups = query_BHTD.shape[1] // key_BKTD.shape[1]

@@ -9,22 +9,33 @@ Shapes: H heads, K key-value heads, T tokens, D head width, R rows of some token
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 import torch
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
 from symtune_pipeline.models.packing import Pack
 
+# Fewer key-value heads than heads, which torch 2.11 takes without being told.
+GROUPED: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+)
 
-def takes(query_BHTD: torch.Tensor, value_BKTD: torch.Tensor) -> bool:
-    """Whether the kernel runs here: half precision, an Ampere GPU or later, heads of a common width."""
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the device is one that the kernel runs on: an Ampere GPU or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def takes(query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTD: torch.Tensor) -> bool:
+    """Whether the kernel takes such tensors: half precision, heads of one common width."""
     width = query_BHTD.shape[-1]
     return (
-        query_BHTD.is_cuda
-        and _computed_in(query_BHTD).itemsize == 2
-        and torch.cuda.get_device_capability(query_BHTD.device) >= (8, 0)
+        _computed_in(query_BHTD).itemsize == 2
         and width % 8 == 0
         and width <= 256
-        and value_BKTD.shape[-1] == width
+        and key_BKTD.shape[-1] == value_BKTD.shape[-1] == width
     )
 
 
@@ -36,13 +47,9 @@ def attend(
     scaling: float | None,
 ) -> torch.Tensor:
     """What the tokens of a pack attend to [B, T, H, D], for tensors that `takes` takes."""
-    query, key, value = (
-        tensor[0].transpose(0, 1).to(_computed_in(query_BHTD))  # autocast does not know the kernel
-        for tensor in (query_BHTD, key_BKTD, value_BKTD)
-    )
     bounds, longest = pack.runs
-    causal = (-1, 0)
-    attended, lse = _call(query, key, value, bounds, bounds, longest, longest, causal, scaling)
+    attended, lse = attend_runs(bounds, longest, query_BHTD, key_BKTD, value_BKTD, scaling)
+    query, key, value = map(_by_token, (query_BHTD, key_BKTD, value_BKTD))
     for parts in pack.seen:
         more, more_lse = _call(
             query[parts.rows_q], key[parts.rows_k], value[parts.rows_k],
@@ -50,6 +57,24 @@ def attend(
         )  # fmt: skip
         attended, lse = _joined(attended, lse, parts.rows_q, more, more_lse)
     return attended[None]
+
+
+def attend_runs(
+    bounds: torch.Tensor,
+    longest: int,
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    scaling: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each token attends to of those before it in its run [T, H, D], and log-sum-exps [H, T]."""
+    query, key, value = map(_by_token, (query_BHTD, key_BKTD, value_BKTD))
+    return _call(query, key, value, bounds, bounds, longest, longest, (-1, 0), scaling)
+
+
+def _by_token(tensor_BHTD: torch.Tensor) -> torch.Tensor:
+    """As the kernel takes it [T, H, D], in half precision: autocast does not know the kernel."""
+    return tensor_BHTD[0].transpose(0, 1).to(_computed_in(tensor_BHTD))
 
 
 def _call(
@@ -66,7 +91,7 @@ def _call(
     """What each query attends to [T, H, D], and the log-sum-exp of its scores [H, T]."""
     attended, lse = varlen_attn(
         query_THD, key_TKD, value_TKD, bounds_q, bounds_k, longest_q, longest_k,
-        return_aux=AuxRequest(lse=True), scale=scaling, window_size=window, enable_gqa=True,
+        return_aux=AuxRequest(lse=True), scale=scaling, window_size=window, **GROUPED,
     )  # fmt: skip
     return attended, lse
 

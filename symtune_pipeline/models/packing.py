@@ -103,9 +103,12 @@ class Pack:
 
     @cached_property
     def runs(self) -> tuple[torch.Tensor, int]:
-        """Bounds of the runs of tokens that see those before them in it, and the longest's tokens."""
+        """Bounds of the runs of tokens that see those before them in it, and the longest's tokens.
+
+        The second is rounded up to a power of two: a layer is compiled anew for every other number.
+        """
         lengths = [length for length in self._runs() if length]
-        return self._bounds(lengths), max(lengths)
+        return self._bounds(lengths), 1 << (max(lengths) - 1).bit_length()
 
     @cached_property
     def seen(self) -> list[Parts]:

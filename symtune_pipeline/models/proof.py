@@ -92,30 +92,36 @@ def _why_not_packed(
     try:
         model.set_attn_implementation(NAME)
         packed, tree = _packed(model, strings), _tree(model, strings)
-        other = _with_another_twig(strings)
+        other = _with_another_end(strings, ROOT + STEM)
         packed_again, tree_again = _packed(model, other), _tree(model, other)
+        behind = _packed(model, [strings[1], strings[0], strings[2]])[len(strings[1]) // KEPT :]
     except Exception as error:  # whatever a class does with arguments that it does not expect
         if is_out_of_memory(error):
             raise
         return f"{name} does not run packed: {brief(error)}"
     first, second, third = alone
-    whole = -(-LENGTHS[0] // KEPT)  # rows that the twig may change; in the tree it begins later
-    if not same_to_rounding(packed, torch.cat(alone)[::KEPT], model.dtype) or (
-        model.dtype.itemsize < 4 and not is_unmoved(packed[whole:], packed_again[whole:])
+    whole = -(-LENGTHS[0] // KEPT)  # rows that the end may change; in the tree it begins later
+    if (
+        not same_to_rounding(packed, torch.cat(alone)[::KEPT], model.dtype)
+        or not is_unmoved(packed[whole:], packed_again[whole:])
+        or not is_unmoved(packed[:whole], behind[:whole])
     ):
         return f"{name} does not keep packed prompts apart"
     in_tree = torch.cat([first, second[ROOT + STEM :], third[ROOT:]])
-    if not same_to_rounding(tree, in_tree[::KEPT], model.dtype) or (
-        model.dtype.itemsize < 4 and not is_unmoved(tree[whole:], tree_again[whole:])
+    if not same_to_rounding(tree, in_tree[::KEPT], model.dtype) or not is_unmoved(
+        tree[whole:], tree_again[whole:]
     ):
         return f"{name} does not keep the branches of a tree apart"
     return None
 
 
-def _with_another_twig(strings: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The strings, the first of which ends otherwise; the others must be predicted as before."""
+def _with_another_end(strings: list[torch.Tensor], kept: int) -> list[torch.Tensor]:
+    """The strings, the first of which goes on otherwise after so many tokens.
+
+    What it has kept and the others must be predicted as before.
+    """
     first, *others = strings
-    return [torch.cat([first[: ROOT + STEM], first[ROOT + STEM :].flip(0)]), *others]
+    return [torch.cat([first[:kept], first[kept:].flip(0)]), *others]
 
 
 def _scaled_by_length(config: Any) -> bool:
@@ -159,14 +165,20 @@ def _check_plain(
     model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
 ) -> None:
     """Raises UserError where rows of a batch, or tokens after a position, change what comes before."""
-    keep = [torch.arange(0, len(string), KEPT) for string in strings]
+    kept = [ROOT, *(len(string) for string in strings[1:])]
+    other = _with_another_end(strings, ROOT)
     try:
-        rows = torch.cat(logits_alone(model, strings, keep)).float().log_softmax(dim=-1)
+        rows, again = (
+            torch.cat(logits_alone(model, each, [torch.arange(n) for n in kept])).float()
+            for each in (strings, other)
+        )
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        rows = torch.full((1,), float("nan"))
-    if not same_to_rounding(rows, torch.cat([table[::KEPT] for table in alone]), model.dtype):
+        rows = again = torch.full((1,), float("nan"))
+    expected = torch.cat([table[:n] for table, n in zip(alone, kept, strict=True)])
+    rows, again = rows.log_softmax(dim=-1), again.log_softmax(dim=-1)
+    if not same_to_rounding(rows, expected, model.dtype) or not is_unmoved(rows, again):
         raise UserError(
             f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
             " other texts of a batch; take a causal language model."
