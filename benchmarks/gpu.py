@@ -38,17 +38,20 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.metrics import Meter, peak_flops
 from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
 from symtune_pipeline.tuning.parallel import Ranks
+from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
+from symtune_pipeline.tuning.trainable import decoder_layers
 
 MODELS = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
 SCORED = ("smollm2-135m", "smollm2-1.7b")
 STEP_TOKENS = 16_384  # on a CPU two blocks
-WARM_UP, STEPS = 2, 6
-PEER_BLOCKS = (1, 4, 8)  # a pass
-PEER_BATCHES = (16, 64, 256)
+WARM_UP, STEPS = 3, 5
+PEER_TOKENS = (16_384, 8_192, 2_048)  # a pass
+PEER_BATCHES = (32, 128, 512)
+PEER_QUERIES = 500  # to find the best batch by
 COMPARED_BLOCKS, COMPARED_QUERIES = 4, 40
-FINE_TUNE_SECONDS = 90
+FINE_TUNE_SECONDS = 60
 GOALS = {("smollm2-135m", 2_048): 240_000}  # tokens/s, on an H100
 
 
@@ -138,6 +141,7 @@ def config_of(bench: Bench, key: str, folder: Path, block_tokens: int) -> JobCon
             "optimizer": "adamw",
             "learning_rate": 3e-4,
             "checkpoint_seconds": 3_600,
+            "compile": bench.is_gpu,
             "held_out_blocks": 8 if bench.is_gpu else 1,
         }
     )
@@ -182,25 +186,34 @@ def ours(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Spee
     model = bench.model(key, torch.float32, "eager")
     choose_path(model)
     model.train()
+    compile_layers(bench, model)
     optimizer = make_optimizer(model, config)
     ranks = Ranks(device=bench.device)
+    passes = Passes(config.block_tokens, ranks)
 
     def step(number: int, those: list[Block]) -> float:
-        row = take_step(
-            model, optimizer, those, number, config.max_grad_norm, config.precision, ranks
-        )
-        return float(row["loss"] or 0)
+        options = config.max_grad_norm, bench.precision[0], ranks, passes.together()
+        return float(take_step(model, optimizer, those, number, *options)["loss"] or 0)
 
     return measured_steps(bench, blocks, Meter(model), step)
 
 
+def compile_layers(bench: Bench, model: Any) -> None:
+    """As the setting tuning.compile does; on a CPU it would take longer than all the rest."""
+    if bench.is_gpu:
+        for layer in decoder_layers(model):
+            layer.compile()
+
+
 def peer(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Speed:
-    """The fastest of a plain loop's steps, by how many blocks run together."""
+    """The faster of a plain loop, compiled or not, with the largest pass that memory has room for."""
     found: list[Speed] = []
-    for together in PEER_BLOCKS:
-        if together * config.block_tokens <= config.tokens_per_step:
+    for compiled in (False, True):
+        for tokens in PEER_TOKENS:
+            together = max(1, min(tokens, config.tokens_per_step) // config.block_tokens)
             try:
-                found.append(peer_with(bench, key, blocks, config, together))
+                found.append(peer_with(bench, key, blocks, config, together, compiled))
+                break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -208,10 +221,12 @@ def peer(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Spee
 
 
 def peer_with(
-    bench: Bench, key: str, blocks: list[Block], config: JobConfig, together: int
+    bench: Bench, key: str, blocks: list[Block], config: JobConfig, together: int, compiled: bool
 ) -> Speed:
     """The steps of a plain loop with so many blocks a pass."""
     model = bench.model(key, torch.float32, "sdpa").train()
+    if compiled:
+        compile_layers(bench, model)
     optimizer = torch.optim.AdamW(
         model.parameters(), config.learning_rate, weight_decay=0.0, fused=True
     )
@@ -220,7 +235,7 @@ def peer_with(
         return plain_step(model, optimizer, those, together, config.max_grad_norm)
 
     speed = measured_steps(bench, blocks, Meter(model), step)
-    return replace(speed, how=f"{together} a pass")
+    return replace(speed, how=f"{together} a pass" + (", compiled" if compiled else ""))
 
 
 def tuning(bench: Bench, key: str, block_tokens: int) -> list[Record]:
@@ -256,15 +271,16 @@ def scoring(bench: Bench, key: str) -> list[Record]:
     records = []
     for name in CASES:
         suite, inputs = suite_of(bench, name)
-        predict(model, tokenizer, suite.head(1), inputs)
-        seconds = bench.timed(partial(predict, model, tokenizer, suite, inputs))
-        mine = len(suite) / seconds
-        rates = {
-            batch: peer_rate(bench, partial(plain_scores, other, tokenizer, suite, inputs, batch))
+        mine = rate(bench, partial(predict, model, tokenizer, inputs=inputs), suite)
+        peers = {
+            batch: partial(plain_scores, other, tokenizer, inputs=inputs, batch=batch)
             for batch in PEER_BATCHES
         }
+        rates = {
+            batch: rate(bench, work, suite.head(PEER_QUERIES)) for batch, work in peers.items()
+        }
         best = max(rates, key=lambda batch: rates[batch])
-        theirs = len(suite) * rates[best]
+        theirs = rate(bench, peers[best], suite)
         title = f"{key}, {name} (peer: batches of {best})"
         records.append(Record(title, mine, theirs, "queries/s", mine / theirs))
     return records
@@ -277,11 +293,11 @@ def suite_of(bench: Bench, name: str) -> tuple[pl.DataFrame, list[str]]:
     return suite if bench.is_gpu else suite.head(6), examples["input"].to_list()
 
 
-def peer_rate(bench: Bench, work: Callable[[], object]) -> float:
-    """How often a second the peer's work is done, the second time; 0 where memory runs out."""
+def rate(bench: Bench, work: Callable[..., object], suite: pl.DataFrame) -> float:
+    """Queries a second once kernels are chosen; 0 where memory runs out."""
     try:
-        work()
-        return 1 / bench.timed(work)
+        work(suite=suite.head(50))
+        return len(suite) / bench.timed(partial(work, suite=suite))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -377,23 +393,23 @@ def main(arguments: list[str] | None = None) -> None:
     bench = Bench(device, given.bundle, name)
     print(f"{name}, torch {torch.__version__}", flush=True)
     records: list[Record] = []
+
+    def add(found: list[Record]) -> None:
+        records.extend(found)
+        print_table(found)
+
     for key in given.models:
         for block_tokens in given.blocks:
-            records += tuning(bench, key, block_tokens)
-            print(records[-2], flush=True)
+            add(tuning(bench, key, block_tokens))
     for key in [key for key in given.models if key in SCORED] or given.models[:1]:
-        records += scoring(bench, key)
-        print(records[-1], flush=True)
-    key = given.models[0]
+        add(scoring(bench, key))
     with TemporaryDirectory() as made:
-        folder = Path(made)
+        key, block_tokens, folder = given.models[0], given.blocks[0], Path(made)
         saved(bench, key, folder)
-        records += differences(bench, folder, given.blocks[0])
-        records += fine_tune(bench, key, folder, given.blocks[0], records[0].ours)
+        add(differences(bench, folder, block_tokens))
+        add(fine_tune(bench, key, folder, block_tokens, records[0].ours))
     if bench.is_gpu:
         report("gpu", records)
-    else:
-        print_table(records)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ BLOCKS, TOKENIZER, WHEELS = "blocks-{}.parquet", "tokenizer", "wheels"
 COUNTS = {2_048: 512, 8_192: 48}
 PROMPTS = 6_000  # fill them
 CASES = {
-    "shared": Case("shared", TWO_CLASSES, SYMBOLS, contexts=8, queries=50, bar=0),
-    "per-query": Case("per query", TWO_CLASSES, SYMBOLS, contexts=80, queries=1, bar=0),
+    "shared": Case("shared", TWO_CLASSES, SYMBOLS, contexts=16, queries=50, bar=0),
+    "per-query": Case("per query", TWO_CLASSES, SYMBOLS, contexts=200, queries=1, bar=0),
 }
 PACKAGES = (
     "polars", "polars-runtime-32", "pydantic", "pydantic-core", "annotated-types",

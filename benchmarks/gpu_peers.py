@@ -57,7 +57,7 @@ def _row(block: Block) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @torch.inference_mode()
 def plain_scores(
-    model: Any, tokenizer: Any, suite: pl.DataFrame, inputs: list[str], batch: int
+    model: Any, tokenizer: Any, suite: pl.DataFrame, *, inputs: list[str], batch: int
 ) -> list[float]:
     """The log-probability of every label of every query, in their order."""
     prompts, whole = [], []

@@ -74,8 +74,11 @@ def _tree(
     The tree's prefix is the tokens that the rows share; its queries are what each of them adds.
     """
     asked, dropped = _fitting(rows, by_segment, inputs, limit)
-    columns = zip(*(prompt[:-1] for prompt, _ in asked), strict=False)
-    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    prompts = [prompt[:-1] for prompt, _ in asked]
+    ends = zip(
+        min(prompts), max(prompts), strict=False
+    )  # what these share, all do that lie between
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     queries = [Query(prompt[shared:], labels) for prompt, labels in asked]
     return Tree(asked[0][0][:shared], queries), dropped
 

@@ -23,9 +23,6 @@ from symtune_pipeline.tuning.trainable import trained
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Tokens times parameters of a pass on a GPU: below it, starting kernels takes longer than running them.
-PASS = 1 << 41
-
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
     """Adafactor (Wei et al. 2023) or AdamW, without weight decay: tuning is one short pass."""
@@ -51,13 +48,15 @@ def take_step(
     max_grad_norm: float,
     precision: str,
     ranks: Ranks,
+    together: int = 1,
 ) -> Row:
     """Take step `number` on the mean loss over the blocks' targets; returns what it measured.
 
+    So many blocks run `together` in a pass.
     Raises UserError where the loss or the gradient of a block is no finite number.
     """
     targets = sum(len(block.targets) for block in blocks)
-    losses, right = _gradients(model, blocks, targets, precision, ranks)
+    losses, right = _gradients(model, blocks, targets, precision, ranks, together)
     norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)))
     for block, loss in zip(blocks, losses, strict=True):
         if not math.isfinite(loss):
@@ -77,14 +76,19 @@ def take_step(
 
 
 def _gradients(
-    model: PreTrainedModel, blocks: Sequence[Block], targets: int, precision: str, ranks: Ranks
+    model: PreTrainedModel,
+    blocks: Sequence[Block],
+    targets: int,
+    precision: str,
+    ranks: Ranks,
+    together: int,
 ) -> tuple[list[float], int]:
     """Add up the gradients of the mean loss over `targets`, each rank for its share of the blocks.
 
     Returns each block's summed loss, in nats, and how many targets were predicted right.
     """
     sums = torch.zeros(len(blocks) + 1, dtype=torch.float64, device=ranks.device)
-    share, together = ranks.share_of(len(blocks)), blocks_per_pass(model, blocks[0])
+    share = ranks.share_of(len(blocks))
     for first in range(0, len(share), together):
         # Ranks meet in every layer, so one without a block of its own takes part with a weight of 0.
         own = [index for index in share[first : first + together] if index < len(blocks)]
@@ -98,13 +102,6 @@ def _gradients(
         del losses
     *by_block, right = ranks.all_reduce(sums).tolist()
     return by_block, int(right)
-
-
-def blocks_per_pass(model: PreTrainedModel, block: Block) -> int:
-    """How many blocks run together: on a GPU so many that a small model is work enough for it."""
-    if model.device.type != "cuda":
-        return 1
-    return max(1, PASS // (model.num_parameters() * len(block.tokens)))
 
 
 def _without_gradient(model: PreTrainedModel, blocks: Sequence[Block], precision: str) -> int:

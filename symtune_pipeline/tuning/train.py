@@ -22,6 +22,7 @@ from symtune_pipeline.tuning.metrics import Meter, Row
 from symtune_pipeline.tuning.optimizer import learning_rates, take_step
 from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_steps, step_plan
 from symtune_pipeline.tuning.parallel import Ranks
+from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.step import Block
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def train(
         state.log.append(before | measure(model, unseen, precision))
     schedule = learning_rates(optimizer, config, state.step)
     meter = Meter(model, ranks.count)
+    passes = Passes(config.block_tokens, ranks)
     progress = Progress("tuning", sum(map(blocks.tokens, steps)), "tokens", say)
     progress.resume(state.tokens)
     started = time.monotonic() - state.seconds
@@ -97,8 +99,9 @@ def train(
         step_blocks = [blocks[number] for number in numbers]
         rate = optimizer.param_groups[0]["lr"]
         state.step += 1
+        numerics = config.max_grad_norm, precision
         row = take_step(
-            model, optimizer, step_blocks, state.step, config.max_grad_norm, precision, ranks
+            model, optimizer, step_blocks, state.step, *numerics, ranks, passes.together()
         )
         schedule.step()
         state.tokens += blocks.tokens(numbers)

@@ -112,7 +112,11 @@ def make(name: str, folder: Path) -> None:
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"{parameters:,} parameters")
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():  # a router of zeros would choose experts by chance
+        if parameter.dim() > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained(folder)
 
 
 def trees(vocabulary: int) -> list[Tree]:
