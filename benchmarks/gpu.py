@@ -11,6 +11,7 @@ and a CPU in fp32 is measured on the same weights.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -107,8 +108,10 @@ class Bench:
         if self.is_gpu:
             torch.cuda.synchronize()
 
-    def forget_memory(self) -> None:
-        """Begin to measure the most memory anew."""
+    def forget(self) -> None:
+        """What other models have left behind: memory, and what was compiled."""
+        gc.collect()
+        torch._dynamo.reset()  # else models of other sizes count as layers that were compiled anew
         if self.is_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -167,7 +170,7 @@ def measured_steps(
     bench: Bench, blocks: list[Block], meter: Meter, step: Callable[[int, list[Block]], float]
 ) -> Speed:
     """Run steps; the first ones, which choose kernels and take memory, do not count."""
-    bench.forget_memory()
+    bench.forget()
     steps = list(steps_of(bench, blocks))
     losses = [step(number, those) for number, those in enumerate(steps[:WARM_UP], start=1)]
     counted = steps[WARM_UP:]
@@ -205,8 +208,11 @@ def compile_layers(bench: Bench, model: Any) -> None:
             layer.compile()
 
 
-def peer(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Speed:
-    """The faster of a plain loop, compiled or not, with the largest pass that memory has room for."""
+def peer(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Speed | None:
+    """The faster of a plain loop, compiled or not, with the largest pass that memory has room for.
+
+    None where it has room for no block.
+    """
     found: list[Speed] = []
     for compiled in (False, True):
         for tokens in PEER_TOKENS:
@@ -217,7 +223,7 @@ def peer(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Spee
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-    return max(found, key=lambda speed: speed.tokens)
+    return max(found, key=lambda speed: speed.tokens, default=None)
 
 
 def peer_with(
@@ -244,22 +250,37 @@ def tuning(bench: Bench, key: str, block_tokens: int) -> list[Record]:
     config = config_of(bench, key, bench.bundle, block_tokens)
     mine, theirs = ours(bench, key, blocks, config), peer(bench, key, blocks, config)
     name = f"{key}, blocks of {block_tokens:,}"
+    how = theirs.how if theirs else "out of memory"
     goal = GOALS.get((key, block_tokens))
+    reached = {"bar": f"{goal:,} tokens/s", "holds": mine.tokens >= goal} if goal else {}
     records = [
-        Record(f"{name} (peer: {theirs.how})", mine.tokens, theirs.tokens, "tokens/s",
-               mine.tokens / theirs.tokens, f"{goal:,} tokens/s" if goal else "",
-               mine.tokens >= goal if goal else None),
-        Record(f"{name}, first loss", mine.loss, theirs.loss, "nats"),
-    ]  # fmt: skip
+        beside(f"{name} (peer: {how})", "tokens/s", mine, theirs, lambda s: s.tokens, **reached),
+        Record(f"{name}, first loss", mine.loss, theirs.loss if theirs else None, "nats"),
+    ]
     if bench.is_gpu:
-        records.append(
-            Record(f"{name}, memory", mine.memory, theirs.memory, "GB", theirs.memory / mine.memory)
-        )
+        records.append(beside(f"{name}, memory", "GB", mine, theirs, lambda s: s.memory))
     if peak := peak_flops(bench.name):
-        used = 100 * mine.flops / peak, 100 * theirs.flops / peak
-        goals = ("40%", used[0] >= 40) if key == MODELS[-1] else ("", None)
-        records.append(Record(f"{name}, FLOP utilisation", *used, "%", used[0] / used[1], *goals))
+        used = 100 * mine.flops / peak
+        reached = {"bar": "40%", "holds": used >= 40} if key == MODELS[-1] else {}
+        title = f"{name}, FLOP utilisation"
+        records.append(beside(title, "%", mine, theirs, lambda s: 100 * s.flops / peak, **reached))
     return records
+
+
+def beside(
+    name: str,
+    unit: str,
+    mine: Speed,
+    theirs: Speed | None,
+    of: Callable[[Speed], float],
+    **bar: Any,
+) -> Record:
+    """One number of both; of memory less is better."""
+    other = of(theirs) if theirs else None
+    ratio = of(mine) / other if other else None
+    return Record(
+        name, of(mine), other, unit, 1 / ratio if ratio and unit == "GB" else ratio, **bar
+    )
 
 
 def scoring(bench: Bench, key: str) -> list[Record]:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 Tokens = Sequence[int]
 Numbered = tuple[int, "Tree"]  # a tree, or some of its queries, with its number
 
-CPU_TOKENS = 2_048  # a pass above this is no faster on a CPU, and only takes memory
+# A pass above this is no faster on a CPU, and only takes memory; on a GPU it is hardly faster. Its size
+# depends on nothing but the device, so that a GPU gives the numbers of another one of its kind.
+CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ def score(
 ) -> list[list[list[float]]]:
     """Summed log-probability of each label, in nats: result[tree][query][label].
 
-    Trees run together up to `max_tokens` a pass (None: what memory allows); a larger tree runs its
+    Trees run together up to `max_tokens` a pass (None: what suits the device); a larger tree runs its
     queries in several passes. A pass that runs out of memory is tried again at half its size.
     `progress` is called with the number of queries done. Raises UserError for a token beyond the
     model's vocabulary, where its output is not a number, and where one query alone runs out of memory.
     """
     check_vocabulary(model, _tokens(trees))
-    max_tokens = max_tokens or pass_tokens(model)
+    max_tokens = max_tokens or (GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS)
     scores: list[list[list[float]]] = [[] for _ in trees]
     waiting = deque(enumerate(trees))
     done = 0
@@ -101,19 +103,6 @@ def score(
             done += len(of_tree)
         progress(done)
     return scores
-
-
-def pass_tokens(model: PreTrainedModel) -> int:
-    """Tokens that one pass may hold: on a GPU what half of its free memory has room for.
-
-    Logits are the largest tensor. A token is counted as if it predicted a label, with its logits
-    in fp32 and a copy; few do, which leaves room for everything else.
-    """
-    if model.device.type != "cuda":
-        return CPU_TOKENS
-    free, _ = torch.cuda.mem_get_info(model.device)
-    vocabulary: int = model.config.get_text_config().vocab_size
-    return max(CPU_TOKENS, free // 2 // (vocabulary * 2 * 4))
 
 
 def _tokens(trees: Sequence[Tree]) -> Iterator[int]:

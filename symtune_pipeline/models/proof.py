@@ -19,6 +19,7 @@ from symtune_pipeline.models.trial import (
     LENGTHS,
     ROOT,
     STEM,
+    UNMOVED_PADDED,
     is_unmoved,
     random_strings,
     run_alone,
@@ -166,19 +167,25 @@ def _check_plain(
 ) -> None:
     """Raises UserError where rows of a batch, or tokens after a position, change what comes before."""
     kept = [ROOT, *(len(string) for string in strings[1:])]
-    other = _with_another_end(strings, ROOT)
+    *others, last = strings
+    longer = [*others, last.repeat(4)]
     try:
-        rows, again = (
-            torch.cat(logits_alone(model, each, [torch.arange(n) for n in kept])).float()
-            for each in (strings, other)
+        rows, ended, padded = (
+            torch.cat(logits_alone(model, each, [torch.arange(n) for n in kept]))
+            .float()
+            .log_softmax(dim=-1)
+            for each in (strings, _with_another_end(strings, ROOT), longer)
         )
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        rows = again = torch.full((1,), float("nan"))
+        rows = ended = padded = torch.full((1,), float("nan"))
     expected = torch.cat([table[:n] for table, n in zip(alone, kept, strict=True)])
-    rows, again = rows.log_softmax(dim=-1), again.log_softmax(dim=-1)
-    if not same_to_rounding(rows, expected, model.dtype) or not is_unmoved(rows, again):
+    if (
+        not same_to_rounding(rows, expected, model.dtype)
+        or not is_unmoved(rows, ended)
+        or not is_unmoved(rows, padded, UNMOVED_PADDED)
+    ):
         raise UserError(
             f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
             " other texts of a batch; take a causal language model."

@@ -21,6 +21,9 @@ TOLERANCE = 1e-4
 # In half precision right models differ by up to 0.1 in most rows, and where rounding sends a token to
 # another expert by more. There a second look is sharper: whether what must not matter changes anything.
 TOLERANCE_HALF, UNMOVED_HALF = 0.25, 0.01
+# More padding moves right models by up to 0.012 on an H100, and wrong ones by 0.6 or more; of tiny random
+# ones ProphetNet and XLM by no more than right ones.
+UNMOVED_PADDED = 0.05
 
 
 def random_strings(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -48,9 +51,9 @@ def same_to_rounding(found: torch.Tensor, expected: torch.Tensor, dtype: torch.d
     return bool(differences_T.median() <= TOLERANCE_HALF)
 
 
-def is_unmoved(found: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether half precision gives the same after a change that must not matter."""
-    return bool((_differences(found, other) <= UNMOVED_HALF).all())
+def is_unmoved(found: torch.Tensor, other: torch.Tensor, tolerance: float = UNMOVED_HALF) -> bool:
+    """Whether a model gives the same after a change that must not matter."""
+    return bool((_differences(found, other) <= tolerance).all())
 
 
 def _differences(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scan import Found, configurations, found, make, page
 from tiny_models import tiny_job
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Lora
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.tuning.job import run_job
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
@@ -43,6 +46,30 @@ def test_scores_losses_and_gradients_are_those_of_each_string_alone(name: str) -
     assert isinstance(result, Found)
     path = result.path.split(" (")[0] if result.generation else "refused"
     assert path == SOME[name]
+
+
+def path_of(folder: Path, dtype: torch.dtype) -> str:
+    """'packed', 'plain' or 'refused'."""
+    try:
+        return attention_of(load_model(folder, dtype, "cpu")).split(" (")[0]
+    except UserError:
+        return "refused"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *SOME.items(),
+        *dict.fromkeys(("bigbird_pegasus", "blenderbot-small", "plbart"), "plain").items(),
+        *dict.fromkeys(("cpmant", "doge"), "refused").items(),
+    ],
+)
+def test_the_path_in_half_precision_is_that_of_full_precision(
+    name: str, path: str, tmp_path: Path
+) -> None:
+    """Rounding hides much there, and what a GPU runs is half precision."""
+    make(name, tmp_path)
+    assert path_of(tmp_path, torch.bfloat16) == path_of(tmp_path, torch.float32) == path
 
 
 @pytest.mark.slow
