@@ -9,12 +9,14 @@ from assets.step import GPU, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
+from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
 EXAMPLES = "int_evaluation_examples"
+KEPT = {"scoring": "incoming_classification", "generation": "incoming_algorithmic"}  # predictions
 
 
 class Folder(dg.Config):
@@ -29,6 +31,10 @@ def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreR
     folder = Path(config.folder)
     with user_errors():
         accuracy = _accuracy(store.artifacts, folder, context)
+    path = {
+        name: paths(store.artifacts.read_table(key, folder.name)).get("incoming")
+        for name, key in KEPT.items()
+    }
     # No asset of the graph: `eval*` makes what is downstream of `eval`, and this is nobody's input.
     context.log_event(
         dg.AssetMaterialization(
@@ -37,6 +43,7 @@ def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreR
             partition=folder.name,
             metadata={
                 "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
+                "path": dg.MetadataValue.json(path),
                 "folder": dg.MetadataValue.path(str(folder)),
             },
         )

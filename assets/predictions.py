@@ -11,6 +11,7 @@ import polars as pl
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
+from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import content_hash
 from symtune_pipeline.progress import Progress
@@ -76,7 +77,10 @@ class Asked:
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
         right = table.group_by("variant").agg(pl.col("correct").mean()).sort("variant")
-        return {"accuracy": dg.MetadataValue.json(dict(right.iter_rows()))}
+        return {
+            "accuracy": dg.MetadataValue.json(dict(right.iter_rows())),
+            "path": dg.MetadataValue.json(paths(table)),
+        }
 
     def _predicted(self, step: Step, suite: pl.DataFrame, variant: str, asset: str) -> pl.DataFrame:
         """Kept by variant, so that none is ever asked the same twice, also after an interrupt."""
@@ -119,11 +123,8 @@ def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
 
 def _predictions(asked: Asked, description: str, code: str, *, chance: bool = False) -> KeptAsset:
     """An asset with the predictions of every variant of a model."""
-    present = Check(
-        "all_predictions_present",
-        "Every query has one prediction of every variant.",
-        asked.predicted_once,
-    )
+    every = "Every query has one prediction of every variant."
+    present = Check("all_predictions_present", every, asked.predicted_once)
     not_below = Check(
         "accuracy_not_below_chance",
         "No variant is worse than guessing in a setting, beyond what few queries explain.",

@@ -15,6 +15,7 @@ from symtune_pipeline.evaluation.scorer import Query, Tree, score
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
@@ -60,7 +61,7 @@ def predict(
     dropped = [left_out for tree, left_out in fitted for _ in tree.queries]
     by_tree = score(model, [tree for tree, _ in fitted], progress=progress)
     logprobs = [of_query for of_tree in by_tree for of_query in of_tree]
-    return ranked(suite, logprobs, dropped)
+    return ranked(suite, logprobs, dropped, attention_of(model))
 
 
 def _tree(

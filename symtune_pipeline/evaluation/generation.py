@@ -94,7 +94,7 @@ def complete(
             f"Model {model.name_or_path} runs out of memory on one prompt of the algorithmic benchmarks;"
             " lower evaluation.algorithmic_shots or use a machine with more memory."
         ) from error
-    return generated(suite, completions)
+    return generated(suite, completions, str(way))
 
 
 def _first_lines(

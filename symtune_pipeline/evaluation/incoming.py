@@ -11,11 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.files import content_hash, sha256
-from symtune_pipeline.models.folder import lacking
+from symtune_pipeline.models.folder import check_complete
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, CLASSIFICATION_PREDICTIONS
@@ -45,12 +44,7 @@ def score_folder(
     folder's name; where they were made from the same files and versions they are read from there.
     Raises UserError where the folder holds no complete model that transformers loads.
     """
-    reason = lacking(folder)
-    if reason:
-        raise UserError(
-            f"Folder {folder} is no complete model: {reason}; put a model there as transformers'"
-            " save_pretrained writes it, with its tokenizer."
-        )
+    check_complete(folder)
     from symtune_pipeline.evaluation.classification import classify
     from symtune_pipeline.evaluation.generation import generate
     from symtune_pipeline.models.opening import open_tokenizer, read_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -57,6 +58,10 @@ def store(data_side: DataSide, tokenizer: Any, tmp_path: Path) -> Store:
 def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store) -> None:
     made = materialised(store, ["eval_icl", "eval_flipped", "eval_algorithmic"], PARENT)
     assert made.success
+    for name, path in (("eval_icl", "packed"), ("eval_algorithmic", "in batches")):
+        [event] = made.asset_materializations_for_node(name)
+        shown = dict.fromkeys(("pretrained", "untuned", "tuned"), path)
+        assert event.metadata["path"].value == shown
     for name in ("eval_icl", "eval_flipped", "eval_algorithmic"):
         predictions = store.read_table(name, PARENT)
         by_variant = dict(predictions.group_by("variant").len().iter_rows())
@@ -83,6 +88,9 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     assert "pretrained" in page and "Across models" in page
     assert f"models.{PARENT}.pretrained model.source" in page
     assert f"models.{ORPHAN}.pretrained model" not in page
+    for name, path in (("scoring.pretrained", "packed"), ("generation.tuned", "in batches")):
+        assert re.search(rf"models\.{PARENT}\.{name}</th><td>{path}<", page)
+    assert f"models.{ORPHAN}.scoring.tuned" in page and f"models.{ORPHAN}.generation" not in page
 
 
 def test_a_parent_that_cannot_be_had_is_one_sentence(
