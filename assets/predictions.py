@@ -37,13 +37,14 @@ def _classify(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) 
     from symtune_pipeline.evaluation.classification import classify
 
     examples = step.artifacts.read_table("int_evaluation_examples").sort("example")
-    return classify(model, suite, examples["input"].to_list(), progress)
+    chat = step.experiment.evaluation.chat_template
+    return classify(model, suite, examples["input"].to_list(), progress, chat)
 
 
 def _generate(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) -> pl.DataFrame:
     from symtune_pipeline.evaluation.generation import generate
 
-    return generate(model, suite, progress)
+    return generate(model, suite, progress, step.experiment.evaluation.chat_template)
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", "int_evaluation_examples", *weights(e).values()],
         code=[code],
+        settings=lambda e: e.evaluation.chat_template,
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,

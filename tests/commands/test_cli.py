@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from completions_server import KEY, NAME, CompletionsServer
 from conftest import DataSide
 from marts import mart, pair
@@ -21,6 +22,7 @@ from tiny_models import save_reading_model, save_tiny_model, save_tiny_tokenizer
 
 from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.query import tables
+from symtune_pipeline.experiment import EXPERIMENTS
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import (
@@ -277,6 +279,18 @@ def test_a_folder_with_a_model_shows_how_it_runs_and_why(
         "no complete model: tokenizer.json is missing"
         in symtune("show", "model", str(folder)).error
     )
+
+
+def test_a_served_model_is_not_scored_where_models_are_asked_in_their_chat_template(
+    symtune: Symtune, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load((EXPERIMENTS / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["models"], settings["evaluation"]["chat_template"] = ["smollm2-135m"], True
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    output = str(tmp_path / "x.parquet")
+    ended = symtune("--experiment", str(tmp_path / "smoke.yaml"), "score-endpoint",
+                    "http://127.0.0.1:1/v1", "--model", "x", "--output", output)  # fmt: skip
+    assert "evaluation.chat_template is on, and a server does not say" in ended.error
 
 
 def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
