@@ -12,18 +12,20 @@ from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.report.page import write_report
 
 MARTS = ("summary", "icl", "flipped", "algorithmic", "scaling")
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
+ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
 PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 
 
 def _inputs(experiment: Experiment) -> Sequence[str]:
     parent = ["pretrained_model"] if experiment.evaluation.pretrained else []
     marts = [f"mart_{name}" for name in MARTS]
-    return [*marts, *DATA, "base_model", "symbol_tuned_model", *parent]
+    return [*marts, *DATA, *ANSWERS.values(), "base_model", "symbol_tuned_model", *parent]
 
 
 def _page_and_charts(step: Step) -> Metadata:
@@ -77,6 +79,9 @@ def _of_model(step: Step, model: str) -> dict[str, object]:
         "tuning": _read(step, "tuning_log", model, "settings.json"),
         "tuned model version": step.artifacts.manifest("symbol_tuned_model", model).version,
     }
+    for name, key in ANSWERS.items():
+        if step.artifacts.find(key, model):
+            found[name] = paths(step.artifacts.read_table(key, model))
     if step.experiment.evaluation.pretrained and find_model(model).parent:
         found["pretrained model"] = _read(step, "pretrained_model", model, "provenance.json")
     return found

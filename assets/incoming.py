@@ -9,12 +9,15 @@ from assets.step import GPU, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
+from symtune_pipeline.evaluation.predictions import paths
+from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
 EXAMPLES = "int_evaluation_examples"
+KEPT = {"scoring": "incoming_classification", "generation": "incoming_algorithmic"}  # predictions
 
 
 class Folder(dg.Config):
@@ -23,27 +26,49 @@ class Folder(dg.Config):
     folder: str
 
 
-@dg.op(pool=GPU)
-def score_incoming(context: dg.OpExecutionContext, config: Folder, store: StoreResource) -> None:
-    """Scores a folder on the suites of the asset `eval` and shows its accuracy."""
-    folder = Path(config.folder)
-    with user_errors():
-        accuracy = _accuracy(store.artifacts, folder, context)
+def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
+    """The job that evaluates a model folder as the experiment asks its own models."""
+    chat = experiment.evaluation.chat_template
+
+    @dg.op(pool=GPU)
+    def score_incoming(
+        context: dg.OpExecutionContext, config: Folder, store: StoreResource
+    ) -> None:
+        """Scores a folder on the suites of the asset `eval` and shows its accuracy."""
+        folder = Path(config.folder)
+        with user_errors():
+            accuracy = _accuracy(store.artifacts, folder, chat, context)
+        context.log_event(_shown(store.artifacts, folder, accuracy))
+
+    @dg.job(name="evaluate_folder", executor_def=dg.in_process_executor)
+    def job() -> None:
+        """The evaluation of one model folder, whatever made it: a fine-tune elsewhere, a download."""
+        score_incoming()
+
+    return job
+
+
+def _shown(artifacts: Store, folder: Path, accuracy: pl.DataFrame) -> dg.AssetMaterialization:
     # No asset of the graph: `eval*` makes what is downstream of `eval`, and this is nobody's input.
-    context.log_event(
-        dg.AssetMaterialization(
-            "incoming_model",
-            description="Accuracy of a dropped model, with 95% Wilson intervals.",
-            partition=folder.name,
-            metadata={
-                "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
-                "folder": dg.MetadataValue.path(str(folder)),
-            },
-        )
+    path = {
+        name: paths(artifacts.read_table(key, folder.name)).get("incoming")
+        for name, key in KEPT.items()
+    }
+    return dg.AssetMaterialization(
+        "incoming_model",
+        description="Accuracy of a dropped model, with 95% Wilson intervals.",
+        partition=folder.name,
+        metadata={
+            "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
+            "path": dg.MetadataValue.json(path),
+            "folder": dg.MetadataValue.path(str(folder)),
+        },
     )
 
 
-def _accuracy(artifacts: Store, folder: Path, context: dg.OpExecutionContext) -> pl.DataFrame:
+def _accuracy(
+    artifacts: Store, folder: Path, chat: bool, context: dg.OpExecutionContext
+) -> pl.DataFrame:
     """The accuracy of a folder on the suites, by setting."""
     suites = CLASSIFICATION_SUITE, ALGORITHMIC_SUITE
     classification, algorithmic = (
@@ -52,7 +77,7 @@ def _accuracy(artifacts: Store, folder: Path, context: dg.OpExecutionContext) ->
     inputs = artifacts.read_table(EXAMPLES).sort("example")["input"].to_list()
     versions = [artifacts.manifest(key).version for key in (CLASSIFICATION_SUITE.asset, EXAMPLES)]
     return score_folder(
-        artifacts, folder, classification, algorithmic, inputs, versions, context.log.info
+        artifacts, folder, classification, algorithmic, inputs, versions, context.log.info, chat
     )
 
 
@@ -64,13 +89,7 @@ def _markdown(accuracy: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
-@dg.job(executor_def=dg.in_process_executor)
-def evaluate_folder() -> None:
-    """The evaluation of one model folder, whatever made it: a fine-tune elsewhere, a download."""
-    score_incoming()
-
-
-@dg.sensor(job=evaluate_folder, minimum_interval_seconds=30)
+@dg.sensor(job_name="evaluate_folder", minimum_interval_seconds=30)
 def incoming_models() -> dg.SensorResult | dg.SkipReason:
     """Evaluates every model that lies complete in a folder of `incoming`; off until switched on."""
     incoming = incoming_folder()

@@ -37,7 +37,7 @@ def code_location(experiment: Experiment) -> dg.Definitions:
     jobs = _jobs(models)
     return dg.Definitions(
         assets=with_attributes(_assets(experiment, models), git_tree()),
-        jobs=[*jobs.values(), evaluate_folder],
+        jobs=[*jobs.values(), evaluate_folder(experiment)],
         schedules=_schedules(experiment, jobs),
         sensors=[_keep_up_to_date(), incoming_models],
         resources=resources_of(experiment),

@@ -39,7 +39,8 @@ DISJOINT_IN_TOKENS = Check(
 def _settings(experiment: Experiment) -> object:
     """Instructions count where prompts show them."""
     shows = experiment.mixture.instructed_share > 0
-    return experiment.tuning.block_tokens, experiment.instructions() if shows else None
+    instructions = experiment.instructions() if shows else None
+    return experiment.tuning.block_tokens, instructions, experiment.evaluation.chat_template
 
 
 @asset(
@@ -67,6 +68,7 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")
     size = step.experiment.tuning.block_tokens_for(step.model)
+    chat = step.experiment.evaluation.chat_template
     blocks = packed_blocks(
         read_frames(mixture),
         examples["input"],
@@ -74,9 +76,10 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
         tokenizer,
         size,
         step.progress("packing", prompts, "prompts"),
+        chat,
     )
     write_frames(folder / TABLE, (PACKED_MIXTURE.checked(frame) for frame in blocks))
-    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer)
+    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
     write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
     return _counts(folder / TABLE, size)
 

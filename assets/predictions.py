@@ -11,6 +11,7 @@ import polars as pl
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
+from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import content_hash
 from symtune_pipeline.progress import Progress
@@ -36,13 +37,14 @@ def _classify(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) 
     from symtune_pipeline.evaluation.classification import classify
 
     examples = step.artifacts.read_table("int_evaluation_examples").sort("example")
-    return classify(model, suite, examples["input"].to_list(), progress)
+    chat = step.experiment.evaluation.chat_template
+    return classify(model, suite, examples["input"].to_list(), progress, chat)
 
 
 def _generate(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) -> pl.DataFrame:
     from symtune_pipeline.evaluation.generation import generate
 
-    return generate(model, suite, progress)
+    return generate(model, suite, progress, step.experiment.evaluation.chat_template)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,10 @@ class Asked:
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
         right = table.group_by("variant").agg(pl.col("correct").mean()).sort("variant")
-        return {"accuracy": dg.MetadataValue.json(dict(right.iter_rows()))}
+        return {
+            "accuracy": dg.MetadataValue.json(dict(right.iter_rows())),
+            "path": dg.MetadataValue.json(paths(table)),
+        }
 
     def _predicted(self, step: Step, suite: pl.DataFrame, variant: str, asset: str) -> pl.DataFrame:
         """Kept by variant, so that none is ever asked the same twice, also after an interrupt."""
@@ -119,11 +124,8 @@ def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
 
 def _predictions(asked: Asked, description: str, code: str, *, chance: bool = False) -> KeptAsset:
     """An asset with the predictions of every variant of a model."""
-    present = Check(
-        "all_predictions_present",
-        "Every query has one prediction of every variant.",
-        asked.predicted_once,
-    )
+    every = "Every query has one prediction of every variant."
+    present = Check("all_predictions_present", every, asked.predicted_once)
     not_below = Check(
         "accuracy_not_below_chance",
         "No variant is worse than guessing in a setting, beyond what few queries explain.",
@@ -137,6 +139,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", "int_evaluation_examples", *weights(e).values()],
         code=[code],
+        settings=lambda e: e.evaluation.chat_template,
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,

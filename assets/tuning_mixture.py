@@ -28,11 +28,17 @@ def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
     return ["int_tuning_examples", "symbol_pool", *([tokenizers] if distinct else [])]
 
 
+def _settings(experiment: Experiment) -> object:
+    """The form of prompts counts where it decides what a symbol's first token is."""
+    mixture, chat = experiment.mixture, experiment.evaluation.chat_template
+    return experiment.seed, mixture, mixture.distinct_first_token and chat
+
+
 @asset(
     group="mixture",
     kinds={"polars", "parquet"},
     deps=_inputs,
-    settings=lambda e: (e.seed, e.mixture),
+    settings=_settings,
     tables=[TUNING_MIXTURE],
 )
 def tuning_mixture(step: Step, folder: Path) -> Metadata:
@@ -61,7 +67,8 @@ def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
     from symtune_pipeline.models.opening import open_tokenizer
 
     models = [step.artifacts.folder("base_model", key) for key in step.experiment.models]
-    return first_tokens(pool, [open_tokenizer(model) for model in models])
+    chat = step.experiment.evaluation.chat_template
+    return first_tokens(pool, [open_tokenizer(model) for model in models], chat)
 
 
 def _sample(step: Step, file: Path, examples: pl.DataFrame) -> str:

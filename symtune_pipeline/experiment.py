@@ -214,6 +214,8 @@ class EvaluationConfig(Section):
     """Queries of an algorithmic concept."""
     pretrained: bool = False
     """The pretrained-only parent answers too, where the catalogue has one."""
+    chat_template: bool = False
+    """Prompts stand in the chat template of the model, which must be instruction-tuned; in tuning too."""
     published: Path | None = None
     """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
 
@@ -236,6 +238,15 @@ class EvaluationConfig(Section):
                     f"there is no algorithmic benchmark called '{key}'; add it or leave it out"
                 )
         return concepts
+
+    @field_validator("chat_template")
+    @classmethod
+    def _without_the_parent(cls, chat: bool, info: ValidationInfo) -> bool:
+        if chat and info.data.get("pretrained"):
+            raise ValueError(
+                "a pretrained parent has no chat template; set this or evaluation.pretrained to false"
+            )
+        return chat
 
     @field_validator("published")
     @classmethod
@@ -268,6 +279,20 @@ class Experiment(Section):
     def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
         _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(find_model(key)))
         return tuning
+
+    @field_validator("evaluation")
+    @classmethod
+    def _chat_with_instructed(
+        cls, evaluation: EvaluationConfig, info: ValidationInfo
+    ) -> EvaluationConfig:
+        models = map(find_model, info.data.get("models", ()))
+        others = [model.key for model in models if model.instruct is None]
+        if evaluation.chat_template and others:
+            raise ValueError(
+                f"'{others[0]}' is no instruction-tuned model and has no chat template; set chat_template"
+                " to false or take another model"
+            )
+        return evaluation
 
     def datasets(self) -> list[Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""

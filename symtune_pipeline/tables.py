@@ -325,6 +325,7 @@ _PREDICTION = {
     "context": _CONTEXT,
     "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),
     "correct": _flag("Whether the prediction or completion is the target."),
+    "path": _text("How the model was run: packed or plain, with the reason; how it generated."),
 }
 CLASSIFICATION_PREDICTIONS: Final = Table(
     "classification_predictions",

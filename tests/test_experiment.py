@@ -80,6 +80,10 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
         (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [0, 150]}", ["flipped_percents", "100"]),
         (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [50, 50]}", ["flipped_percents", "twice"]),
         (MODELS + DATA + MIXTURE + "evaluation: {protocol: fresh}", ["'evaluation.protocol'", "'per_query'"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {chat_template: true}",
+         ["'evaluation'", "'micro' is no instruction-tuned model", "set chat_template to false or"]),
+        ("models: [smollm2-135m]\n" + DATA + MIXTURE + "evaluation: {chat_template: true, pretrained: true}",
+         ["'evaluation.chat_template'", "set this or evaluation.pretrained to false"]),
         (MODELS + DATA + MIXTURE + "tuning: {learning_rate: 0}", ["'tuning.learning_rate'"]),
     ],
 )  # fmt: skip
@@ -126,6 +130,13 @@ def test_a_merged_setting_may_be_given_another_value(tmp_path: Path) -> None:
         tmp_path, MODELS + DATA + "mixture: {<<: {prompts: 1, temperature: 2}, prompts: 3}"
     )
     assert (found.mixture.prompts, found.mixture.temperature) == (3, 2)
+
+
+def test_instruction_tuned_models_may_be_asked_in_their_chat_template(tmp_path: Path) -> None:
+    text = "models: [smollm2-135m]\n" + DATA + MIXTURE
+    assert not _load(tmp_path, text).evaluation.chat_template
+    asked = _load(tmp_path, text + "evaluation: {chat_template: true}")
+    assert asked.evaluation.chat_template
 
 
 @pytest.mark.parametrize("name", ["nope", "/nowhere/mine.yaml"])

@@ -250,6 +250,7 @@ def _card(store: Store, experiment: Experiment, rows: dict[str, int]) -> str:
         template_path=str(CARD),
         experiment=experiment.name,
         seed=experiment.seed,
+        chat=experiment.evaluation.chat_template,
         rows=rows,
         settings=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False),
         versions={name: store.manifest(name).version for name in assets},

@@ -22,7 +22,7 @@ import polars as pl
 import typer
 import yaml
 
-from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.commands.export_folder import README, TAG, replacing
 from symtune_pipeline.prompts.text import (
     algorithmic_prompt,
@@ -37,13 +37,22 @@ GROUP = "symtune"
 TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
 
     lm_eval --model hf --model_args pretrained=<model>,dtype=float32 \\
-      --include_path {{folder}} --tasks {GROUP}
+      --include_path {{folder}} --tasks {GROUP}{{option}}
 
-The prompts are for base models: do not apply a chat template. Leave add_bos_token out, so that a
+{{form}} Leave add_bos_token out, so that a
 prompt begins as the model's tokenizer begins a text, as it does in {TAG}, which scores in float32 on
 a CPU. The tasks name their data by its path: export again instead of
 moving this folder. Version of the suites: {{version}}.
 """
+
+# By the experiment's evaluation.chat_template: the option for it, and what it means.
+FORMS = {
+    False: ("", "The prompts are for base models: do not apply a chat template."),
+    True: (
+        " --apply_chat_template",
+        "The prompts are messages: let the harness apply the chat template.",
+    ),
+}
 
 Settings = dict[str, Any]
 
@@ -64,15 +73,16 @@ def lm_eval(
 
     Example: symtune export lm-eval /tmp/tasks
     """
-    for name, queries in export_tasks(current_store(), folder).items():
+    chat = current_experiment().evaluation.chat_template
+    for name, queries in export_tasks(current_store(), folder, chat).items():
         typer.echo(f"{name}: {queries:,} queries")
 
 
-def export_tasks(store: Store, folder: Path) -> dict[str, int]:
+def export_tasks(store: Store, folder: Path, chat: bool = False) -> dict[str, int]:
     """Write the tasks into `folder`, in place of an earlier export; returns queries by task.
 
-    Raises UserError where the suites were not made, and where `folder` cannot be written or holds
-    anything else.
+    With `chat`, the harness is to put each prompt into the model's chat template. Raises UserError
+    where the suites were not made, and where `folder` cannot be written or holds anything else.
     """
     examples = store.read_table("int_evaluation_examples").sort("example")
     tasks = [
@@ -93,7 +103,8 @@ def export_tasks(store: Store, folder: Path) -> dict[str, int]:
             _write_yaml(beside, task.name, settings)
         group = {"group": GROUP, "task": [task.name for task in tasks]}
         _write_yaml(beside, GROUP, group | _versioned(version))
-        text = TEXT.format(folder=final, version=version)
+        option, form = FORMS[chat]
+        text = TEXT.format(folder=final, version=version, option=option, form=form)
         (beside / README).write_text(text, encoding="utf-8")
     return {task.name: len(task.documents) for task in tasks}
 

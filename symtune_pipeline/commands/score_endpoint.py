@@ -9,7 +9,7 @@ import polars as pl
 import typer
 from polars.exceptions import ComputeError
 
-from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.environment import endpoint_key
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
@@ -33,6 +33,11 @@ def score_endpoint(
     """
     if output.is_dir() or not output.resolve().parent.is_dir():
         raise UserError(f"File {output} cannot be written; name a file in a folder that exists.")
+    if current_experiment().evaluation.chat_template:
+        raise UserError(
+            "evaluation.chat_template is on, and a server does not say what its model's template is; set"
+            " it to false, or score the model from its folder, as the sensor incoming_models does."
+        )
     store = current_store()
     suite = store.read_table("eval", name=CLASSIFICATION_SUITE.file)
     examples = store.read_table("int_evaluation_examples").sort("example")

@@ -1,9 +1,13 @@
-"""`symtune show model`: what the catalogue says about a model, what was made of it, where that lies."""
+"""`symtune show model`: what the catalogue says about a model, what was made of it, where that lies.
+
+Of a folder it says how the model in it runs, which is tried there and then.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,36 +15,54 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from symtune_pipeline.catalog.models import HubModel, Model, find_model
+from symtune_pipeline.catalog.models import HubModel, Model, all_models, find_model
 from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.files import sha256
+from symtune_pipeline.models.folder import check_complete
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.store.folder import Store
 
 PROVENANCE = "provenance.json"
 MADE_OF_A_MODEL = ("base_model", "packed_mixture", "symbol_tuned_model")
+ANSWERS = {"eval_icl": "scored", "eval_algorithmic": "generated"}
 
 
 def model(
-    key: Annotated[str, typer.Argument(help="A model of the catalogue.")],
+    key: Annotated[str, typer.Argument(help="A model of the catalogue, or a folder with one.")],
 ) -> None:
-    """What the catalogue says about a model, what was made of it and where that lies.
+    """What the catalogue says about a model, what was made of it, where that lies and how it runs.
 
     Example: symtune show model smollm2-135m
     """
-    Console().print(model_table(current_store(), key))
-
-
-def model_table(store: Store, key: str) -> Table:
-    """What the catalogue says about a model, what was made of it, and where that lies.
-
-    Raises UserError for a model that the catalogue does not have.
-    """
-    model = find_model(key)
+    if key not in all_models() and Path(key).is_dir():
+        facts = _of_folder(Path(key))
+    else:
+        model = find_model(key)
+        facts = [*_model_facts(model), *_made(current_store(), model)]
     grid = Table.grid(padding=(0, 2))
-    for name, text in (*_model_facts(model), *_made(store, model)):
+    for name, text in facts:
         grid.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
-    return grid
+    Console().print(grid)
+
+
+def _of_folder(folder: Path) -> list[tuple[str, str]]:
+    """How the model in a folder runs; raises UserError where it cannot."""
+    from symtune_pipeline.models.device import device_and_precision
+    from symtune_pipeline.models.generating import choose_generating
+    from symtune_pipeline.models.loading import load_model
+    from symtune_pipeline.models.opening import open_model
+    from symtune_pipeline.models.proof import attention_of
+
+    check_complete(folder)
+    device, precision = device_and_precision()
+    model = load_model(folder, precision, device)
+    own = open_model(folder, precision, device, attention=None).eval()
+    return [
+        ("model", f"{type(model).__name__}: {model.num_parameters():,} parameters"),
+        ("scores and is tuned", attention_of(model)),
+        ("generates", str(choose_generating(own))),
+    ]
 
 
 def _model_facts(model: Model) -> list[tuple[str, str]]:
@@ -86,6 +108,10 @@ def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
         if provenance.is_file() and sha256(provenance) == manifest.files.get(PROVENANCE):
             found = json.loads(provenance.read_text(encoding="utf-8"))
             yield "its weights", in_words(found)
+    for asset, how in ANSWERS.items():
+        if store.find(asset, model.key):
+            for variant, path in paths(store.read_table(asset, model.key)).items():
+                yield f"{how}, {variant}", path
     if store.find("mart_summary"):
         from symtune_pipeline.report.tables import accuracy_text, comparisons, setting_label
 

@@ -15,6 +15,7 @@ from symtune_pipeline.evaluation.scorer import Query, Tree, score
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
@@ -32,11 +33,12 @@ def classify(
     suite: pl.DataFrame,
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
+    chat: bool = False,
 ) -> pl.DataFrame:
     """The predictions of the model in a folder; see `predict`."""
     device, precision = device_and_precision()
     model = load_model(folder, precision, device).eval()
-    return predict(model, open_tokenizer(folder), suite, inputs, progress)
+    return predict(model, open_tokenizer(folder), suite, inputs, progress, chat)
 
 
 def predict(
@@ -45,14 +47,16 @@ def predict(
     suite: pl.DataFrame,
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
+    chat: bool = False,
 ) -> pl.DataFrame:
     """The predictions of a model, as `predictions.ranked` describes them.
 
     `inputs` are the inputs by example number. The model comes from `loading.load_model`. `progress`
-    is called with the number of queries done. Raises UserError for a prompt that does not fit with
-    one exemplar per class, for labels that are the same tokens or none, and where `scorer.score` does.
+    is called with the number of queries done. With `chat`, prompts stand in the tokenizer's chat
+    template. Raises UserError for a prompt that does not fit with one exemplar per class, for labels
+    that are the same tokens or none, and where `SegmentTokenizer` or `scorer.score` does.
     """
-    by_segment = SegmentTokenizer(tokenizer)
+    by_segment = SegmentTokenizer(tokenizer, chat)
     grouped = groupby(suite.iter_rows(named=True), key=lambda row: [row[name] for name in CONTEXT])
     contexts = [list(rows) for _, rows in grouped]
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -60,7 +64,7 @@ def predict(
     dropped = [left_out for tree, left_out in fitted for _ in tree.queries]
     by_tree = score(model, [tree for tree, _ in fitted], progress=progress)
     logprobs = [of_query for of_tree in by_tree for of_query in of_tree]
-    return ranked(suite, logprobs, dropped)
+    return ranked(suite, logprobs, dropped, attention_of(model))
 
 
 def _tree(
@@ -109,7 +113,8 @@ def _fitting(
 
 def _asked(row: dict[str, Any], by_segment: SegmentTokenizer, inputs: Sequence[str]) -> Asked:
     """A row's prompt and labels; labels that are no tokens or the same ones are a UserError."""
-    prompt, labels = by_segment.continuations(classification_prompt(row, inputs), row["labels"])
+    asked = classification_prompt(row, inputs, by_segment.frame)
+    prompt, labels = by_segment.continuations(asked, row["labels"])
     if not prompt or not all(labels) or len(set(map(tuple, labels))) < len(labels):
         more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
         raise UserError(

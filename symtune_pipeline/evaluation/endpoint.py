@@ -88,7 +88,8 @@ def predict(
             logprobs.append(of_query)
             progress(len(logprobs))
     # Nothing is ever dropped: the server takes a prompt whole or refuses it.
-    return of_model(ranked(suite, logprobs, [0] * len(suite)), endpoint.model, "endpoint")
+    predictions = ranked(suite, logprobs, [0] * len(suite), "served")
+    return of_model(predictions, endpoint.model, "endpoint")
 
 
 def _score(client: Client, endpoint: Endpoint, prompt: str, label: str) -> float:

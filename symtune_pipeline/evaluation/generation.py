@@ -20,8 +20,8 @@ from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.generating import Generating, choose_generating
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
-from symtune_pipeline.prompts.encoding import TextEncoder
-from symtune_pipeline.prompts.text import algorithmic_prompt, label_text, render
+from symtune_pipeline.prompts.text import algorithmic_prompt, render
+from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,12 +30,16 @@ BATCH = 40
 
 
 def generate(
-    folder: Path, suite: pl.DataFrame, progress: Callable[[int], None] = lambda _: None
+    folder: Path,
+    suite: pl.DataFrame,
+    progress: Callable[[int], None] = lambda _: None,
+    chat: bool = False,
 ) -> pl.DataFrame:
     """The completions of the model in a folder; see `complete`."""
     device, precision = device_and_precision()
     model = open_model(folder, precision, device, attention=None).eval()
-    return complete(model, open_tokenizer(folder), suite, choose_generating(model), progress)
+    way = choose_generating(model)
+    return complete(model, open_tokenizer(folder), suite, way, progress, chat)
 
 
 def complete(
@@ -44,30 +48,29 @@ def complete(
     suite: pl.DataFrame,
     way: Generating,
     progress: Callable[[int], None] = lambda _: None,
+    chat: bool = False,
 ) -> pl.DataFrame:
     """The completions of a model, as `predictions.generated` describes them.
 
     The model must attend with transformers' own attention, and `way` be what `choose_generating` finds
-    right for it. `progress` is called with the number of completions done. A batch that runs out of
-    memory is tried again with fewer prompts. Raises UserError where one prompt alone runs out of memory
-    or exceeds the model's context with its completion, and for a token that the model does not know.
+    right for it. `progress` is called with the number of completions done. With `chat`, prompts stand in
+    the tokenizer's chat template. A batch that runs out of memory is tried again with fewer prompts.
+    Raises UserError where one prompt alone runs out of memory or exceeds the model's context with its
+    completion, for a token that the model does not know, and where `SegmentTokenizer` does.
     """
     from accelerate.utils import find_executable_batch_size
 
-    encoder = TextEncoder(tokenizer)
-    texts = [render(algorithmic_prompt(row)) for row in suite.iter_rows(named=True)]
-    prompts = [encoder.before + ids for ids in encoder.ids(texts)]
-    check_vocabulary(model, (token for prompt in prompts for token in prompt))
-    lines = [
-        f"{text}{label_text(target)}\n" for text, target in zip(texts, suite["target"], strict=True)
-    ]
-    longest = max(
-        (
-            len(encoder.before + ids) - len(prompt)
-            for prompt, ids in zip(prompts, encoder.ids(lines), strict=True)
-        ),
-        default=0,
+    by_segment = SegmentTokenizer(tokenizer, chat)
+    rows = suite.iter_rows(named=True)
+    texts = [render(algorithmic_prompt(row, by_segment.frame)) for row in rows]
+    answers = [f"{by_segment.frame.label.filled(target)}\n" for target in suite["target"]]
+    prompts, answered = (
+        [by_segment.encoder.before + ids for ids in by_segment.encoder.ids(strings)]
+        for strings in (texts, list(map(str.__add__, texts, answers)))
     )
+    check_vocabulary(model, (token for prompt in prompts for token in prompt))
+    added = (len(whole) - len(prompt) for whole, prompt in zip(answered, prompts, strict=True))
+    longest = max(added, default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # Prompts of like length share a batch, so that little of it is padding.
     waiting = sorted(range(len(prompts)), key=lambda i: len(texts[i]))
@@ -94,7 +97,7 @@ def complete(
             f"Model {model.name_or_path} runs out of memory on one prompt of the algorithmic benchmarks;"
             " lower evaluation.algorithmic_shots or use a machine with more memory."
         ) from error
-    return generated(suite, completions)
+    return generated(suite, completions, str(way))
 
 
 def _first_lines(

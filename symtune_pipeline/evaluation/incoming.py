@@ -11,11 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.files import content_hash, sha256
-from symtune_pipeline.models.folder import lacking
+from symtune_pipeline.models.folder import check_complete
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, CLASSIFICATION_PREDICTIONS
@@ -36,40 +35,38 @@ def score_folder(
     inputs: Sequence[str],
     versions: Sequence[str],
     say: Callable[[str], None],
+    chat: bool = False,
 ) -> pl.DataFrame:
     """Accuracy of the model in `folder` on the two suites, with 95% Wilson intervals.
 
     A row per setting of every benchmark, as `by_setting` gives them, by name. `inputs` are those of
-    the classification suite by example number, `versions` those of the suites and the inputs. The
-    predictions are kept in the store as `incoming_classification` and `incoming_algorithmic`, by the
-    folder's name; where they were made from the same files and versions they are read from there.
-    Raises UserError where the folder holds no complete model that transformers loads.
+    the classification suite by example number, `versions` those of the suites and the inputs. With
+    `chat`, prompts stand in the model's chat template. The predictions are kept in the store as
+    `incoming_classification` and `incoming_algorithmic`, by the folder's name; where they were made
+    from the same files and versions they are read from there. Raises UserError where the folder holds
+    no complete model that transformers loads, and where `SegmentTokenizer` does.
     """
-    reason = lacking(folder)
-    if reason:
-        raise UserError(
-            f"Folder {folder} is no complete model: {reason}; put a model there as transformers'"
-            " save_pretrained writes it, with its tokenizer."
-        )
+    check_complete(folder)
     from symtune_pipeline.evaluation.classification import classify
     from symtune_pipeline.evaluation.generation import generate
     from symtune_pipeline.models.opening import open_tokenizer, read_config
+    from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
     read_config(folder)
-    open_tokenizer(folder)
+    SegmentTokenizer(open_tokenizer(folder), chat)  # says at once what it cannot take
 
     name = folder.name
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    made_from = content_hash([files, list(versions)])
+    made_from = content_hash([files, list(versions), chat])
 
     def ranked() -> pl.DataFrame:
         progress = Progress(name, len(classification), "queries", say)
-        predictions = classify(folder, classification, inputs, progress)
+        predictions = classify(folder, classification, inputs, progress, chat)
         return CLASSIFICATION_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
     def generated() -> pl.DataFrame:
         progress = Progress(name, len(algorithmic), "queries", say)
-        predictions = generate(folder, algorithmic, progress)
+        predictions = generate(folder, algorithmic, progress, chat)
         return ALGORITHMIC_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
     return by_setting(

@@ -1,7 +1,7 @@
 """Predictions as tables: a suite's queries, and what a model made of each.
 
 Both tables of `tables` hold the columns below and those of `of_model`. This module knows nothing
-about models: log-probabilities and completions may come from anywhere.
+about models: log-probabilities and completions may come from anywhere. `path` says how the model was run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GENERATED = ("benchmark", "setting", "concept", "category", "context", "query", 
 
 
 def ranked(
-    suite: pl.DataFrame, logprobs: Sequence[Sequence[float]], dropped: Sequence[int]
+    suite: pl.DataFrame, logprobs: Sequence[Sequence[float]], dropped: Sequence[int], path: str
 ) -> pl.DataFrame:
     """Predictions on the classification suite from the log-probabilities of each row's labels.
 
@@ -32,16 +32,17 @@ def ranked(
             logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
             chance=1.0 / pl.col("labels").list.len(),
             dropped=pl.Series(dropped, dtype=pl.UInt32),
+            path=pl.lit(path),
         )
         .with_columns(correct=pl.col("prediction") == pl.col("target"))
     )
 
 
-def generated(suite: pl.DataFrame, completions: Sequence[str]) -> pl.DataFrame:
+def generated(suite: pl.DataFrame, completions: Sequence[str], path: str) -> pl.DataFrame:
     """Completions of the algorithmic suite, one per row in its order; right where they are the target."""
     return (
         suite.select(GENERATED)
-        .with_columns(completion=pl.Series(completions, dtype=pl.String))
+        .with_columns(completion=pl.Series(completions, dtype=pl.String), path=pl.lit(path))
         .with_columns(correct=pl.col("completion") == pl.col("target"))
     )
 
@@ -49,3 +50,10 @@ def generated(suite: pl.DataFrame, completions: Sequence[str]) -> pl.DataFrame:
 def of_model(predictions: pl.DataFrame, model: str, variant: str) -> pl.DataFrame:
     """The predictions with whose they are: the columns `model` and `variant`."""
     return predictions.with_columns(model=pl.lit(model), variant=pl.lit(variant))
+
+
+def paths(predictions: pl.DataFrame) -> dict[str, str]:
+    """How each variant was run; nothing of a table that an earlier version has made."""
+    if "path" not in predictions.columns:
+        return {}
+    return dict(predictions.select("variant", "path").unique(maintain_order=True).iter_rows())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from symtune_pipeline.errors import UserError
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -26,6 +28,16 @@ def lacking(folder: Path) -> str | None:
         if not _is_safetensors(path):
             return f"{path.name} is missing or incomplete"
     return None
+
+
+def check_complete(folder: Path) -> None:
+    """Raises UserError where `lacking` names something."""
+    reason = lacking(folder)
+    if reason:
+        raise UserError(
+            f"Folder {folder} is no complete model: {reason}; put a model there as transformers'"
+            " save_pretrained writes it, with its tokenizer."
+        )
 
 
 def _is_json(path: Path) -> bool:

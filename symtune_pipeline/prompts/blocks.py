@@ -39,17 +39,19 @@ def packed_blocks(
     tokenizer: PreTrainedTokenizerBase,
     block_tokens: int,
     progress: Callable[[int], None] = lambda _: None,
+    chat: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """The prompts of a mixture as blocks of at most `block_tokens` tokens, in frames.
 
     The frames are of `tables.PACKED_MIXTURE`; `mixture` comes in those of `tables.TUNING_MIXTURE`,
     `inputs` by example number and `instructions` by dataset. Every prompt begins with what the
-    tokenizer puts before a text. One longer than a block loses exemplars, evenly by class, until it
-    fits. Raises UserError for one that does not fit with an exemplar of every class, for a label
-    without tokens, and where `SegmentTokenizer` does. `progress` is called with the number of prompts
-    done. Memory grows with the number of different inputs and labels, not with that of prompts.
+    tokenizer puts before a text; with `chat`, it stands in the tokenizer's chat template. One longer
+    than a block loses exemplars, evenly by class, until it fits. Raises UserError for one that does
+    not fit with an exemplar of every class, for a label without tokens, and where `SegmentTokenizer`
+    does. `progress` is called with the number of prompts done. Memory grows with the number of
+    different inputs and labels, not with that of prompts.
     """
-    composer = Composer(inputs, SegmentTokenizer(tokenizer))
+    composer = Composer(inputs, SegmentTokenizer(tokenizer, chat))
     blocks = done = 0
     for frame in mixture:
         for rows in frame.iter_slices(CHUNK):
@@ -122,16 +124,19 @@ def _composed(
 
 def _whole(prompts: Prompts, composer: Composer, capacity: int) -> tuple[Prompts, Ints, TokenPool]:
     inputs, by_segment = composer.inputs, composer.by_segment
-    before = by_segment.encoder.before
+    before, frame = by_segment.encoder.before, by_segment.frame
 
     def tokens_of(prompt: int, some: Sequence[int]) -> list[list[int]]:
-        [found] = by_segment.whole([prompts.segments(prompt, inputs, some)])
+        [found] = by_segment.whole([prompts.segments(prompt, inputs, some, frame)])
         return found
 
     texts: list[list[int]] = []
     kept = np.ones(len(prompts.examples), dtype=np.bool_)
     everything = by_segment.whole(
-        [prompts.segments(p, inputs, range(n)) for p, n in enumerate(prompts.counts.tolist())]
+        [
+            prompts.segments(p, inputs, range(n), frame)
+            for p, n in enumerate(prompts.counts.tolist())
+        ]
     )
     for prompt, found in enumerate(everything):
         if len(before) + sum(map(len, found)) > capacity:

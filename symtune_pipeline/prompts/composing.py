@@ -9,7 +9,7 @@ Shapes: P prompts, E examples of all of them, S segments of an example (`text.EX
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from symtune_pipeline.prompts.text import (
     EXAMPLE,
+    Frame,
     Role,
     Segment,
     Slot,
-    example_layouts,
-    label_text,
+    example_layout,
     segments,
 )
 from symtune_pipeline.prompts.tokens import SegmentTokenizer, ending, starting
@@ -102,7 +102,9 @@ class Prompts:
             self.examples[kept], self.targets[kept], self.labels, self.label_starts,
         )  # fmt: skip
 
-    def segments(self, prompt: int, inputs: pl.Series, kept: Sequence[int]) -> list[Segment]:
+    def segments(
+        self, prompt: int, inputs: pl.Series, kept: Sequence[int], frame: Frame
+    ) -> list[Segment]:
         """A prompt with the kept ones of its examples."""
         own = self.of(prompt)
         labels = self.labels[self.label_starts[prompt] :]
@@ -113,6 +115,7 @@ class Prompts:
             [inputs[int(examples[i])] for i in kept],
             [labels[targets[i]] for i in kept],
             instruction,
+            frame,
         )
 
 
@@ -179,24 +182,27 @@ class Composer:
 
     def segments(self, prompts: Prompts) -> Ints:
         """The addresses of every example's segments, [E, S]."""
-        layouts = [example_layouts(*style) for style in prompts.styles]
-        # By segment of an example: its slot in first examples of every style, then in later ones.
-        slots_of = zip(
-            *(first for first, _ in layouts), *(later for _, later in layouts), strict=True
-        )
-        layout_of = prompts.style_of[prompts.prompt_of] + len(layouts)
-        layout_of[prompts.starts] -= len(layouts)
+        styles, frame = prompts.styles, self.by_segment.frame
+        layouts = [
+            example_layout(*style, frame, first=first, last=last)
+            for first, last in ((True, False), (False, False), (False, True))
+            for style in styles
+        ]
+        # By segment of an example: its slot in first examples of every style, in later ones, in queries.
+        slots_of = zip(*layouts, strict=True)
+        layout_of = prompts.style_of[prompts.prompt_of] + len(styles)
+        layout_of[prompts.starts] -= len(styles)
+        layout_of[prompts.starts + prompts.counts - 1] += len(styles)
         columns: list[Ints] = []
         for role, slots in zip(EXAMPLE, slots_of, strict=True):
             if role is Role.INPUT:
                 column = self._input_addresses(prompts.examples, slots, layout_of)
             elif role is Role.LABEL:
-                labels = self._addresses([label_text(label) for label in prompts.labels])
-                column = labels[prompts.label_starts[prompts.prompt_of] + prompts.targets]
+                column = self._label_addresses(prompts, slots, layout_of)
             else:
                 texts = [slot.filled() for slot in slots]
                 # A prompt opens with the first segment of its first example.
-                opening = 0 if columns else len(layouts)
+                opening = 0 if columns else len(styles)
                 first, later = self._openings(texts[:opening]), self._addresses(texts[opening:])
                 column = np.append(first, later)[layout_of]
             columns.append(column)
@@ -235,13 +241,21 @@ class Composer:
     def _input_addresses(self, examples: Ints, slots: Sequence[Slot], slot_of: Ints) -> Ints:
         """The addresses of inputs in their slots, [E]; `slot_of` [E] is an index of `slots`."""
         addresses = np.empty(len(examples), np.int64)
-        for slot in dict.fromkeys(slots):
-            mine = np.isin(slot_of, [i for i, other in enumerate(slots) if other == slot])
+        for slot, mine in _by_slot(slots, slot_of):
             known = self._inputs_joined.setdefault(slot, np.full(len(self.inputs), -1))
             wanted = np.unique(examples[mine])
             new = wanted[known[wanted] < 0]
             known[new] = self._tokenise([slot.filled(text) for text in self.inputs.gather(new)])
             addresses[mine] = known[examples[mine]]
+        return addresses
+
+    def _label_addresses(self, prompts: Prompts, slots: Sequence[Slot], slot_of: Ints) -> Ints:
+        """The same of labels."""
+        of_example = prompts.label_starts[prompts.prompt_of] + prompts.targets
+        addresses = np.empty(len(of_example), np.int64)
+        for slot, mine in _by_slot(slots, slot_of):
+            labels = self._addresses([slot.filled(label) for label in prompts.labels])
+            addresses[mine] = labels[of_example[mine]]
         return addresses
 
     def _tokenise(self, texts: Sequence[str], before: Sequence[int] = ()) -> Ints:
@@ -255,6 +269,12 @@ class Composer:
         self._startings.add(texts)
         self._empty = np.append(self._empty, [not text for text in texts]).astype(np.bool_)
         return np.concatenate(addresses)
+
+
+def _by_slot(slots: Sequence[Slot], slot_of: Ints) -> Iterator[tuple[Slot, NDArray[np.bool_]]]:
+    """Every slot once, and the examples that have it, [E]."""
+    for slot in dict.fromkeys(slots):
+        yield slot, np.isin(slot_of, [i for i, other in enumerate(slots) if other == slot])
 
 
 def runs(starts: Ints, lengths: Ints) -> Ints:

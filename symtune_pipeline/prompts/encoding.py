@@ -2,7 +2,8 @@
 
 Before a text comes what `tokenizer(text)` puts there, such as Gemma's <bos>; what it puts after one is
 left out, since a prompt goes on. Inside a text nothing is a control token: '<|im_end|>' in a review is
-ten characters that somebody wrote. This module knows nothing about prompts.
+ten characters that somebody wrote. A chat template's control tokens therefore have names that no text
+holds (`as_control`). This module knows nothing about prompts.
 """
 
 from __future__ import annotations
@@ -36,15 +37,19 @@ _HTML: Final = re.compile(
 class TextEncoder:
     """Turns texts into token ids; `before` are the ids that stand before a text of its own."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises UserError for a tokenizer without a tokenizer.json, or that makes nothing of a word."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> None:
+        """With `chat`, texts stand in a chat template, which writes what stands before them too.
+
+        Raises UserError for a tokenizer without a tokenizer.json, or that makes nothing of a word.
+        """
         if not tokenizer.is_fast:
             raise UserError(
                 f"The tokenizer of {_name(tokenizer)} is a {type(tokenizer).__name__}, which cannot say"
                 " where in a text its tokens are; save it as a tokenizer.json or leave the model out."
             )
-        self.before: list[int] = _before(tokenizer)
-        self.backend: Tokenizer = _without_control_tokens(tokenizer)
+        self.before: list[int] = [] if chat else _before(tokenizer)
+        self.backend, self._hidden = _without_control_tokens(tokenizer)
+        self.backend.encode_special_tokens = not chat  # which would not find them by these names
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without those before it."""
@@ -59,6 +64,12 @@ class TextEncoder:
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """Each text's `ids`, and in `offsets` each token's first character and the one after."""
         return self.backend.encode_batch(list(texts), add_special_tokens=False)
+
+    def as_control(self, text: str) -> str:
+        """A chat template's text, where every control token that it spells has its hidden name."""
+        longest_first = sorted(self._hidden, key=len, reverse=True)
+        spelled = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        return spelled.sub(lambda found: self._hidden[found[0]], text)
 
     def vocabulary(self) -> list[str]:
         """The tokens that a text can become, as the tokenizer spells them."""
@@ -89,11 +100,13 @@ def _before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     )
 
 
-_HIDDEN: Final = "\0control token "  # in place of a name that a text could hold
+_HIDDEN: Final = "\0control token "  # before a name that a text could hold; no text holds a NUL
 
 
-def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy that finds no control token in a text, wherever the tokenizer would find one.
+def _without_control_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Tokenizer, dict[str, str]]:
+    """A copy that finds no control token in a text, and the names that it knows these by.
 
     Special tokens are not looked for once the copy is told so. The model below could still find one
     (that of a Unigram takes '<s>' for a word of its vocabulary), so it knows them by other names.
@@ -110,9 +123,7 @@ def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     _rename(state["model"], hidden)
     # Of these, one would cut the offsets of tokens, and the others a text.
     state |= {"post_processor": None, "truncation": None, "padding": None}
-    copy: Tokenizer = Tokenizer.from_str(json.dumps(state))
-    copy.encode_special_tokens = True
-    return copy
+    return Tokenizer.from_str(json.dumps(state)), hidden
 
 
 def _is_control(token: str, special: bool) -> bool:

@@ -71,8 +71,10 @@ def letters(number: int) -> str:
     return text
 
 
-def shared_token_sequences(pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Evaluation symbols that are, as token ids in a prompt, the same as a tuning symbol.
+def shared_token_sequences(
+    pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, chat: bool = False
+) -> list[str]:
+    """Evaluation symbols that are, as token ids after a prompt, the same as a tuning symbol.
 
     A tokenizer that changes case or does not know a letter could bring that about; to such a model
     the symbol would not be new.
@@ -80,22 +82,28 @@ def shared_token_sequences(pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBas
     tuning, evaluation = (
         pool.filter(split=split)["symbol"].to_list() for split in ("tuning", "evaluation")
     )
-    ids = [tuple(found) for found in label_tokens([*tuning, *evaluation], tokenizer)]
+    ids = [tuple(found) for found in label_tokens([*tuning, *evaluation], tokenizer, chat)]
     known = set(ids[: len(tuning)])
     with_ids = zip(evaluation, ids[len(tuning) :], strict=True)
     return [symbol for symbol, found in with_ids if found in known]
 
 
 def first_tokens(
-    pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase]
+    pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase], chat: bool = False
 ) -> NDArray[np.int64]:
     """The first token id of each tuning symbol in a prompt: shape [tokenizers, symbols].
 
-    It is -1 for a symbol that has no token.
+    It is -1 for a symbol that has no token. With `chat` each tokenizer has two rows: of the symbols of
+    exemplars, which stand in the message, and of those that are its answer.
     """
     tuning = pool.filter(split="tuning")["symbol"].to_list()
+    forms = (False, True) if chat else (False,)
     return np.array(
-        [[ids[0] if ids else -1 for ids in label_tokens(tuning, each)] for each in tokenizers]
+        [
+            [ids[0] if ids else -1 for ids in label_tokens(tuning, tokenizer, form)]
+            for tokenizer in tokenizers
+            for form in forms
+        ]
     )
 
 

@@ -2,7 +2,7 @@
 
 Tuning and evaluation both build their prompts here, so a model is asked in the form it was tuned
 on. A prompt is a list of segments; joined, their texts are the prompt. An example is four segments,
-`EXAMPLE`, whose texts `example_layouts` gives. This module knows nothing about tokens.
+`EXAMPLE`, whose texts `example_layout` gives. This module knows nothing about tokens.
 """
 
 from __future__ import annotations
@@ -63,27 +63,37 @@ Layout = tuple[Slot, Slot, Slot, Slot]
 LABEL: Final = Slot(before=" ")
 
 
-def example_layouts(format_id: int, instruction: str | None = None) -> tuple[Layout, Layout]:
-    """The slots of a prompt's first example and of every later one, in one of the ten formats.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around a prompt: before it, and between it and the query's label."""
+
+    opening: str = ""
+    closing: str = ""
+    label: Slot = LABEL  # the query's
+
+
+PLAIN: Final = Frame()
+
+
+def example_layout(
+    format_id: int, instruction: str | None, frame: Frame, *, first: bool, last: bool
+) -> Layout:
+    """The slots of an example in one of the ten formats: a prompt's first, its last, or another.
 
     A text may be empty. White space goes with the word after it, and a line's end with the line:
     as tokenizers split.
     """
     style = prompt_formats()[format_id]
-    separator = SEPARATOR if instruction else ""
+    opening = f"{frame.opening}{instruction or ''}" if first else ""
+    separator = "" if first and not instruction else SEPARATOR
     end = "\n" if style.before_label.startswith("\n") else ""
-    before_label = Slot(style.before_label.removeprefix("\n"))
+    before_label = Slot(style.before_label.removeprefix("\n") + (frame.closing if last else ""))
+    label = frame.label if last else LABEL
     if style.before_input:
-        joined = Slot(" ", end)
-        opening = Slot(f"{instruction or ''}{separator}{style.before_input}")
-        between = Slot(f"{SEPARATOR}{style.before_input}")
-        return (opening, joined, before_label, LABEL), (between, joined, before_label, LABEL)
+        opens = Slot(f"{opening}{separator}{style.before_input}")
+        return opens, Slot(" ", end), before_label, label
     # The example begins with its input, which the white space before it then belongs to.
-    first, later = Slot(separator, end), Slot(SEPARATOR, end)
-    return (
-        (Slot(instruction or ""), first, before_label, LABEL),
-        (Slot(), later, before_label, LABEL),
-    )
+    return Slot(opening), Slot(separator, end), before_label, label
 
 
 def segments(
@@ -91,16 +101,18 @@ def segments(
     inputs: Sequence[str],
     labels: Sequence[str],
     instruction: str | None = None,
+    frame: Frame = PLAIN,
 ) -> list[Segment]:
     """A prompt from its inputs (query last) and their labels.
 
     With as many labels as inputs, the prompt ends with the query's label (tuning); with one fewer,
     it ends where the query's label must come (evaluation).
     """
-    first, later = example_layouts(format_id, instruction)
     prompt = []
     for i, text in enumerate(inputs):
-        opening, around_input, before_label, around_label = later if i else first
+        opening, around_input, before_label, around_label = example_layout(
+            format_id, instruction, frame, first=i == 0, last=i == len(inputs) - 1
+        )
         opens = Role.FORMAT if i or not instruction else Role.INSTRUCTION
         prompt.append(Segment(opening.filled(), opens))
         prompt.append(Segment(around_input.filled(text), Role.INPUT, i))
@@ -122,17 +134,19 @@ def tuning_prompt(
     return segments(row["format"], [inputs[e] for e in row["examples"]], labels, instruction)
 
 
-def classification_prompt(row: Mapping[str, Any], inputs: Inputs) -> list[Segment]:
+def classification_prompt(
+    row: Mapping[str, Any], inputs: Inputs, frame: Frame = PLAIN
+) -> list[Segment]:
     """A row of a classification suite, `inputs` by example number; the query's label is to come."""
     labels = [row["labels"][target] for target in row["exemplar_targets"]]
     texts = [inputs[e] for e in (*row["exemplars"], row["query"])]
-    return segments(row["format"], texts, labels, row["instruction"])
+    return segments(row["format"], texts, labels, row["instruction"], frame)
 
 
-def algorithmic_prompt(row: Mapping[str, Any]) -> list[Segment]:
+def algorithmic_prompt(row: Mapping[str, Any], frame: Frame = PLAIN) -> list[Segment]:
     """A row of the algorithmic suite; the query's output is to come."""
     # 'Input: … Output: …', in which the benchmarks are published.
-    return segments(0, [*row["inputs"], row["query_input"]], row["outputs"])
+    return segments(0, [*row["inputs"], row["query_input"]], row["outputs"], frame=frame)
 
 
 def exemplar_to_drop(classes: Sequence[int]) -> int | None:

@@ -8,14 +8,15 @@ once. It gives the same tokens wherever every junction of two segments composes 
 from __future__ import annotations
 
 import unicodedata
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, chain, pairwise, takewhile
 from typing import TYPE_CHECKING
 
+from symtune_pipeline.prompts.chat import chat_frame
 from symtune_pipeline.prompts.encoding import TextEncoder
-from symtune_pipeline.prompts.text import Role, Segment, label_text, render, segments
+from symtune_pipeline.prompts.text import PLAIN, Frame, Role, Segment, Slot, render, segments
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -84,11 +85,22 @@ def _kind(characters: str) -> str:
 
 
 class SegmentTokenizer:
-    """The tokens of prompts, of their segments and of the labels that may follow them."""
+    """The tokens of prompts, of their segments and of the labels that may follow them.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises UserError for a tokenizer that `TextEncoder` does not take."""
-        self.encoder = TextEncoder(tokenizer)
+    Prompts are those in its `frame`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> None:
+        """With `chat`, a prompt is a user's message in the tokenizer's chat template.
+
+        The query's label is then the whole answer: no space stands before it. Raises UserError for a
+        tokenizer that `TextEncoder` or `chat_frame` does not take.
+        """
+        self.encoder = TextEncoder(tokenizer, chat)
+        self.frame = PLAIN
+        if chat:
+            opening, closing = map(self.encoder.as_control, chat_frame(tokenizer))
+            self.frame = Frame(opening, closing, Slot())
         self.junctions = Junctions(self.encoder)
         self._known: dict[str, list[int]] = {}
 
@@ -133,7 +145,7 @@ class SegmentTokenizer:
             alone + self._text_tokens(added.text)
             if composes and self.junctions.compose(prompt[-1].text, added.text)
             else self.tokens([*prompt, added])
-            for added in (Segment(label_text(label), Role.LABEL) for label in labels)
+            for added in (Segment(self.frame.label.filled(label), Role.LABEL) for label in labels)
         ]
         shared = min((_shared(alone, tokens) for tokens in joined), default=len(alone))
         return alone[:shared], [tokens[shared:] for tokens in joined]
@@ -145,11 +157,13 @@ class SegmentTokenizer:
         return ids
 
 
-def label_tokens(labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def label_tokens(
+    labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, chat: bool = False
+) -> list[list[int]]:
     """Token ids of each label as it follows a prompt, in the first of the formats."""
-    by_segment = SegmentTokenizer(tokenizer)
-    prompt = segments(0, ["x"], [])
-    texts = [label_text(label) for label in labels]
+    by_segment = SegmentTokenizer(tokenizer, chat)
+    prompt = segments(0, ["x"], [], frame=by_segment.frame)
+    texts = [by_segment.frame.label.filled(label) for label in labels]
     found = by_segment.encoder.ids(texts)
     joins = [
         i for i, text in enumerate(texts) if not by_segment.junctions.compose(prompt[-1].text, text)
@@ -169,8 +183,13 @@ def _by_segment(prompt: Sequence[Segment], encoding: Encoding) -> list[list[int]
     found: list[list[int]] = [[] for _ in prompt]
     for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         begins = min(bisect_right(ends, start), len(prompt) - 1)
-        later = range(begins + 1, bisect_left(ends, end - 1, begins) + 1)
-        reached = (i for i in later if prompt[i].role is Role.LABEL and end > ends[i - 1] + 1)
+        later = range(begins + 1, bisect_right(ends, end - 1, begins) + 1)
+        reached = (
+            i
+            for i in later
+            if prompt[i].role is Role.LABEL
+            and end > ends[i - 1] + prompt[i].text.startswith(" ")  # a space alone is no word
+        )
         found[next(reached, begins)].append(token)
     return found
 

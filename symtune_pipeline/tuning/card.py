@@ -16,7 +16,7 @@ from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.experiment import Experiment
 
 CARD = Path(__file__).with_name("model_card.md")
-DEPENDS_ON = {"seed", "data", "symbols", "mixture", "tuning"}  # evaluation does not change a model
+DEPENDS_ON = {"seed", "data", "symbols", "mixture", "tuning"}
 
 
 def model_card(
@@ -45,6 +45,9 @@ def model_card(
         include=DEPENDS_ON,
         exclude={"data": {"own": {"__all__": {"files"}}}},  # where they lie on this machine
     )
+    chat = experiment.evaluation.chat_template
+    if chat:  # the one setting of the evaluation that changes a model
+        settings["evaluation"] = {"chat_template": True}
     card = ModelCard.from_template(
         data,
         template_path=str(CARD),
@@ -56,6 +59,7 @@ def model_card(
         versions=versions,
         datasets=[entry for entry in experiment.datasets() if entry.role == "tuning"],
         metrics=final_metrics(log),
+        chat=chat,
     )
     return f"{card}\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +16,8 @@ from conftest import DataSide
 from graph import materialise
 from tiny_models import save_reading_model
 
+from assets.location import code_location
+from resources.store import StoreResource
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
@@ -29,6 +32,11 @@ MARTS = [f"mart_{name}" for name in ("icl", "flipped", "algorithmic", "summary",
 
 def with_parents(experiment: Experiment) -> Experiment:
     evaluation = experiment.evaluation.model_copy(update={"pretrained": True})
+    return experiment.model_copy(update={"evaluation": evaluation})
+
+
+def with_chat(experiment: Experiment) -> Experiment:
+    evaluation = experiment.evaluation.model_copy(update={"chat_template": True})
     return experiment.model_copy(update={"evaluation": evaluation})
 
 
@@ -57,6 +65,10 @@ def store(data_side: DataSide, tokenizer: Any, tmp_path: Path) -> Store:
 def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store) -> None:
     made = materialised(store, ["eval_icl", "eval_flipped", "eval_algorithmic"], PARENT)
     assert made.success
+    for name, path in (("eval_icl", "packed"), ("eval_algorithmic", "in batches")):
+        [event] = made.asset_materializations_for_node(name)
+        shown = dict.fromkeys(("pretrained", "untuned", "tuned"), path)
+        assert event.metadata["path"].value == shown
     for name in ("eval_icl", "eval_flipped", "eval_algorithmic"):
         predictions = store.read_table(name, PARENT)
         by_variant = dict(predictions.group_by("variant").len().iter_rows())
@@ -83,6 +95,32 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     assert "pretrained" in page and "Across models" in page
     assert f"models.{PARENT}.pretrained model.source" in page
     assert f"models.{ORPHAN}.pretrained model" not in page
+    for name, path in (("scoring.pretrained", "packed"), ("generation.tuned", "in batches")):
+        assert re.search(rf"models\.{PARENT}\.{name}</th><td>{path}<", page)
+    assert f"models.{ORPHAN}.scoring.tuned" in page and f"models.{ORPHAN}.generation" not in page
+
+
+def test_a_dropped_model_is_asked_as_those_of_the_graph_are(store: Store, tmp_path: Path) -> None:
+    dropped = tmp_path / "model"
+    results = []
+    for experiment in (load_experiment("smoke"), with_chat(load_experiment("smoke"))):
+        job = code_location(experiment).resolve_job_def("evaluate_folder")
+        with dg.DagsterInstance.ephemeral() as instance:
+            results.append(
+                job.execute_in_process(
+                    run_config={"ops": {"score_incoming": {"config": {"folder": str(dropped)}}}},
+                    resources={"store": StoreResource(root=str(store.root))},
+                    instance=instance,
+                    raise_on_error=False,
+                )
+            )
+    asked, refused = results
+    [event] = asked.asset_materializations_for_node("score_incoming")
+    assert event.metadata["path"].value == {"scoring": "packed", "generation": "in batches"}
+    [failed] = [event for event in refused.all_events if event.is_step_failure]
+    told = failed.step_failure_data.user_failure_data
+    assert told and told.description
+    assert "has no chat template, which evaluation.chat_template asks for" in told.description
 
 
 def test_a_parent_that_cannot_be_had_is_one_sentence(

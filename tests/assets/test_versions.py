@@ -87,6 +87,21 @@ def test_an_instruction_makes_the_suites_stale_and_the_blocks_where_prompts_show
     assert "packed_mixture" not in hidden
 
 
+def test_a_chat_template_makes_stale_what_holds_or_answers_prompts(project: Path) -> None:
+    settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["models"] = ["smollm2-135m"]
+    made = {"packed_mixture", "eval", "eval_icl", "eval_flipped", "eval_algorithmic", "eval_report"}
+    for distinct in (False, True):
+        settings["mixture"]["distinct_first_token"] = distinct
+        found = []
+        for chat in (False, True):
+            settings["evaluation"]["chat_template"] = chat
+            (project / "chat.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+            found.append(versions(project, "chat.yaml"))
+        changed = {name for name, version in found[0].items() if version != found[1][name]}
+        assert changed == made | ({"tuning_mixture"} if distinct else set())
+
+
 def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale) -> None:
     assert stale("symtune_pipeline/models/device.py", "float32", "float64") >= {
         "eval_icl",

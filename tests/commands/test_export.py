@@ -128,6 +128,20 @@ def test_the_card_says_what_the_dataset_was_made_from(exported: Path, data_side:
         version = data_side.store.manifest(f"raw_{entry.key}").version
         assert f"| {entry.key} | {entry.role} | {entry.licence} |" in text
         assert version in text
+    assert "chat templates" not in text
+
+
+def test_the_card_says_where_models_were_asked_in_their_chat_templates(
+    data_side: DataSide, tmp_path: Path
+) -> None:
+    evaluation = SMOKE.evaluation.model_copy(update={"chat_template": True})
+    asked = SMOKE.model_copy(update={"evaluation": evaluation})
+    export_dataset(data_side.store, asked, tmp_path / "dataset")
+    text = (tmp_path / "dataset" / "README.md").read_text()
+    assert (
+        "\n\nModels were tuned and asked in their chat templates: a prompt is the message" in text
+    )
+    assert "without the space.\n\n## Sources" in text
 
 
 def test_the_same_tables_give_the_same_bytes_in_place_of_an_earlier_export(

@@ -156,6 +156,21 @@ def test_tasks_are_data_and_name_the_version_of_the_suites(
     readme = (exported / "README.md").read_text()
     assert "add_bos_token=" not in readme
     assert str(exported) in readme and version in readme
+    assert "do not apply a chat template" in readme and "--apply_chat_template" not in readme
+
+
+def test_where_models_are_asked_in_a_chat_template_the_harness_is_to_apply_it(
+    data_side: DataSide, tmp_path: Path
+) -> None:
+    for chat in (False, True):
+        export_tasks(data_side.store, tmp_path / str(chat), chat)
+    plain, asked = (
+        {p.name: p.read_text().replace(str(folder), "") for p in folder.iterdir()}
+        for folder in (tmp_path / "False", tmp_path / "True")
+    )
+    assert "--tasks symtune --apply_chat_template\n" in asked.pop("README.md")
+    del plain["README.md"]
+    assert asked == plain  # the message is the prompt
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_left_alone(

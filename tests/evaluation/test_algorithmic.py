@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,25 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_text_and_does_not_end(
     prompts = [row[row.index(begin) :] for row in ran[0]]
     assert all(prompt in prompts for prompt in expected)
     assert not any(control & set(prompt) for prompt in prompts)
+
+
+def test_a_prompt_in_a_chat_template_is_a_users_message(
+    suite: pl.DataFrame, tmp_path: Path
+) -> None:
+    tokenizer = deepcopy(small_tokenizer("llama3", "begin"))
+    tokenizer.chat_template = "{{ bos_token }}User: {{ messages[0]['content'] }}<|im_end|>\n"
+    folder = save_tiny_model(tmp_path, vocab_size=len(tokenizer), max_position_embeddings=1_024)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ran: list[Any] = []
+    model.register_forward_pre_hook(
+        lambda _, arguments, named: ran.append(named["input_ids"].tolist()), with_kwargs=True
+    )
+    one_by_one = Generating(batched=False, cached=False)
+    table = complete(model, tokenizer, suite.head(5), one_by_one, chat=True)
+    assert set(table["path"]) == {"one by one, no cache"}
+    for row in suite.head(5).to_dicts():
+        message = {"role": "user", "content": render(algorithmic_prompt(row))}
+        assert [tokenizer.apply_chat_template([message], return_dict=False)] in ran
 
 
 @pytest.mark.parametrize(

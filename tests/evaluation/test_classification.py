@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 from string import ascii_letters
 from typing import Any
@@ -11,11 +12,16 @@ import polars as pl
 import pytest
 import torch
 from tiny_models import reference_logprobs, reference_model, save_tiny_model
+from tokenizer_kinds import small_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.classification import predict
+from symtune_pipeline.evaluation.classification import classify, predict
+from symtune_pipeline.evaluation.predictions import of_model, paths
+from symtune_pipeline.evaluation.suites import classification_suite
+from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.text import (
     classification_prompt,
@@ -88,6 +94,7 @@ def naive(folder: Path, row: dict[str, Any], count: int) -> list[float]:
 def test_a_prompt_that_fits_keeps_its_exemplars(folder: Path) -> None:
     table = predictions(folder, ["foo", "bar baz"], count=2)
     assert table["dropped"].to_list() == [0, 0]
+    assert paths(of_model(table, "any", "untuned")) == {"untuned": "packed"}
     for row, logprobs in zip(
         suite(["foo", "bar baz"]).iter_rows(named=True), table["logprobs"], strict=True
     ):
@@ -136,6 +143,34 @@ def test_labels_of_the_same_tokens_or_none_are_a_user_error(
         r" none for this model; rename them or leave the dataset out\.$",
     ):
         predictions(folder, labels, count=2)
+
+
+def test_prompts_in_a_chat_template_are_scored_as_whole_strings_by_a_model_that_cannot_be_packed(
+    evaluation_examples: pl.DataFrame, symbols: pl.DataFrame, tmp_path: Path
+) -> None:
+    instructions = {key: entry.instruction for key, entry in all_datasets().items()}
+    config = EvaluationConfig(contexts=1, queries=2, exemplars_per_class=1)
+    asked = classification_suite(evaluation_examples, symbols, instructions, config, seed=0).head(
+        20
+    )
+    texts = evaluation_examples.sort("example")["input"].to_list()
+    tokenizer = deepcopy(small_tokenizer("llama3", "begin"))
+    tokenizer.chat_template = "{{ bos_token }}User: {{ messages[0]['content'] }}<|im_end|>\n"
+    room = {"vocab_size": len(tokenizer), "max_position_embeddings": 4_096}
+    save_tiny_model(tmp_path, "gptj", rotary_dim=4, **room)
+    tokenizer.save_pretrained(tmp_path)
+    table = classify(tmp_path, asked, texts, chat=True)
+    assert set(table["path"]) == {"plain (GPTJForCausalLM has attention code of its own)"}
+    model = reference_model(tmp_path)
+    for row, found in zip(asked.iter_rows(named=True), table["logprobs"], strict=True):
+        message = {"role": "user", "content": render(classification_prompt(row, texts))}
+        prompt = tokenizer.apply_chat_template([message], tokenize=False)
+        start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) - 1
+        for label, logprob in zip(row["labels"], found, strict=True):
+            ids = tokenizer(prompt + label, add_special_tokens=False)["input_ids"]
+            with torch.inference_mode():
+                expected = reference_logprobs(model, ids)[start:].sum().item()
+            assert logprob == pytest.approx(expected, abs=1e-4)
 
 
 def test_exemplars_go_evenly_by_class_and_the_last_ones_first() -> None:

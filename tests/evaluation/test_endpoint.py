@@ -68,8 +68,9 @@ def test_a_served_model_scores_as_it_does_from_its_folder(
     local = classify(folder, suite, inputs)
     for found, expected in zip(served["logprobs"], local["logprobs"], strict=True):
         assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
-    shared = [name for name in local.columns if name != "logprobs"]
+    shared = [name for name in local.columns if name not in ("logprobs", "path")]
     assert served.select(shared).equals(local.select(shared))
+    assert (set(served["path"]), set(local["path"])) == ({"served"}, {"packed"})
     assert set(served["model"]) == {NAME} and set(served["variant"]) == {"endpoint"}
     CLASSIFICATION_PREDICTIONS.checked(served)
 

@@ -68,6 +68,14 @@ def test_both_suites_are_scored_and_the_predictions_kept(
     assert len(lines) == 4
 
 
+def test_a_folder_without_a_chat_template_that_is_asked_for_is_one_sentence(
+    folder: Path, tmp_path: Path
+) -> None:
+    suites = (CLASSIFICATION_SUITE.frame(), ALGORITHMIC_SUITE.frame())
+    with pytest.raises(UserError, match=f"tokenizer of '{folder}' has no chat template"):
+        score_folder(Store(tmp_path), folder, *suites, [], [], print, chat=True)
+
+
 def test_a_folder_that_is_no_model_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     suites = (CLASSIFICATION_SUITE.frame(), ALGORITHMIC_SUITE.frame())
 

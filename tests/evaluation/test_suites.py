@@ -79,7 +79,7 @@ def test_more_classes_than_a_byte_counts_keep_their_targets(
     assert (turned["target"] != turned["query"]).all()
     assert set(turned["exemplar_targets"][0]) == set(range(300))
     scores = [[-abs(i - 299.0) for i in range(300)]] * len(found)
-    assert set(ranked(found, scores, [0] * len(found))["prediction"]) == {299}
+    assert set(ranked(found, scores, [0] * len(found), "packed")["prediction"]) == {299}
 
 
 def test_a_number_that_its_type_cannot_hold_breaks_the_contract(suite: pl.DataFrame) -> None:

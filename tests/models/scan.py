@@ -210,6 +210,9 @@ attention, position biases), it takes the **plain** path: every prompt with ever
 Generation is proved likewise: prompts in batches, one by one, or one by one without a cache. What is right in
 no way is refused in a sentence. Sliding windows, chunks, capped scores and sinks are exact on both paths.
 
+The report, the column `path` of the predictions and their metadata say how each variant ran;
+`symtune show model` says it too, and why, also of a folder with any model.
+
 A folder must hold the whole model in safetensors, in full or half precision, with its tokenizer. Missing
 and surplus weights, adapters, quantised weights and code of its own are refused in a sentence.
 `tuning.lora` is refused for a class that takes no adapters, such as Mamba, and

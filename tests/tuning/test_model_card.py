@@ -41,10 +41,10 @@ tuning: {lora: {rank: 8}}
 """
 
 
-def card(folder: Path, seconds: float = 1.0, model: str = "smollm2-135m") -> str:
+def card(folder: Path, seconds: float = 1.0, model: str = "smollm2-135m", more: str = "") -> str:
     """From a log of two steps."""
     experiment = folder / "with_own.yaml"
-    experiment.write_text(OWN)
+    experiment.write_text(OWN + more)
     log = pl.DataFrame(
         [
             {"step": 0, "held_out_loss": 3.0, "held_out_accuracy": 0.25},
@@ -90,6 +90,13 @@ def test_a_card_says_what_the_model_was_made_from_and_how(tmp_path: Path) -> Non
     ):
         assert words in text, words
     assert "phone_reviews" not in text  # a set for evaluation
+
+
+def test_a_card_of_a_model_that_was_tuned_in_its_chat_template_says_so(tmp_path: Path) -> None:
+    text = card(tmp_path, more="evaluation: {chat_template: true}")
+    assert "tokenizer.apply_chat_template(\n" in text and "tokenizer(prompt" not in text
+    assert "evaluation:\n  chat_template: true\n```" in text
+    assert "chat_template" not in card(tmp_path)
 
 
 def test_a_card_of_a_model_with_terms_of_its_own_passes_them_on(tmp_path: Path) -> None:
