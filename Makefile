@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 
-.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings lint sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings gpu-bundle bench-gpu lint sql constraints clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,14 @@ test-all: setup  ## all tests: Ray, kills, S3 end to end, the daemon, a browser,
 bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
+
+gpu-bundle: setup  ## fill dist/gpu with what bench-gpu reads and needs there: blocks, suites, wheels
+	$(BIN)/python -m benchmarks.gpu_bundle
+
+# The other machine has torch and transformers of its own, and no network.
+bench-gpu:  ## on a machine with a GPU, beside a copied dist/gpu: measure in under nine minutes
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade --target dist/gpu/site dist/gpu/wheels/*.whl
+	PYTHONPATH=dist/gpu/site $(PYTHON) -m benchmarks.gpu
 
 docs-settings: setup  ## write docs/settings.md anew, from the sentences beside the settings
 	$(BIN)/python -m symtune_pipeline.commands.settings_page > docs/settings.md

@@ -8,8 +8,7 @@ of the allocator, the peer with none; what the environment sets, both get. Neith
 activations. The first step, which allocates and chooses kernels, does not count for the speed.
 Memory is the largest of the whole process.
 
-On a CPU both run in float32 with two threads. On a CUDA device they run in bfloat16 with float32
-master weights; random models of up to 1.7B are measured as well, and memory is not.
+Both run on the CPU in float32 with two threads; `benchmarks/gpu.py` is for a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
-import torch
 
 from benchmarks.common import ROOT, Record, base_model, report
 from benchmarks.data import examples_in_normal_form
@@ -34,7 +32,6 @@ from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.metrics import peak_flops
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block
@@ -45,10 +42,8 @@ STEPS = 20
 BLOCK_TOKENS, LONG_TOKENS = 1_024, 4_096
 LABEL_STEPS = 6
 LONG_STEPS = 2
-GPU_STEPS = 10
 LEARNING_RATE = 1e-3
-THREADS = {"OMP_NUM_THREADS": "2"}
-SIZES = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
+THREADS = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def job(blocks: Path, model_folder: Path, block_tokens: int, loss: LossName) -> 
             "block_tokens": block_tokens,
             "tokens_per_step": block_tokens,
             "learning_rate": LEARNING_RATE,
-            "precision": "bf16" if torch.cuda.is_available() else "fp32",
+            "precision": "fp32",
             "checkpoint_seconds": 3_600,  # none
             "held_out_blocks": 0,
         }
@@ -164,37 +159,6 @@ def long_blocks(folder: Path) -> list[Record]:
     return [_speed(name, "tokens", mine, theirs), *_memory(name, mine, theirs, 0.6)]
 
 
-def sizes_on_gpu(folder: Path) -> list[Record]:
-    """Speed and model FLOP utilisation of random models at blocks of 4,096 tokens."""
-    device = torch.cuda.get_device_name()
-    peak = peak_flops(device)
-    blocks, records = folder / "gpu.parquet", []
-    write_blocks(blocks, base_model(MODEL), LONG_TOKENS, GPU_STEPS)
-    for key in SIZES:
-        model = folder / key
-        parameters = _random_model(model, key)
-        config = job(blocks, model, LONG_TOKENS, "all_labels")
-        mine, theirs = run(OURS, config), run(PEER, config)
-        name = f"{key} random, {device}"
-        records.append(_speed(name, "tokens", mine, theirs))
-        if peak:
-            percent = 600 * parameters / peak  # six FLOPs a token and parameter
-            used = percent * mine.per_second("tokens"), percent * theirs.per_second("tokens")
-            records.append(Record(f"{name}, FLOP utilisation", *used, "%", used[0] / used[1]))
-    return records
-
-
-def _random_model(folder: Path, key: str) -> int:
-    """Save a model of that size; returns its parameters but those of the embedding."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**find_model(key).architecture))
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base_model(MODEL)).save_pretrained(folder)
-    return int(model.num_parameters(exclude_embeddings=True))
-
-
 def _speed(name: str, what: str, mine: Run, theirs: Run, bar: float | None = None) -> Record:
     rates = mine.per_second(what), theirs.per_second(what)
     ratio = rates[0] / rates[1]
@@ -203,8 +167,6 @@ def _speed(name: str, what: str, mine: Run, theirs: Run, bar: float | None = Non
 
 
 def _memory(name: str, mine: Run, theirs: Run, bar: float) -> list[Record]:
-    if torch.cuda.is_available():
-        return []
     gigabytes = mine.peak_bytes / 1e9, theirs.peak_bytes / 1e9
     holds = gigabytes[0] <= bar * gigabytes[1]
     ratio = gigabytes[1] / gigabytes[0]
@@ -216,9 +178,7 @@ def main() -> None:
     with TemporaryDirectory() as made:
         folder = Path(made)
         records = compared(MODEL, STEPS, folder) + long_blocks(folder)
-        if torch.cuda.is_available():
-            records += sizes_on_gpu(folder)
-    report("tuning_cuda" if torch.cuda.is_available() else "tuning", records)
+    report("tuning", records)
 
 
 if __name__ == "__main__":

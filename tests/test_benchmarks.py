@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from conftest import Ended, Home
 
+from benchmarks.common import Record
 from benchmarks.overhead import BAR, SLOWEST, overhead
 
 pytestmark = pytest.mark.slow
@@ -30,6 +31,27 @@ def test_trl_trains_on_the_same_blocks_to_the_same_losses(
         speed = records[name]
         assert speed.peer
         assert speed.ratio == pytest.approx(speed.ours / speed.peer)
+
+
+def test_every_part_of_the_gpu_benchmark_runs_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that its first run on a card does not end at a slip."""
+    from benchmarks import gpu
+    from benchmarks.gpu_bundle import write_bundle
+
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
+    write_bundle(tmp_path / "bundle", {512: 4}, prompts=30, model="micro")
+    found: list[Record] = []
+    monkeypatch.setattr(gpu, "print_table", found.extend)
+    bundle = str(tmp_path / "bundle")
+    gpu.main(["--device", "cpu", "--models", "micro", "--blocks", "512", "--bundle", bundle])
+    by_name = {record.measure: record for record in found}
+    loss = by_name["micro, blocks of 512, first loss"]
+    assert loss.ours == pytest.approx(loss.peer)  # the peer keeps prompts apart, too
+    assert any(name.startswith("micro, shared") for name in by_name)
+    assert by_name["CPU fp32 against bf16, same choice"].ours == 100
+    assert by_name["micro, job of 10 steps, loss at its end (peer: at its start)"].holds
 
 
 def test_overhead_counts_all_that_is_not_the_assets_own(smoke_run: tuple[Home, Ended]) -> None:

@@ -73,7 +73,7 @@ def _time(plan: Plan) -> str:
 
 
 def _utilisation(plan: Plan) -> str:
-    low, high = plan.gpu.utilisation
+    low, high = plan.utilisation
     return f"assuming {low:.0%} to {high:.0%} of the {plan.gpu.tflops:,.3g} TFLOP/s at its best"
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
+from symtune_pipeline.tuning.order import PASS_TOKENS
 from symtune_pipeline.tuning.parallel import Ranks
 
-PASS_TOKENS = 16_384  # on an H100 a pass of 135M parameters is faster by a half than one of 8,192
 ROOM = 0.8  # of a GPU's memory: passes differ in how many targets they predict
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from kernel_loop import take_kernel
 from safetensors.torch import load_file
 from tiny_models import random_blocks, reference_model, save_tiny_model, tiny_job
 
@@ -21,8 +22,10 @@ from symtune_pipeline.models.packing import Pack, PackedSequence
 from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
-from symtune_pipeline.tuning.optimizer import make_optimizer
+from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
 from symtune_pipeline.tuning.order import step_plan
+from symtune_pipeline.tuning.parallel import ALONE
+from symtune_pipeline.tuning.passes import fitting
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
 from symtune_pipeline.tuning.trainable import decoder_layers, load_trainable, trained
@@ -67,6 +70,44 @@ def test_activation_checkpointing_computes_layers_again(tmp_path: Path) -> None:
     assert len(calls) == 1
     loss.backward()
     assert len(calls) == 2
+
+
+def test_the_kernel_for_several_lengths_gives_the_same_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_job(tmp_path)
+    expected = gradients(config)
+    calls = take_kernel(monkeypatch)
+    found = gradients(config)
+    assert calls
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+
+
+def test_blocks_that_run_together_are_the_same_step(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path)
+    rows = random_blocks(count=3, prompts=2, length=20).rows(named=True)
+    blocks = [Block.from_row(row, "all_labels", 43) for row in rows]
+    found = []
+    for together in (1, 2, 3):
+        torch.manual_seed(0)
+        model = load_trainable(config, "fp32", "cpu")
+        step = take_step(
+            model, make_optimizer(model, config), blocks, 1, 1.0, "fp32", ALONE, together
+        )
+        found.append((step, torch.cat([p.detach().flatten() for p in model.parameters()])))
+    (step, weights), *others = found
+    for other, other_weights in others:
+        assert other == pytest.approx(step, rel=1e-4)
+        assert torch.allclose(weights, other_weights, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("held", "of_block", "together"), [(10, 5, 8), (10, 20, 3), (70, 20, 1), (90, 5, 1)]
+)
+def test_as_many_blocks_run_together_as_memory_has_room_for(
+    held: int, of_block: int, together: int
+) -> None:
+    assert fitting(100, held, of_block, 2_048) == together
 
 
 @pytest.mark.slow
