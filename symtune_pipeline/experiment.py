@@ -173,7 +173,7 @@ class TuningConfig(Section):
     activation_checkpointing: bool | None = None
     """Less memory for about a third more time; none: as the catalogue plans the model."""
     compile: bool = False
-    """Compiled layers: for a small model on a GPU more than twice as fast, after some seconds of compiling."""
+    """Compiled layers: more than twice as fast for a small model on a GPU, after some seconds."""
     checkpoint_seconds: Annotated[float, Gt(0)] = 60
     """Seconds from one checkpoint to the next."""
     keep_checkpoints: Positive = 2
