@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision
-from symtune_pipeline.models.generating import Generating, choose_generating
+from symtune_pipeline.models.generating import Batch, Generating, choose_generating
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 40
+CONCEPT = ("benchmark", "setting", "concept", "context")  # whose queries have the same exemplars
 
 
 def generate(
@@ -72,15 +73,20 @@ def complete(
     added = (len(whole) - len(prompt) for whole, prompt in zip(answered, prompts, strict=True))
     longest = max(added, default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    # Prompts of like length share a batch, so that little of it is padding.
-    waiting = sorted(range(len(prompts)), key=lambda i: len(texts[i]))
+    concepts = list(suite.select(CONCEPT).iter_rows())
+    # Prompts of a concept lie side by side, and those of like length, so that little is padding.
+    longest_of: dict[object, int] = {}
+    for concept, prompt in zip(concepts, prompts, strict=True):
+        longest_of[concept] = max(longest_of.get(concept, 0), len(prompt))
+    waiting = sorted(range(len(prompts)), key=lambda i: (longest_of[concepts[i]], concepts[i]))
     completions = [""] * len(prompts)
 
     def complete_waiting(batch_size: int) -> None:
         """Called again with a smaller batch where memory runs out; goes on where it was."""
         while waiting:
             batch = waiting[:batch_size]
-            lines = _first_lines(model, tokenizer, [prompts[i] for i in batch], longest, limit, way)
+            asked = [prompts[i] for i in batch], [concepts[i] for i in batch]
+            lines = _first_lines(model, tokenizer, *asked, longest, limit, way)
             for i, line in zip(batch, lines, strict=True):
                 completions[i] = line
             del waiting[:batch_size]
@@ -104,6 +110,7 @@ def _first_lines(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
+    concepts: list[tuple[object, ...]],
     new_tokens: int,
     limit: int | None,
     way: Generating,
@@ -120,16 +127,14 @@ def _first_lines(
     padding = tokenizer.pad_token_id
     if padding is None or padding >= vocabulary(model):
         padding = ends[0] if ends else 0  # whichever: the mask hides it
-    ids, mask = (
-        torch.tensor([[filler] * (width - len(row)) + row for row in rows], device=model.device)
-        for filler, rows in ((padding, prompts), (0, [[1] * len(prompt) for prompt in prompts]))
-    )
+    batch = Batch.of(prompts, concepts, padding, way.shared)
     greedy = _greedy(new_tokens, ends, padding, way.cached)
     with torch.inference_mode(), _configured(model, greedy):
-        found = model.generate(ids, attention_mask=mask, tokenizer=tokenizer)  # type: ignore[operator]
+        found = batch.generate(model, tokenizer=tokenizer)
     # An end token need not be special to the tokenizer, which would then write it out.
     added = [
-        list(takewhile(lambda token: token not in ends, row)) for row in found[:, width:].tolist()
+        list(takewhile(lambda token: token not in ends, row))
+        for row in found[:, batch.ids_ST.shape[1] :].tolist()
     ]
     texts = tokenizer.batch_decode(added, skip_special_tokens=True)
     # A completion that starts on a line of its own is still the first line of text.

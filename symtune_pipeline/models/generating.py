@@ -1,21 +1,29 @@
 """How a model continues texts as it predicts them: in batches, one by one, with or without a cache.
 
-Found by trying; it knows nothing about packing.
+In a batch, prompts are padded at their start. What the prompts of a group begin with alike may run once for
+all of them: its cache is copied, and padding stands between it and what each prompt adds. Which of these is
+right for a model is found by trying; this module knows nothing about packing.
+
+Shapes: S prompts, G groups of them, T tokens of the longest, P tokens of the longest beginning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.trial import is_unmoved, random_strings, run_alone, same_to_rounding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Tokens = list[int]
 
 NEW = 3  # tokens that are generated in a trial
 
@@ -26,11 +34,89 @@ class Generating:
 
     batched: bool = True  # prompts padded at their start; else one by one
     cached: bool = True
+    shared: bool = False  # what the prompts of a group begin with alike runs once
 
     def __str__(self) -> str:
-        return ("in batches" if self.batched else "one by one") + (
-            "" if self.cached else ", no cache"
+        words = ["in batches" if self.batched else "one by one"]
+        words += ["beginnings shared"] * self.shared + ["no cache"] * (not self.cached)
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts as rows of one length, and what groups of them begin with alike."""
+
+    ids_ST: torch.Tensor
+    mask_ST: torch.Tensor
+    group_S: torch.Tensor
+    beginning: int  # P; 0 where nothing is shared
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Tokens], groups: Sequence[object], padding: int, shared: bool
+    ) -> Batch:
+        """Pad with the token `padding`; prompts whose `groups` are equal share where they begin alike."""
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        group_of = [numbers[group] for group in groups]
+        own: list[list[Tokens]] = [[] for _ in numbers]
+        for prompt, group in zip(prompts, group_of, strict=True):
+            own[group].append(prompt[:-1])  # something is left to each
+        alike = [_alike(those) if shared else 0 for those in own]
+        if not all(alike):
+            alike = [0] * len(own)
+        ends = [alike[group] for group in group_of]
+        parts = [
+            [prompt[:end] for prompt, end in zip(prompts, ends, strict=True)],
+            [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)],
+        ]
+        masks = [[[1] * len(row) for row in rows] for rows in parts]
+        return cls(
+            torch.cat([_padded(rows, padding) for rows in parts], dim=1),
+            torch.cat([_padded(rows, 0) for rows in masks], dim=1),
+            torch.tensor(group_of),
+            max(ends),
         )
+
+    def generate(self, model: Any, **options: Any) -> Any:
+        """What transformers' generate returns with such options."""
+        if self.beginning:
+            options["past_key_values"] = self._beginnings(model)
+        return model.generate(
+            input_ids=self.ids_ST.to(model.device),
+            attention_mask=self.mask_ST.to(model.device),
+            **options,
+        )
+
+    def _beginnings(self, model: Any) -> Any:
+        """A cache of what the groups begin with, copied for every prompt."""
+        first_G = torch.stack(
+            [(self.group_S == group).nonzero()[0, 0] for group in self.group_S.unique()]
+        )
+        mask_GP = self.mask_ST[first_G, : self.beginning].to(model.device)
+        cache = model.base_model(
+            input_ids=self.ids_ST[first_G, : self.beginning].to(model.device),
+            attention_mask=mask_GP,
+            position_ids=(mask_GP.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=True,
+        ).past_key_values
+        cache.batch_select_indices(self.group_S.to(model.device))
+        return cache
+
+
+def _padded(rows: Sequence[Tokens], filler: int) -> torch.Tensor:
+    """Rows of one length, filled up at their start."""
+    return pad_sequence(
+        [torch.tensor(row, dtype=torch.long) for row in rows],
+        batch_first=True,
+        padding_value=filler,
+        padding_side="left",
+    )
+
+
+def _alike(prompts: Sequence[Tokens]) -> int:
+    """How many tokens all begin with alike: what the least and the greatest share, all between do."""
+    ends = zip(min(prompts), max(prompts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def choose_generating(model: PreTrainedModel) -> Generating:
@@ -41,25 +127,28 @@ def choose_generating(model: PreTrainedModel) -> Generating:
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
         strings = random_strings(model)
-        if _continues(model, strings, cached=True):
-            return Generating()
+        for shared in (True, False):
+            if _continues(model, strings, Generating(shared=shared)):
+                return Generating(shared=shared)
         for cached in (True, False):
-            if all(_continues(model, [string], cached) for string in strings):
-                return Generating(batched=False, cached=cached)
+            way = Generating(batched=False, cached=cached)
+            if all(_continues(model, [string], way) for string in strings):
+                return way
     raise UserError(
         f"A model of class {type(model).__name__} is not continued by transformers' generate as it"
         " predicts whole texts; take another model."
     )
 
 
-def _continues(model: PreTrainedModel, strings: list[torch.Tensor], cached: bool) -> bool:
-    """Whether a batch, padded at the start, is continued as each whole string alone."""
-    longest = max(map(len, strings))
-    ids = torch.stack([pad(string, (longest - len(string), 0)) for string in strings])
-    mask = torch.stack([pad(torch.ones_like(s), (longest - len(s), 0)) for s in strings])
+def _continues(model: PreTrainedModel, strings: list[torch.Tensor], way: Generating) -> bool:
+    """Whether a batch is continued as each whole string alone."""
+    rows = [string.tolist() for string in strings]
+    groups = [0, 0, 1][: len(rows)]
     try:
-        made = _generated(model, ids, mask, cached)
-        padded = _generated(model, ids.where(mask == 1, 1), mask, cached)
+        made, padded = (
+            _generated(model, Batch.of(rows, groups, padding, way.shared), way.cached)
+            for padding in (0, 1)
+        )
     except Exception as error:  # whatever a class may raise that does not know padding or a cache
         if is_out_of_memory(error):
             raise
@@ -70,17 +159,16 @@ def _continues(model: PreTrainedModel, strings: list[torch.Tensor], cached: bool
     if model.dtype.itemsize < 4 and not is_unmoved(found[:, 0], other[:, 0]):
         return False
     for row, string in enumerate(strings):
-        whole = torch.cat([string.to(model.device), made.sequences[row, longest:]])
+        whole = torch.cat([string.to(model.device), made.sequences[row, -NEW:]])
         expected = run_alone(model, whole)[len(string) - 1 : -1]
         if not same_to_rounding(found[row].to(expected.device), expected, model.dtype):
             return False
     return True
 
 
-def _generated(model: Any, ids: torch.Tensor, mask: torch.Tensor, cached: bool) -> Any:
-    return model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
+def _generated(model: Any, batch: Batch, cached: bool) -> Any:
+    return batch.generate(
+        model,
         use_cache=cached,
         max_new_tokens=NEW,
         min_new_tokens=NEW,

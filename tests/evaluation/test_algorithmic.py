@@ -83,6 +83,26 @@ def test_left_padded_completions_equal_those_of_each_prompt_alone(
     ]
 
 
+def test_completions_are_the_same_where_the_queries_of_a_concept_share_its_examples(
+    model: Any, words: Any
+) -> None:
+    config = CONFIG.model_copy(update={"algorithmic_queries": 3})
+    # One query of a concept is alone in the last batch.
+    suite = algorithmic_suite(config, seed=1).sample(fraction=1, shuffle=True, seed=0).head(22)
+    ran: list[int] = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, arguments, named: ran.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    found = {}
+    for shared in (True, False):
+        ran.clear()
+        table = complete(model, words, suite, Generating(shared=shared))
+        found[shared] = table.drop("path"), sum(ran)
+    assert found[True][0].equals(found[False][0])
+    assert found[True][0]["completion"].n_unique() > 4
+    assert found[True][1] < 0.7 * found[False][1]
+
+
 @pytest.mark.parametrize("kind", ["llama3", "unigram"])
 @pytest.mark.parametrize("start", ["begin", "begin_and_end"])
 def test_a_prompt_begins_as_the_tokenizer_begins_a_text_and_does_not_end(

@@ -207,8 +207,9 @@ A model is proved when it is loaded. A few short random strings are run each alo
 attention, then packed as tuning lays prompts, and as a tree as scoring lays labels. Where the numbers are the
 same, it runs **packed**. Where its layers let one text see another (state spaces, convolutions, linear
 attention, position biases), it takes the **plain** path: every prompt with every label in a row of its own.
-Generation is proved likewise: prompts in batches, one by one, or one by one without a cache. What is right in
-no way is refused in a sentence. Sliding windows, chunks, capped scores and sinks are exact on both paths.
+Generation is proved likewise: prompts in batches, where the queries of a concept may share what they begin
+with, one by one, or one by one without a cache. What is right in no way is refused in a sentence. Sliding
+windows, chunks, capped scores and sinks are exact on both paths.
 
 The report, the column `path` of the predictions and their metadata say how each variant ran;
 `symtune show model` says it too, and why, also of a folder with any model.

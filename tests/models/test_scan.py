@@ -48,6 +48,23 @@ def test_scores_losses_and_gradients_are_those_of_each_string_alone(name: str) -
     assert path == SOME[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("llama", "in batches, beginnings shared"),
+        ("gemma3_text", "in batches"),  # a cache of windows drops what a longer text would see
+        ("mamba", "in batches"),
+        ("bart", "one by one"),
+    ],
+)
+def test_beginnings_are_shared_and_batches_made_where_that_is_right(name: str, way: str) -> None:
+    result = found(name)
+    assert isinstance(result, Found)
+    assert result.generation.startswith(way) and ("shared" in way) == (
+        "shared" in result.generation
+    )
+
+
 def path_of(folder: Path, dtype: torch.dtype) -> str:
     """'packed', 'plain' or 'refused'."""
     try:
