@@ -10,7 +10,7 @@ from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
 from symtune_pipeline.evaluation.predictions import paths
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import EvaluationConfig, Experiment
 from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.store.folder import Store
@@ -28,7 +28,6 @@ class Folder(dg.Config):
 
 def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
     """The job that evaluates a model folder as the experiment asks its own models."""
-    chat = experiment.evaluation.chat_template
 
     @dg.op(pool=GPU)
     def score_incoming(
@@ -37,7 +36,7 @@ def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
         """Scores a folder on the suites of the asset `eval` and shows its accuracy."""
         folder = Path(config.folder)
         with user_errors():
-            accuracy = _accuracy(store.artifacts, folder, chat, context)
+            accuracy = _accuracy(store.artifacts, folder, experiment.evaluation, context)
         context.log_event(_shown(store.artifacts, folder, accuracy))
 
     @dg.job(name="evaluate_folder", executor_def=dg.in_process_executor)
@@ -67,7 +66,7 @@ def _shown(artifacts: Store, folder: Path, accuracy: pl.DataFrame) -> dg.AssetMa
 
 
 def _accuracy(
-    artifacts: Store, folder: Path, chat: bool, context: dg.OpExecutionContext
+    artifacts: Store, folder: Path, config: EvaluationConfig, context: dg.OpExecutionContext
 ) -> pl.DataFrame:
     """The accuracy of a folder on the suites, by setting."""
     suites = CLASSIFICATION_SUITE, ALGORITHMIC_SUITE
@@ -77,7 +76,7 @@ def _accuracy(
     inputs = artifacts.read_table(EXAMPLES).sort("example")["input"].to_list()
     versions = [artifacts.manifest(key).version for key in (CLASSIFICATION_SUITE.asset, EXAMPLES)]
     return score_folder(
-        artifacts, folder, classification, algorithmic, inputs, versions, context.log.info, chat
+        artifacts, folder, classification, algorithmic, inputs, versions, config, context.log.info
     )
 
 

@@ -37,14 +37,14 @@ def _classify(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) 
     from symtune_pipeline.evaluation.classification import classify
 
     examples = step.artifacts.read_table("int_evaluation_examples").sort("example")
-    chat = step.experiment.evaluation.chat_template
-    return classify(model, suite, examples["input"].to_list(), progress, chat)
+    inputs = examples["input"].to_list()
+    return classify(model, suite, inputs, step.experiment.evaluation, progress)
 
 
 def _generate(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) -> pl.DataFrame:
     from symtune_pipeline.evaluation.generation import generate
 
-    return generate(model, suite, progress, step.experiment.evaluation.chat_template)
+    return generate(model, suite, step.experiment.evaluation, progress)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", "int_evaluation_examples", *weights(e).values()],
         code=[code],
-        settings=lambda e: e.evaluation.chat_template,
+        settings=lambda e: (e.evaluation.chat_template, e.evaluation.precision),
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,

@@ -216,6 +216,8 @@ class EvaluationConfig(Section):
     """The pretrained-only parent answers too, where the catalogue has one."""
     chat_template: bool = False
     """Prompts stand in the chat template of the model, which must be instruction-tuned; in tuning too."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
     published: Path | None = None
     """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
 

@@ -12,6 +12,7 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import ranked
 from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
@@ -32,13 +33,13 @@ def classify(
     folder: Path,
     suite: pl.DataFrame,
     inputs: Sequence[str],
+    config: EvaluationConfig,
     progress: Callable[[int], None] = lambda _: None,
-    chat: bool = False,
 ) -> pl.DataFrame:
     """The predictions of the model in a folder; see `predict`."""
-    device, precision = device_and_precision()
+    device, precision = device_and_precision(config.precision)
     model = load_model(folder, precision, device).eval()
-    return predict(model, open_tokenizer(folder), suite, inputs, progress, chat)
+    return predict(model, open_tokenizer(folder), suite, inputs, progress, config.chat_template)
 
 
 def predict(

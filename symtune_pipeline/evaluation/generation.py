@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.predictions import generated
+from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.generating import Batch, Generating, choose_generating
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
@@ -33,14 +34,14 @@ CONCEPT = ("benchmark", "setting", "concept", "context")  # whose queries have t
 def generate(
     folder: Path,
     suite: pl.DataFrame,
+    config: EvaluationConfig,
     progress: Callable[[int], None] = lambda _: None,
-    chat: bool = False,
 ) -> pl.DataFrame:
     """The completions of the model in a folder; see `complete`."""
-    device, precision = device_and_precision()
+    device, precision = device_and_precision(config.precision)
     model = open_model(folder, precision, device, attention=None).eval()
     way = choose_generating(model)
-    return complete(model, open_tokenizer(folder), suite, way, progress, chat)
+    return complete(model, open_tokenizer(folder), suite, way, progress, config.chat_template)
 
 
 def complete(

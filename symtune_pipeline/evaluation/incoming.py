@@ -13,6 +13,7 @@ import polars as pl
 
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.predictions import of_model
+from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.files import content_hash, sha256
 from symtune_pipeline.models.folder import check_complete
 from symtune_pipeline.progress import Progress
@@ -34,17 +35,17 @@ def score_folder(
     algorithmic: pl.DataFrame,
     inputs: Sequence[str],
     versions: Sequence[str],
+    config: EvaluationConfig,
     say: Callable[[str], None],
-    chat: bool = False,
 ) -> pl.DataFrame:
     """Accuracy of the model in `folder` on the two suites, with 95% Wilson intervals.
 
     A row per setting of every benchmark, as `by_setting` gives them, by name. `inputs` are those of
-    the classification suite by example number, `versions` those of the suites and the inputs. With
-    `chat`, prompts stand in the model's chat template. The predictions are kept in the store as
-    `incoming_classification` and `incoming_algorithmic`, by the folder's name; where they were made
-    from the same files and versions they are read from there. Raises UserError where the folder holds
-    no complete model that transformers loads, and where `SegmentTokenizer` does.
+    the classification suite by example number, `versions` those of the suites and the inputs. The
+    predictions are kept in the store as `incoming_classification` and `incoming_algorithmic`, by the
+    folder's name; where they were made from the same files and versions they are read from there.
+    Raises UserError where the folder holds no complete model that transformers loads, and where
+    `SegmentTokenizer` does.
     """
     check_complete(folder)
     from symtune_pipeline.evaluation.classification import classify
@@ -53,20 +54,23 @@ def score_folder(
     from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
     read_config(folder)
-    SegmentTokenizer(open_tokenizer(folder), chat)  # says at once what it cannot take
+    SegmentTokenizer(
+        open_tokenizer(folder), config.chat_template
+    )  # says at once what it cannot take
 
     name = folder.name
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    made_from = content_hash([files, list(versions), chat])
+    form = config.chat_template, config.precision
+    made_from = content_hash([files, list(versions), form])
 
     def ranked() -> pl.DataFrame:
         progress = Progress(name, len(classification), "queries", say)
-        predictions = classify(folder, classification, inputs, progress, chat)
+        predictions = classify(folder, classification, inputs, config, progress)
         return CLASSIFICATION_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
     def generated() -> pl.DataFrame:
         progress = Progress(name, len(algorithmic), "queries", say)
-        predictions = generate(folder, algorithmic, progress, chat)
+        predictions = generate(folder, algorithmic, config, progress)
         return ALGORITHMIC_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
     return by_setting(

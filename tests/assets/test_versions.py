@@ -102,6 +102,17 @@ def test_a_chat_template_makes_stale_what_holds_or_answers_prompts(project: Path
         assert changed == made | ({"tuning_mixture"} if distinct else set())
 
 
+def test_the_precision_of_answers_makes_predictions_stale(project: Path) -> None:
+    settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    found = []
+    for precision in ("auto", "fp32"):
+        settings["evaluation"]["precision"] = precision
+        (project / "precision.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        found.append(versions(project, "precision.yaml"))
+    changed = {name for name, version in found[0].items() if version != found[1][name]}
+    assert changed == {"eval_icl", "eval_flipped", "eval_algorithmic", "eval_report"}
+
+
 def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale) -> None:
     assert stale("symtune_pipeline/models/device.py", "float32", "float64") >= {
         "eval_icl",

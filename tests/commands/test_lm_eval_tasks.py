@@ -18,6 +18,7 @@ from symtune_pipeline.commands.export_lm_eval import export_tasks
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.generation import generate
+from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
 ICL = "symtune_icl_symbols_no_instruction"
@@ -79,7 +80,7 @@ def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.
     suite = data_side.store.read_table("eval", name=CLASSIFICATION_SUITE.file)
     examples = data_side.store.read_table("int_evaluation_examples").sort("example")
     of_setting = suite.filter(benchmark=benchmark, setting=setting)
-    return classify(model, of_setting, examples["input"].to_list())
+    return classify(model, of_setting, examples["input"].to_list(), EvaluationConfig())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_the_harness_generates_the_completions_that_we_match(
     suite = data_side.store.read_table("eval", name=ALGORITHMIC_SUITE.file).filter(
         benchmark=benchmark
     )
-    ours = generate(model, suite)
+    ours = generate(model, suite, EvaluationConfig())
     samples = sorted(
         ran["samples"][f"symtune_{benchmark}_fresh"], key=lambda sample: sample["doc_id"]
     )

@@ -159,7 +159,7 @@ def test_prompts_in_a_chat_template_are_scored_as_whole_strings_by_a_model_that_
     room = {"vocab_size": len(tokenizer), "max_position_embeddings": 4_096}
     save_tiny_model(tmp_path, "gptj", rotary_dim=4, **room)
     tokenizer.save_pretrained(tmp_path)
-    table = classify(tmp_path, asked, texts, chat=True)
+    table = classify(tmp_path, asked, texts, EvaluationConfig(chat_template=True))
     assert set(table["path"]) == {"plain (GPTJForCausalLM has attention code of its own)"}
     model = reference_model(tmp_path)
     for row, found in zip(asked.iter_rows(named=True), table["logprobs"], strict=True):

@@ -65,7 +65,7 @@ def test_a_served_model_scores_as_it_does_from_its_folder(
 ) -> None:
     server.ends = ends
     served = predict(_endpoint(server), suite, inputs)
-    local = classify(folder, suite, inputs)
+    local = classify(folder, suite, inputs, EvaluationConfig())
     for found, expected in zip(served["logprobs"], local["logprobs"], strict=True):
         assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
     shared = [name for name in local.columns if name not in ("logprobs", "path")]
@@ -82,7 +82,7 @@ def test_a_served_model_with_a_token_before_its_texts_scores_as_from_its_folder(
 ) -> None:
     """The server puts it there by itself, and what it puts after a text it leaves out."""
     folder = _saved(small_tokenizer(kind, start), tmp_path)
-    local = classify(folder, suite, inputs)
+    local = classify(folder, suite, inputs, EvaluationConfig())
     model, tokenizer = reference_model(folder), AutoTokenizer.from_pretrained(folder)
     for row, found in zip(suite.iter_rows(named=True), local["logprobs"], strict=True):
         prompt = render(classification_prompt(row, inputs))

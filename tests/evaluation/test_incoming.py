@@ -49,7 +49,7 @@ def test_both_suites_are_scored_and_the_predictions_kept(
     )
     inputs = evaluation_examples.sort("example")["input"].to_list()
     store, lines = Store(tmp_path), list[str]()
-    first = score_folder(store, folder, *suites, inputs, ["one"], lines.append)
+    first = score_folder(store, folder, *suites, inputs, ["one"], CONFIG, lines.append)
     names = [setting.name for setting in SETTINGS] + [flipped_setting(100)]
     names += ["list_functions, fresh", "turing_concepts, fresh"]
     assert first["setting"].to_list() == sorted(names)
@@ -62,9 +62,9 @@ def test_both_suites_are_scored_and_the_predictions_kept(
         kept = table.checked(store.read_table(key, "theirs"))
         assert set(kept.select("model", "variant").rows()) == {("theirs", "incoming")}
 
-    again = score_folder(store, folder, *suites, inputs, ["one"], lines.append)
+    again = score_folder(store, folder, *suites, inputs, ["one"], CONFIG, lines.append)
     assert again.equals(first) and len(lines) == 2  # nothing was asked again
-    score_folder(store, folder, *suites, inputs, ["other"], lines.append)
+    score_folder(store, folder, *suites, inputs, ["other"], CONFIG, lines.append)
     assert len(lines) == 4
 
 
@@ -73,14 +73,16 @@ def test_a_folder_without_a_chat_template_that_is_asked_for_is_one_sentence(
 ) -> None:
     suites = (CLASSIFICATION_SUITE.frame(), ALGORITHMIC_SUITE.frame())
     with pytest.raises(UserError, match=f"tokenizer of '{folder}' has no chat template"):
-        score_folder(Store(tmp_path), folder, *suites, [], [], print, chat=True)
+        score_folder(
+            Store(tmp_path), folder, *suites, [], [], EvaluationConfig(chat_template=True), print
+        )
 
 
 def test_a_folder_that_is_no_model_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     suites = (CLASSIFICATION_SUITE.frame(), ALGORITHMIC_SUITE.frame())
 
     def score(other: Path) -> None:
-        score_folder(Store(tmp_path / "store"), other, *suites, [], [], print)
+        score_folder(Store(tmp_path / "store"), other, *suites, [], [], CONFIG, print)
 
     other = tmp_path / "other"
     other.mkdir()
@@ -116,7 +118,7 @@ def test_what_does_not_load_is_a_sentence_before_anything_is_scored(
     suites = (CLASSIFICATION_SUITE.frame(), ALGORITHMIC_SUITE.frame())
     with pytest.raises(UserError, match=sentence):
         other = copied(folder, tmp_path / "other", **settings)
-        score_folder(Store(tmp_path / "store"), other, *suites, [], [], print)
+        score_folder(Store(tmp_path / "store"), other, *suites, [], [], CONFIG, print)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_other_architectures_and_a_lone_tokenizer_file_are_scored(
         algorithmic_suite(CONFIG, seed=0).head(2),
     )
     inputs = evaluation_examples.sort("example")["input"].to_list()
-    scored = score_folder(Store(tmp_path), other, *suites, inputs, [], print)
+    scored = score_folder(Store(tmp_path), other, *suites, inputs, [], CONFIG, print)
     assert scored["n"].sum() == 6
 
 
@@ -160,7 +162,14 @@ def test_a_vocabulary_shorter_than_the_tokenizer_is_a_sentence(
     inputs = evaluation_examples.sort("example")["input"].to_list()
     with pytest.raises(UserError, match=r"knows 50 tokens; its tokenizer is that of another model"):
         score_folder(
-            Store(tmp_path), other, suite, algorithmic_suite(CONFIG, seed=0), inputs, [], print
+            Store(tmp_path),
+            other,
+            suite,
+            algorithmic_suite(CONFIG, seed=0),
+            inputs,
+            [],
+            CONFIG,
+            print,
         )
 
 

@@ -14,6 +14,7 @@ from tiny_models import SETTINGS, save_tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.models.device import Precision, device_and_precision
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.proof import attention_of
@@ -185,3 +186,15 @@ def test_rounding_is_told_from_what_other_texts_do(
 ) -> None:
     save_tiny_model(tmp_path, architecture, **settings)
     assert attention_of(load_model(tmp_path, dtype, "cpu")).split(" ")[0] == path
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+)
+def test_models_answer_in_the_precision_that_is_asked_for(
+    asked: Precision, found: torch.dtype
+) -> None:
+    if torch.cuda.is_available() and asked == "auto":
+        found = torch.bfloat16
+    assert device_and_precision(asked)[1] == found

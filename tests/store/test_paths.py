@@ -14,7 +14,7 @@ from conftest import ROOT, Home
 from resources.store import table_schema
 from symtune_pipeline.commands.query import database_of
 from symtune_pipeline.evaluation.incoming import score_folder
-from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.experiment import EvaluationConfig, Experiment, load_experiment
 from symtune_pipeline.files import TABLE, read_table, scan_table
 from symtune_pipeline.sources.load import load_examples, public_source
 from symtune_pipeline.sources.mirror import Mirror
@@ -176,6 +176,6 @@ def test_a_whole_run_in_odd_folders_with_an_odd_name(tmp_path: Path) -> None:
         for suite in (CLASSIFICATION_SUITE, ALGORITHMIC_SUITE)
     ]
     inputs = store.read_table("int_evaluation_examples").sort("example")["input"].to_list()
-    score_folder(store, dropped, suites[0], suites[1], inputs, [], print)
+    score_folder(store, dropped, suites[0], suites[1], inputs, [], EvaluationConfig(), print)
     kept = store.read_table("incoming_classification", dropped.name)
     assert kept["model"].unique().to_list() == [dropped.name]
