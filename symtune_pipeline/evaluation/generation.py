@@ -27,6 +27,8 @@ from symtune_pipeline.prompts.tokens import SegmentTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Concept = tuple[str | int, ...]
+
 BATCH = 40
 CONCEPT = ("benchmark", "setting", "concept", "context")  # whose queries have the same exemplars
 
@@ -75,11 +77,7 @@ def complete(
     longest = max(added, default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     concepts = list(suite.select(CONCEPT).iter_rows())
-    # Prompts of a concept lie side by side, and those of like length, so that little is padding.
-    longest_of: dict[object, int] = {}
-    for concept, prompt in zip(concepts, prompts, strict=True):
-        longest_of[concept] = max(longest_of.get(concept, 0), len(prompt))
-    waiting = sorted(range(len(prompts)), key=lambda i: (longest_of[concepts[i]], concepts[i]))
+    waiting = _in_turn(prompts, concepts)
     completions = [""] * len(prompts)
 
     def complete_waiting(batch_size: int) -> None:
@@ -107,11 +105,19 @@ def complete(
     return generated(suite, completions, str(way))
 
 
+def _in_turn(prompts: list[list[int]], concepts: list[Concept]) -> list[int]:
+    """The prompts' numbers: a concept's side by side, and those of like length, for little padding."""
+    longest_of: dict[Concept, int] = {}
+    for concept, prompt in zip(concepts, prompts, strict=True):
+        longest_of[concept] = max(longest_of.get(concept, 0), len(prompt))
+    return sorted(range(len(prompts)), key=lambda i: (longest_of[concepts[i]], concepts[i]))
+
+
 def _first_lines(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
-    concepts: list[tuple[object, ...]],
+    concepts: list[Concept],
     new_tokens: int,
     limit: int | None,
     way: Generating,
