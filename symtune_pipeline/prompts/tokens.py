@@ -38,6 +38,7 @@ class Junctions:
         self._encoder = encoder
         self._vocabulary = "\0".join(encoder.vocabulary())
         self._known: dict[tuple[str, str], bool] = {}
+        self._reaching: dict[str, bool] = {}  # by the two characters that meet
 
     def compose(self, left: str, right: str) -> bool:
         """Whether it holds for two texts that are not empty."""
@@ -59,9 +60,13 @@ class Junctions:
 
     def _may_reach_across(self, last: str, first: str) -> bool:
         """Whether some token holds these characters side by side, as they are or as it is spelled."""
-        ends, starts = ("".join(self._encoder.words(character)) for character in (last, first))
-        pairs = {last + first, ends[-1:] + starts[:1]}
-        return any(len(pair) == 2 and pair in self._vocabulary for pair in pairs)
+        met = last + first
+        if met not in self._reaching:  # looking through a vocabulary takes long
+            ends, starts = ("".join(self._encoder.words(character)) for character in met)
+            pairs = {met, ends[-1:] + starts[:1]}
+            found = any(len(pair) == 2 and pair in self._vocabulary for pair in pairs)
+            self._reaching[met] = found
+        return self._reaching[met]
 
 
 def ending(text: str) -> str:
