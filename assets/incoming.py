@@ -34,7 +34,7 @@ def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
         context: dg.OpExecutionContext, config: Folder, store: StoreResource
     ) -> None:
         """Scores a folder on the suites of the asset `eval` and shows its accuracy."""
-        folder = Path(config.folder)
+        folder = Path(config.folder).resolve()  # so that '.' has a name
         with user_errors():
             accuracy = _accuracy(store.artifacts, folder, experiment.evaluation, context)
         context.log_event(_shown(store.artifacts, folder, accuracy))

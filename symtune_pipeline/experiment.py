@@ -21,12 +21,13 @@ from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_datase
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.errors import UserError, first_fault
-from symtune_pipeline.files import parse_yaml
+from symtune_pipeline.files import name_fault, parse_yaml
 from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
 
 LIBRARY = Path(__file__).resolve().parent
 # A wheel carries the experiments inside the library (setup.py), a checkout has them beside it.
 INSTALLED = (LIBRARY / "experiments").is_dir()
+RESERVED = ("incoming", "benchmarks")  # folders beside those of experiments
 EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
 Positive = Annotated[int, Gt(0)]
 LossName = Literal["all_labels", "final_label"]
@@ -270,6 +271,15 @@ class Experiment(Section):
     mixture: MixtureConfig
     tuning: TuningConfig = TuningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _a_folder(cls, name: str) -> str:
+        if fault := name_fault(name):
+            raise ValueError(f"{name!r} cannot name a folder in the store: {fault}")
+        if name in RESERVED:
+            raise ValueError(f"a folder '{name}' in the store has another use; choose another name")
+        return name
 
     @field_validator("models")
     @classmethod

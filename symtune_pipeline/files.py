@@ -17,6 +17,7 @@ from pyarrow import parquet
 from symtune_pipeline.errors import UserError
 
 TABLE = "data.parquet"  # the file of an artifact that holds one table
+LONGEST_NAME = 200  # bytes: file systems end at 255, and what is written beside is longer
 
 # How plain words and numbers of YAML are read, by their first letters; any other is a text.
 _TAG = "tag:yaml.org,2002:"
@@ -41,6 +42,25 @@ def sha256(path: Path) -> str:
 def content_hash(value: object) -> str:
     """SHA-256 of a value's JSON with sorted keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def name_fault(name: str) -> str | None:
+    """Why a name from outside may not be that of a folder of ours; None where it may."""
+    if not name:
+        return "it is empty"
+    if name.startswith("."):
+        return "it begins with a dot"
+    if any(character in "/\\" or ord(character) < ord(" ") for character in name):
+        return "it holds a slash or a control character"
+    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
+        return f"it is longer than {LONGEST_NAME} bytes"
+    return None
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path from outside, with slashes, may lie elsewhere than below the folder it is joined to."""
+    parts = path.split("/")
+    return any(part in ("", ".", "..") for part in parts) or any(c in path for c in "\\\0")
 
 
 def write_frames(path: Path, frames: Iterable[pl.DataFrame]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import leads_out
 from symtune_pipeline.store.folder import MANIFEST, Manifest, Store, artifact_path, remove_others
 
 ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]{3,255})(?:/(.*))?")
@@ -120,7 +121,13 @@ class Bucket:
     def download_folder(self, folder: str, local: Path) -> None:
         """Copy all files below a folder into a local one."""
         for key in self.keys(folder):
-            self.download_file(key, local / key.removeprefix(f"{folder}/"))
+            name = key.removeprefix(f"{folder}/")
+            if leads_out(name):
+                raise BucketError(
+                    f"{self.url(folder)} holds the name {name!r}, which no job has written; remove it.",
+                    "a name that leads elsewhere",
+                )
+            self.download_file(key, local / name)
 
     def remove_folder(self, folder: str) -> None:
         """Remove all files below a folder."""

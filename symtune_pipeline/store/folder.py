@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -25,9 +26,19 @@ import polars as pl
 import psutil
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.files import TABLE, content_hash, read_table, scan_table, sha256, write_text
+from symtune_pipeline.files import (
+    TABLE,
+    content_hash,
+    leads_out,
+    name_fault,
+    read_table,
+    scan_table,
+    sha256,
+    write_text,
+)
 
 MANIFEST = "manifest.json"
+VERSION = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,14 @@ class Manifest:
     files: dict[str, str]
     rows: dict[str, int]
     made_from: str  # hash of everything it was made from: an equal one need not be made again
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError or TypeError for what is no manifest, and for names that lead elsewhere."""
+        manifest = cls(**json.loads(text))
+        if not VERSION.fullmatch(manifest.version) or any(map(leads_out, manifest.files)):
+            raise ValueError("a name that no store has written")
+        return manifest
 
     def as_json(self) -> str:
         """The text of the file."""
@@ -137,7 +156,7 @@ class Store:
         if text is None:
             return None
         try:
-            return Manifest(**json.loads(text))
+            return Manifest.from_json(text)
         except (ValueError, TypeError) as error:
             where = self.address_of(key, partition)
             raise UserError(
@@ -146,7 +165,9 @@ class Store:
 
     def artifacts(self, key: str | None = None) -> list[tuple[str, str | None]]:
         """Key and partition of all artifacts that have been made, or of those of one key, in order."""
-        homes = [path.parent.parts for path in self._manifests(key)]
+        homes = [
+            path.parent.parts for path in self._manifests(key) if not leads_out(path.as_posix())
+        ]
         return [(home[0], home[1] if len(home) == 2 else None) for home in sorted(homes)]
 
     def all_keys(self) -> list[str]:
@@ -184,8 +205,12 @@ class Store:
 
 
 def artifact_path(key: str, partition: str | None) -> str:
-    """The path of an artifact below the root."""
-    return f"{key}/{partition}" if partition else key
+    """The path of an artifact below the root; raises UserError for a partition that is no name."""
+    if partition is None:
+        return key
+    if fault := name_fault(partition):
+        raise UserError(f"{partition!r} cannot name a partition of '{key}': {fault}; rename it.")
+    return f"{key}/{partition}"
 
 
 def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
@@ -206,9 +231,9 @@ def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
 
 
 def remove_others(home: Path, version: str) -> None:
-    """Remove all versions of an artifact but one."""
+    """Remove all versions of an artifact but one, and nothing else that lies there."""
     for old in home.iterdir():
-        if old.is_dir() and old.name != version and not old.name.startswith("."):
+        if old.is_dir() and old.name != version and VERSION.fullmatch(old.name):
             shutil.rmtree(old)
 
 

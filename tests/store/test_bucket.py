@@ -41,6 +41,17 @@ def test_a_folder_comes_down_as_it_went_up(
     bucket.remove_folder("here")
 
 
+@pytest.mark.parametrize("name", ["../../outside", "deep/../../outside"])
+def test_a_key_that_leads_out_of_its_folder_is_not_written(
+    name: str, s3: str, tmp_path: Path
+) -> None:
+    bucket = Bucket(f"{s3}/leading")
+    bucket.write_text(f"here/{name}", "x")
+    with pytest.raises(UserError, match=r"leading/here holds the name '.*outside', which no job"):
+        bucket.download_folder("here", tmp_path / "one" / "two")
+    assert not list(tmp_path.rglob("outside"))
+
+
 def test_more_keys_than_a_page_holds_are_all_listed(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

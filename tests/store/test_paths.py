@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import ROOT, Home
 
 from resources.store import table_schema
 from symtune_pipeline.commands.query import database_of
+from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.experiment import EvaluationConfig, Experiment, load_experiment
 from symtune_pipeline.files import TABLE, read_table, scan_table
@@ -179,3 +181,76 @@ def test_a_whole_run_in_odd_folders_with_an_odd_name(tmp_path: Path) -> None:
     score_folder(store, dropped, suites[0], suites[1], inputs, [], EvaluationConfig(), print)
     kept = store.read_table("incoming_classification", dropped.name)
     assert kept["model"].unique().to_list() == [dropped.name]
+
+
+OUTSIDE = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "/tmp/x",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    ".writing-host-1-x",
+    "n" * 300,
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_partition_that_is_no_name_of_a_folder_is_refused_and_nothing_is_lost(
+    name: str, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    for key in ("numbers", "others"):
+        with store.writing(key, "small") as folder:
+            NUMBERS.write(NUMBERS.frame({"n": [1]}), folder)
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        pytest.raises(UserError, match="cannot name a partition of 'numbers'"),
+        store.writing("numbers", name),
+    ):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "incoming"])
+def test_an_experiment_that_is_no_name_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+    settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(settings | {"name": name}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.yaml, setting 'name': "):
+        load_experiment(str(file))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "../../outside"},
+        {"version": ".."},
+        {"version": "ABCDEF"},
+        {"files": {"../../outside/x": "0" * 64}},
+        {"files": {"/etc/hostname": "0" * 64}},
+    ],
+)
+def test_a_manifest_that_names_what_lies_elsewhere_is_none(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    with store.writing("numbers", "small") as folder:
+        NUMBERS.write(NUMBERS.frame({"n": [1]}), folder)
+    file = store.root / "numbers" / "small" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change), encoding="utf-8")
+    with pytest.raises(UserError, match=r"is no manifest; delete"):
+        store.folder("numbers", "small")
+
+
+def test_publishing_removes_versions_only(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for number in (1, 2):
+        with store.writing("numbers", "small") as folder:
+            NUMBERS.write(NUMBERS.frame({"n": [number]}), folder)
+        (store.root / "numbers" / "small" / "somebody's").mkdir(exist_ok=True)
+    left = {path.name for path in (store.root / "numbers" / "small").iterdir()}
+    assert left == {"manifest.json", "somebody's", store.manifest("numbers", "small").version}
