@@ -12,7 +12,7 @@ from rich.console import Console
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.report.tables import terminal_table
+from symtune_pipeline.report.tables import print_summary
 from symtune_pipeline.store.folder import Store
 
 
@@ -35,6 +35,6 @@ def print_report(store: Store) -> Path:
     """
     page = store.folder("eval_report") / "index.html"
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(terminal_table(store.read_table("mart_summary")))
+    print_summary(console, store.read_table("mart_summary"))
     console.print(f"Report: {page}", soft_wrap=True)
     return page

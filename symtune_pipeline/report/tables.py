@@ -10,7 +10,7 @@ show gains in percentage points.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,9 @@ from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS
 
 if TYPE_CHECKING:
     from great_tables import GT
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 IN_CONTEXT = tuple(setting.name for setting in SETTINGS)
 # The marts' two intervals of a gain: over queries, and over draws of exemplars.
@@ -53,18 +55,52 @@ class Comparison:
         return next(iter(self.rows.values()))
 
 
-def terminal_table(summary: pl.DataFrame) -> Table:
-    """The table that a run ends with: one line per setting, in sections where models differ.
+def print_summary(console: Console, summary: pl.DataFrame) -> None:
+    """Print the table that a run ends with, or the same in lines where the console is too narrow.
 
-    It is made for 120 columns. Names of settings are broken below that, and beside a pretrained
-    variant. `summary` has a row per model, benchmark, setting and variant.
+    `summary` has a row per model, benchmark, setting and variant.
     """
+    from rich.measure import Measurement
+
+    table = terminal_table(summary)
+    wide = console.options.update(width=1_000)
+    fits = Measurement.get(console, wide, table).maximum <= console.width
+    for part in [table] if fits else terminal_lines(summary):
+        console.print(part)
+
+
+def terminal_lines(summary: pl.DataFrame) -> Iterator[Text]:
+    """Three lines a setting, of at most 60 columns where there are two variants."""
+    from rich.text import Text
+
+    for model in models(summary):
+        if several_models(summary):
+            yield Text(model, style="bold underline")
+        for pair in comparisons(summary.filter(pl.col("model") == model)):
+            chance = fraction_text(pair.first["chance"])
+            shared = f"n {pair.first['n']}" + (f", chance {chance}" if chance else "")
+            found = [
+                f"{variant} {accuracy_text(pair.rows[variant])}"
+                for variant in VARIANTS
+                if variant in pair.rows
+            ]
+            yield Text.assemble(
+                (setting_label(pair.benchmark, pair.setting), "bold"), f"  {shared}"
+            )
+            yield Text(f"  {', '.join(found)}")
+            if pair.tuned:
+                gain, p = gain_text(pair.tuned, OVER_DRAWS), p_text(pair.tuned.get("p"))
+                yield Text(f"  points {gain}" + (f", p {p}" if p else ""))
+
+
+def terminal_table(summary: pl.DataFrame) -> Table:
+    """One line a setting, in sections where models differ; 112 columns where there are two variants."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column("setting", overflow="fold")
+    table.add_column("setting")
     variants = [variant for variant in VARIANTS if variant in summary["variant"]]
     for name in ("n", *variants, "chance", "points", "p"):
         table.add_column(name, justify="right", no_wrap=True)
