@@ -24,14 +24,14 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots
 from symtune_pipeline.report.tables import (
+    OVER_DRAWS,
     Comparison,
     comparisons,
     fraction_text,
+    gain_text,
     html_tables,
     in_order,
     models,
-    p_relation,
-    points_text,
     setting_label,
     several_models,
     summary_records,
@@ -42,7 +42,6 @@ from symtune_pipeline.tables import SETTINGS, flipped_setting
 if TYPE_CHECKING:
     from symtune_pipeline.report.plots import Chart
 
-SIGNIFICANT = 0.05
 IN_CONTEXT = {(setting.relevant, setting.instructed): setting.name for setting in SETTINGS}
 # The settings a finding spells out: the method's aim, its hardest test, and what it may cost.
 HEADLINES = {
@@ -139,11 +138,11 @@ def finding(summary: pl.DataFrame) -> list[str]:
     tested = [pair for pair in comparisons(summary) if pair.tuned.get("p") is not None]
     if not tested:
         return ["No setting was measured on both the untuned and the symbol-tuned model."]
-    clear = [pair for pair in tested if pair.tuned["p"] < SIGNIFICANT]
+    clear = [pair for pair in tested if is_clear(pair)]
     worse = [pair for pair in clear if pair.tuned["gain"] < 0]
     verdict = (
-        f"Of {len(tested)} settings, symbol tuning made {len(clear) - len(worse)} significantly "
-        f"better and {named(worse)} significantly worse (p < {SIGNIFICANT})."
+        f"Of {len(tested)} settings, symbol tuning made {len(clear) - len(worse)} better and"
+        f" {named(worse)} worse, counted where the 95% interval over draws of exemplars leaves out 0."
     )
     headlines = [
         headline(HEADLINES[key], pair)
@@ -154,6 +153,15 @@ def finding(summary: pl.DataFrame) -> list[str]:
     return [verdict, *headlines]
 
 
+def is_clear(pair: Comparison) -> bool:
+    """Whether the interval of the gain over draws leaves out 0; where there is none, nothing is claimed.
+
+    Queries of a context share its exemplars, so a test that takes them for independent claims more.
+    """
+    low, high = (pair.tuned[f"{OVER_DRAWS}_{end}"] for end in ("low", "high"))
+    return low is not None and (low > 0 or high < 0)
+
+
 def named(pairs: list[Comparison]) -> str:
     """How many settings, and which, as `1 (List functions, fresh)`."""
     labels = "; ".join(setting_label(pair.benchmark, pair.setting) for pair in pairs)
@@ -161,13 +169,12 @@ def named(pairs: list[Comparison]) -> str:
 
 
 def headline(opening: str, pair: Comparison) -> str:
-    """A setting's accuracies, gain and p in one sentence."""
+    """A setting's accuracies and gain in one sentence, with the gain's interval over draws."""
     untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
-    gain, p = pair.tuned["gain"], pair.tuned["p"]
-    doubt = "" if p < SIGNIFICANT else ", which chance could bring"
+    doubt = "" if is_clear(pair) else ", which other draws could turn"
     return (
-        f"{opening}: accuracy {untuned} → {tuned}, {points_text(gain)} points{doubt} "
-        f"(p {p_relation(p)}, n = {pair.tuned['n']})."
+        f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points{doubt}"
+        f" (n = {pair.tuned['n']})."
     )
 
 

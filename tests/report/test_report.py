@@ -290,20 +290,25 @@ def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
 def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
     verdict, symbols, _, relevant = page.finding(marts()["summary"])
     assert verdict == (
-        "Of 6 settings, symbol tuning made 3 significantly better and 1 (relevant labels, "
-        "instruction) significantly worse (p < 0.05)."
+        "Of 6 settings, symbol tuning made 2 better and 1 (relevant labels, instruction) worse,"
+        " counted where the 95% interval over draws of exemplars leaves out 0."
     )
     assert symbols == (
-        "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 points (p = 0.003, n = 440)."
+        "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 [+1.1, +16.1] points (n = 440)."
     )
-    assert "0.77 → 0.70, -7.2 points (p < 0.001" in relevant
+    assert "0.77 → 0.70, -7.2 [-15.2, -0.2] points (n" in relevant
 
 
-def test_the_finding_claims_nothing_that_is_not_significant() -> None:
-    summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.2))
+@pytest.mark.parametrize("interval", [(-0.02, 0.12), (None, None)])
+def test_the_finding_claims_nothing_that_other_draws_could_turn(
+    interval: tuple[float | None, float | None],
+) -> None:
+    """However small the p of a test that takes queries for independent is."""
+    over_draws = dict(zip(("gain_cluster_low", "gain_cluster_high"), interval, strict=True))
+    summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.001, **over_draws))
     verdict, headline = page.finding(summary)
-    assert "made 0 significantly better and 0 significantly worse" in verdict
-    assert "+5.0 points, which chance could bring (p = 0.200" in headline
+    assert "made 0 better and 0 worse" in verdict
+    assert "points, which other draws could turn (n = 440)" in headline
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
