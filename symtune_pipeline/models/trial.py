@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 ROOT, STEM = 6, 3  # tokens that all strings begin with, and that two of them go on with
 LENGTHS = 11, 12, 14
-# Differences of a token's log-probabilities, as a share of how far these spread. Seen in full precision:
-# 1e-5 of right models and 0.2 or more of wrong ones.
-TOLERANCE = 1e-4
+# Differences of a token's log-probabilities, as a share of how far these spread: of most tokens, and of any.
+# Seen in full precision: 1e-5 of right models and 0.01 or more of wrong ones; tuned weights magnify rounding
+# at single tokens, to 2e-4 seen.
+TOLERANCE, TOLERANCE_ANY = 1e-4, 3e-3
 # In half precision right models differ by up to 0.1 in most rows, and where rounding sends a token to
 # another expert by more. There a second look is sharper: whether what must not matter changes anything.
 TOLERANCE_HALF, UNMOVED_HALF = 0.25, 0.01
@@ -47,7 +48,7 @@ def same_to_rounding(found: torch.Tensor, expected: torch.Tensor, dtype: torch.d
         return False
     differences_T = _differences(found, expected)
     if dtype.itemsize >= 4:
-        return bool((differences_T <= TOLERANCE).all())
+        return bool(differences_T.median() <= TOLERANCE and differences_T.max() <= TOLERANCE_ANY)
     return bool(differences_T.median() <= TOLERANCE_HALF)
 
 

@@ -18,6 +18,7 @@ from symtune_pipeline.models.device import Precision, device_and_precision
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.trial import same_to_rounding
 
 Weights = dict[str, torch.Tensor]
 
@@ -198,3 +199,21 @@ def test_models_answer_in_the_precision_that_is_asked_for(
     if torch.cuda.is_available() and asked == "auto":
         found = torch.bfloat16
     assert device_and_precision(asked)[1] == found
+
+
+@pytest.mark.parametrize(
+    ("noise", "same"),
+    [
+        ([1e-5, 1e-5, 1e-3, 1e-5, 1e-5], True),  # tuned weights magnify rounding at single tokens
+        ([1e-5, 1e-5, 1e-2, 1e-5, 1e-5], False),
+        ([1e-3, 1e-3, 1e-3, 1e-5, 1e-5], False),
+        ([float("nan"), 1e-5, 1e-5, 1e-5, 1e-5], False),
+    ],
+)
+def test_rounding_is_told_from_a_difference_by_most_tokens_and_by_the_worst(
+    noise: list[float], same: bool
+) -> None:
+    torch.manual_seed(0)
+    expected = torch.randn(5, 1_000)
+    found = expected + torch.tensor(noise)[:, None] * torch.randn(5, 1_000)
+    assert same_to_rounding(found, expected, torch.float32) == same
