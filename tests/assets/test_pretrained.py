@@ -65,7 +65,10 @@ def store(data_side: DataSide, tokenizer: Any, tmp_path: Path) -> Store:
 def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store) -> None:
     made = materialised(store, ["eval_icl", "eval_flipped", "eval_algorithmic"], PARENT)
     assert made.success
-    for name, path in (("eval_icl", "packed"), ("eval_algorithmic", "in batches")):
+    for name, path in (
+        ("eval_icl", "packed"),
+        ("eval_algorithmic", "in batches, beginnings shared"),
+    ):
         [event] = made.asset_materializations_for_node(name)
         shown = dict.fromkeys(("pretrained", "untuned", "tuned"), path)
         assert event.metadata["path"].value == shown
@@ -95,7 +98,10 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     assert "pretrained" in page and "Across models" in page
     assert f"models.{PARENT}.pretrained model.source" in page
     assert f"models.{ORPHAN}.pretrained model" not in page
-    for name, path in (("scoring.pretrained", "packed"), ("generation.tuned", "in batches")):
+    for name, path in (
+        ("scoring.pretrained", "packed"),
+        ("generation.tuned", "in batches, beginnings shared"),
+    ):
         assert re.search(rf"models\.{PARENT}\.{name}</th><td>{path}<", page)
     assert f"models.{ORPHAN}.scoring.tuned" in page and f"models.{ORPHAN}.generation" not in page
 
@@ -116,7 +122,10 @@ def test_a_dropped_model_is_asked_as_those_of_the_graph_are(store: Store, tmp_pa
             )
     asked, refused = results
     [event] = asked.asset_materializations_for_node("score_incoming")
-    assert event.metadata["path"].value == {"scoring": "packed", "generation": "in batches"}
+    assert event.metadata["path"].value == {
+        "scoring": "packed",
+        "generation": "in batches, beginnings shared",
+    }
     [failed] = [event for event in refused.all_events if event.is_step_failure]
     told = failed.step_failure_data.user_failure_data
     assert told and told.description

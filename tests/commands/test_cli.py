@@ -273,7 +273,7 @@ def test_a_folder_with_a_model_shows_how_it_runs_and_why(
     assert ended.code == 0
     rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in ended.out.splitlines())
     assert rows["scores and is tuned"] == path
-    assert rows["generates"] == "in batches"
+    assert rows["generates"] == "in batches, beginnings shared"
     (folder / "tokenizer.json").unlink()
     assert (
         "no complete model: tokenizer.json is missing"

@@ -34,7 +34,7 @@ few = {"list_functions": 2, "turing_programs": 2, "algorithmic_shots": 3}
 without = algorithmic_suite(EvaluationConfig(**few), seed=0)
 suite = algorithmic_suite(EvaluationConfig(**few, concepts={"words": 2}), seed=0)
 words = ALGORITHMIC_SUITE.checked(suite).filter(benchmark="words")
-predictions = of_model(generate(Path(sys.argv[1]), words), "tiny", "untuned")
+predictions = of_model(generate(Path(sys.argv[1]), words, EvaluationConfig()), "tiny", "untuned")
 print(json.dumps({
     "others stay": suite.filter(suite["benchmark"] != "words").equals(without),
     "words": words.to_dicts(),
