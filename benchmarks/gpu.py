@@ -303,7 +303,8 @@ def scoring(bench: Bench, key: str) -> list[Record]:
         best = max(rates, key=lambda batch: rates[batch])
         theirs = rate(bench, peers[best], suite)
         title = f"{key}, {name} (peer: batches of {best})"
-        records.append(Record(title, mine, theirs, "queries/s", mine / theirs))
+        ratio = mine / theirs if theirs else None  # out of memory
+        records.append(Record(title, mine, theirs, "queries/s", ratio))
     return records
 
 

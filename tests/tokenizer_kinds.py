@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import cycle, islice
 from typing import Any
 
+import numpy as np
 from tokenizers import (
     AddedToken,
     Regex,
@@ -127,3 +129,19 @@ def _corpus() -> list[str]:
             texts = list(islice(inputs, 3))
             prompts.append(render(segments(style, texts, list(islice(labels, 3)), instruction)))
     return prompts * 2
+
+
+def odd_rows(count: int, inputs: Sequence[str] = INPUTS) -> Iterator[dict[str, Any]]:
+    """Rows of a mixture in every format, with every instruction or none, of random odd texts."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        instruction = int(rng.integers(-1, len(INSTRUCTIONS)))
+        yield {
+            "prompt": number,
+            "dataset": f"set {max(instruction, 0)}",
+            "format": number % 10,
+            "examples": rng.choice(len(inputs), size=5, replace=False).tolist(),
+            "targets": [0, 1, 1, 0, int(rng.integers(2))],
+            "labels": rng.choice(LABELS, size=2, replace=False).tolist(),
+            "instructed": instruction >= 0,
+        }

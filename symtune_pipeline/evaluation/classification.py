@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby, takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
-from symtune_pipeline.prompts.tokens import SegmentTokenizer
+from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,11 +79,7 @@ def _tree(
     The tree's prefix is the tokens that the rows share; its queries are what each of them adds.
     """
     asked, dropped = _fitting(rows, by_segment, inputs, limit)
-    prompts = [prompt[:-1] for prompt, _ in asked]
-    ends = zip(
-        min(prompts), max(prompts), strict=False
-    )  # what these share, all do that lie between
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    shared = shared_beginning([prompt[:-1] for prompt, _ in asked])
     queries = [Query(prompt[shared:], labels) for prompt, labels in asked]
     return Tree(asked[0][0][:shared], queries), dropped
 

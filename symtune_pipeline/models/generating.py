@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.trial import is_unmoved, random_strings, run_alone, same_to_rounding
+from symtune_pipeline.prompts.tokens import shared_beginning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +61,7 @@ class Batch:
         own: list[list[Tokens]] = [[] for _ in numbers]
         for prompt, group in zip(prompts, group_of, strict=True):
             own[group].append(prompt[:-1])  # something is left to each
-        alike = [_alike(those) if shared else 0 for those in own]
+        alike = [shared_beginning(those) if shared else 0 for those in own]
         if not all(alike):
             alike = [0] * len(own)
         ends = [alike[group] for group in group_of]
@@ -111,12 +111,6 @@ def _padded(rows: Sequence[Tokens], filler: int) -> torch.Tensor:
         padding_value=filler,
         padding_side="left",
     )
-
-
-def _alike(prompts: Sequence[Tokens]) -> int:
-    """How many tokens all begin with alike: what the least and the greatest share, all between do."""
-    ends = zip(min(prompts), max(prompts), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def choose_generating(model: PreTrainedModel) -> Generating:

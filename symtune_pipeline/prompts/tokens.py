@@ -152,7 +152,7 @@ class SegmentTokenizer:
             else self.tokens([*prompt, added])
             for added in (Segment(self.frame.label.filled(label), Role.LABEL) for label in labels)
         ]
-        shared = min((_shared(alone, tokens) for tokens in joined), default=len(alone))
+        shared = min((shared_beginning([alone, tokens]) for tokens in joined), default=len(alone))
         return alone[:shared], [tokens[shared:] for tokens in joined]
 
     def _text_tokens(self, text: str) -> list[int]:
@@ -199,9 +199,10 @@ def _by_segment(prompt: Sequence[Segment], encoding: Encoding) -> list[list[int]
     return found
 
 
-def _shared(alone: list[int], joined: list[int]) -> int:
-    """How many tokens a prompt and the same prompt with a label have in common at the start."""
-    if joined[: len(alone)] == alone:
-        return len(alone)
-    pairs = zip(alone, joined, strict=False)
+def shared_beginning(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with alike."""
+    first, last = min(prompts), max(prompts)  # what these share, all do that lie between
+    if last[: len(first)] == first:
+        return len(first)
+    pairs = zip(first, last, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

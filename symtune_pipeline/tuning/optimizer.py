@@ -48,12 +48,12 @@ def take_step(
     max_grad_norm: float,
     precision: str,
     ranks: Ranks,
-    together: int = 1,
+    together: int,
 ) -> Row:
     """Take step `number` on the mean loss over the blocks' targets; returns what it measured.
 
-    So many blocks run `together` in a pass.
-    Raises UserError where the loss or the gradient of a block is no finite number.
+    So many blocks run `together` in a pass. Raises UserError where the loss or the gradient of a block
+    is no finite number.
     """
     targets = sum(len(block.targets) for block in blocks)
     losses, right = _gradients(model, blocks, targets, precision, ranks, together)

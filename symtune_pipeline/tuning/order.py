@@ -14,7 +14,8 @@ from symtune_pipeline.tuning.config import JobConfig
 READS_PER_TRAINED_BLOCK = 3
 SHARE = 0.03  # of the run that measuring may take, where two measurements take less
 MEASUREMENTS = 50  # at most: enough for a curve
-# Tokens of a pass on a GPU, in whole blocks: on an H100 with 135M parameters twice as fast as 8,192.
+# Tokens of a pass on a GPU, in whole blocks: on an H100 with 135M parameters about twice as fast as
+# 8,192.
 PASS_TOKENS = 16_384
 
 

@@ -33,8 +33,8 @@ USABLE = 0.9  # of the memory: the rest is lost between tensors
 # by one. It is what limits models too small for their GPU.
 LAUNCH_SECONDS = 1e-3
 # What tuning reaches of a GPU's peak, least and most, for models of up to so many parameters. Measured on
-# an H100: 18% of it at 135M, 30% at 360M and 45% at 1.7B with compiled layers, and 7% at 135M without.
-# At 8B, 22 to 39% were published.
+# an H100 with compiled layers: 18% of it at 135M and 30% at 360M (docs/results.md); by hand 45% at 1.7B,
+# and 7% at 135M without compiling. At 8B, 22 to 39% were published.
 UTILISATION = ((250e6, 0.07, 0.18), (1e9, 0.15, 0.30), (inf, 0.20, 0.45))
 # Tokens of an example with its label, of which one in TOKENS_PER_TARGET is a target; for estimates.
 GENERATED_TOKENS, PUBLIC_TOKENS, TOKENS_PER_TARGET = 22, 45, 8

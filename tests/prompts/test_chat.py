@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
-from tokenizer_kinds import INPUTS, INSTRUCTIONS, KINDS, LABELS, small_tokenizer
+from tokenizer_kinds import INPUTS, INSTRUCTIONS, KINDS, LABELS, odd_rows, small_tokenizer
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.prompts.blocks import packed_blocks
@@ -73,22 +72,6 @@ def chat(tokenizer: Any, message: str, answer: str = "", **options: Any) -> list
     return ids
 
 
-def _rows(count: int, inputs: Sequence[str] = INPUTS) -> Iterator[dict[str, Any]]:
-    """Prompts in every format, with every instruction or none, of random odd inputs and labels."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        instruction = int(rng.integers(-1, len(INSTRUCTIONS)))
-        yield {
-            "prompt": number,
-            "dataset": f"set {max(instruction, 0)}",
-            "format": number % 10,
-            "examples": rng.choice(len(inputs), size=5).tolist(),
-            "targets": [0, 1, 1, 0, int(rng.integers(2))],
-            "labels": rng.choice(LABELS, size=2, replace=False).tolist(),
-            "instructed": instruction >= 0,
-        }
-
-
 def _asked(row: dict[str, Any], inputs: Sequence[str] = INPUTS, **frame: Any) -> list[Segment]:
     """A prompt up to where the query's label comes."""
     labels = [row["labels"][target] for target in row["targets"][:-1]]
@@ -101,7 +84,7 @@ def test_a_prompt_and_the_labels_after_it_have_the_tokens_of_the_whole_string(
     tokenizer: Any,
 ) -> None:
     by_segment = SegmentTokenizer(tokenizer, chat=True)
-    for row in _rows(60):
+    for row in odd_rows(60):
         message = render(_asked(row))
         prompt = _asked(row, frame=by_segment.frame)
         assert by_segment.tokens(prompt) == chat(tokenizer, message)
@@ -111,7 +94,7 @@ def test_a_prompt_and_the_labels_after_it_have_the_tokens_of_the_whole_string(
 
 
 def test_blocks_hold_what_transformers_makes_of_each_chat(tokenizer: Any) -> None:
-    rows = list(_rows(150))
+    rows = list(odd_rows(150))
     instructions = {f"set {i}": text for i, text in enumerate(INSTRUCTIONS)}
     blocks = pl.concat(
         packed_blocks(
@@ -142,7 +125,7 @@ def test_a_control_token_spelled_in_a_message_stays_text(tokenizer: Any, templat
     control = set(tokenizer.convert_tokens_to_ids(names))
     written = [token for token in chat(tokenizer, "x") if token in control]
     assert written
-    for row in _rows(30, SPELLED):
+    for row in odd_rows(30, SPELLED):
         prompt = _asked(row, SPELLED, frame=by_segment.frame)
         tokens, labels = by_segment.continuations(prompt, SPELLED)
         assert [token for token in tokens if token in control] == written
@@ -156,7 +139,7 @@ def test_text_that_spells_control_tokens_is_tokenised_as_transformers_sanitises_
     tokenizer = with_template(kind, TEMPLATES[template])
     tokenizer.chat_control_tokens = ["<tool_call>"]
     by_segment = SegmentTokenizer(tokenizer, chat=True)
-    for row in _rows(30, SPELLED):
+    for row in odd_rows(30, SPELLED):
         tokens = by_segment.tokens(_asked(row, SPELLED, frame=by_segment.frame))
         message = render(_asked(row, SPELLED))
         assert tokens == chat(tokenizer, message, sanitize_control_tokens=True)

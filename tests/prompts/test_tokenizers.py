@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tokenizer_kinds import (
     KINDS,
     LABELS,
     STARTS,
+    odd_rows,
     read,
     small_tokenizer,
 )
@@ -35,22 +35,6 @@ EVERY_TOKENIZER = [(kind, start) for kind in KINDS for start in STARTS]
 @pytest.fixture(params=EVERY_TOKENIZER, ids=lambda pair: "-".join(pair), scope="module")
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     return small_tokenizer(*request.param)
-
-
-def _rows(prompts: int = 400) -> Iterator[dict[str, Any]]:
-    """Prompts in every format, with every instruction or none, of random odd inputs and labels."""
-    rng = np.random.default_rng(0)
-    for number in range(prompts):
-        instruction = int(rng.integers(-1, len(INSTRUCTIONS)))
-        yield {
-            "prompt": number,
-            "dataset": f"set {max(instruction, 0)}",
-            "format": number % len(STYLES),
-            "examples": rng.choice(len(INPUTS), size=5, replace=False).tolist(),
-            "targets": [0, 1, 1, 0, int(rng.integers(2))],
-            "labels": rng.choice(LABELS, size=2, replace=False).tolist(),
-            "instructed": instruction >= 0,
-        }
 
 
 def _prompt(row: dict[str, Any], inputs: Any = INPUTS) -> list[Segment]:
@@ -81,7 +65,7 @@ def _sequences(
 
 
 def test_blocks_hold_what_the_tokenizer_makes_of_each_prompt(tokenizer: Any) -> None:
-    rows = list(_rows())
+    rows = list(odd_rows(400))
     found = _sequences(rows, tokenizer)
     expected = [read(tokenizer, render(_prompt(row))) for row in rows]
     assert sorted(tokens for tokens, _ in found) == sorted(expected)
@@ -91,7 +75,7 @@ def test_blocks_hold_what_the_tokenizer_makes_of_each_prompt(tokenizer: Any) -> 
 
 
 def test_the_last_targets_are_the_tokens_that_follow_the_prompt(tokenizer: Any) -> None:
-    rows = list(_rows(150))
+    rows = list(odd_rows(150))
     by_tokens = {tuple(tokens): targets for tokens, targets in _sequences(rows, tokenizer)}
     tried = 0
     for row in rows:
@@ -108,7 +92,7 @@ def test_the_last_targets_are_the_tokens_that_follow_the_prompt(tokenizer: Any) 
 
 def test_each_target_holds_a_part_of_a_label_and_no_label_lacks_one(tokenizer: Any) -> None:
     """By the places of tokens in the text, which the tokenizer itself gives."""
-    rows = list(_rows(100))
+    rows = list(odd_rows(100))
     by_tokens = {tuple(tokens): set(targets) for tokens, targets in _sequences(rows, tokenizer)}
     for row in rows:
         prompt = _prompt(row)
@@ -134,7 +118,7 @@ def test_each_target_holds_a_part_of_a_label_and_no_label_lacks_one(tokenizer: A
 
 def test_a_scored_label_has_the_tokens_that_follow_the_prompt(tokenizer: Any) -> None:
     by_segment = SegmentTokenizer(tokenizer)
-    for row in _rows(60):
+    for row in odd_rows(60):
         prompt = _prompt(row)[:-1]
         tokens, labels = by_segment.continuations(prompt, LABELS)
         for label, found in zip(LABELS, labels, strict=True):
@@ -144,7 +128,7 @@ def test_a_scored_label_has_the_tokens_that_follow_the_prompt(tokenizer: Any) ->
 
 
 def test_a_prompt_above_a_blocks_length_loses_exemplars_and_keeps_its_start(tokenizer: Any) -> None:
-    rows = list(_rows(60))
+    rows = list(odd_rows(60))
     whole = [tokens for tokens, _ in _sequences(rows, tokenizer)]
     size = max(map(len, whole)) - 1
     found = _sequences(rows, tokenizer, size)
@@ -168,7 +152,7 @@ def test_a_control_token_spelled_in_a_text_stays_text(tokenizer: Any) -> None:
     control = {*tokenizer.convert_tokens_to_ids(list(CONTROL[1:])), len(tokenizer) - 1}
     assert control >= {tokenizer.convert_tokens_to_ids(ALSO_CONTROL), tokenizer.bos_token_id}
     inputs = SPELLED
-    rows = [row | {"examples": [e % len(inputs) for e in row["examples"]]} for row in _rows(100)]
+    rows = [row | {"examples": [e % len(inputs) for e in row["examples"]]} for row in odd_rows(100)]
     for tokens, _ in _sequences(rows, tokenizer, 800, inputs):
         assert not control & set(tokens[1:])
     by_segment = SegmentTokenizer(tokenizer)
@@ -220,7 +204,7 @@ def test_symbols_differ_in_the_first_token_that_follows_a_prompt(
 def test_a_rare_junction_is_found_among_many_prompts_that_compose() -> None:
     """One prompt of ten thousand ends an instruction as Llama 3's pattern joins it."""
     tokenizer = small_tokenizer("llama3")
-    rows = [row | {"instructed": False} for row in _rows(3_000)]
+    rows = [row | {"instructed": False} for row in odd_rows(3_000)]
     rows[2_998] |= {"format": 8, "instructed": True, "dataset": "set 0"}
     tokens = [found for found, _ in _sequences(rows, tokenizer)]
     expected = read(tokenizer, render(_prompt(rows[2_998])))
@@ -250,7 +234,7 @@ def test_a_tokenizer_that_cannot_say_where_tokens_are_is_one_sentence() -> None:
 
 
 def test_a_label_without_tokens_is_one_sentence() -> None:
-    rows = [row | {"labels": ["FOO", "\u2028"], "instructed": False} for row in _rows(1)]
+    rows = [row | {"labels": ["FOO", "\u2028"], "instructed": False} for row in odd_rows(1)]
     with pytest.raises(
         UserError, match=r"The label '\u2028' in prompt 0 of dataset 'set 4' has no"
     ):
