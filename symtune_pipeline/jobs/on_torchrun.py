@@ -21,7 +21,9 @@ def main() -> int:
         if interrupted():
             raise
         rank, failure = error.get_first_failure()
-        print(f"Rank {rank} ended with code {failure.exitcode}, so all ranks were ended.", flush=True)
+        print(
+            f"Rank {rank} ended with code {failure.exitcode}, so all ranks were ended.", flush=True
+        )
         return 1
     return 0
 

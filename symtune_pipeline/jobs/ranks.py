@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
+from symtune_pipeline.errors import UserError
 from symtune_pipeline.jobs.job import Say
 
 T = TypeVar("T")
@@ -61,6 +62,21 @@ class Ranks:
         if self.count > 1:
             dist.all_gather_object(values, value, group=group or self.control_group)
         return values
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns on this rank; where it raises UserError on any, all raise the first."""
+        done: list[T] = []
+        error = None
+        try:
+            done.append(work())
+        except UserError as raised:
+            if self.count == 1:
+                raise
+            error = str(raised)
+        errors = [each for each in self.all_gather(error) if each]
+        if errors:
+            raise UserError(errors[0])
+        return done[0]
 
     def barrier(self, group: dist.ProcessGroup | None = None) -> None:
         """Wait until all ranks are here; without a group, in the one between steps."""
