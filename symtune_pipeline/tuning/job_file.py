@@ -25,10 +25,11 @@ def put_job(config: JobConfig, bucket: Bucket) -> str:
     """Copy a job and its inputs to a bucket; returns the address of its file."""
     if bucket.read_text(NAME) is None:
         bucket.upload_folder(config.model_folder, "base")
-        bucket.upload_folder(config.blocks.parent, "blocks")
+        bucket.upload_folder(config.blocks.parent, "blocks")  # and the held-out prompts
         there = {
             "model_folder": Path("base"),
             "blocks": Path("blocks", config.blocks.name),
+            "held_out": config.held_out and Path("blocks", config.held_out.name),
             "output_folder": Path("."),
             "checkpoint_url": bucket.url("checkpoints"),
         }
@@ -63,5 +64,6 @@ def _read(file: Path, folder: Path) -> JobConfig:
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Job file {file} cannot be used ({reason}); write it again.") from error
-    paths = ("model_folder", "blocks", "output_folder")
-    return config.model_copy(update={name: folder / getattr(config, name) for name in paths})
+    names = ("model_folder", "blocks", "held_out", "output_folder")
+    paths = {name: path for name in names if (path := getattr(config, name))}
+    return config.model_copy(update={name: folder / path for name, path in paths.items()})
