@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
@@ -11,8 +12,12 @@ from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, read_frames, scan_table, write_frames, write_text
 from symtune_pipeline.prompts.blocks import packed_blocks
+from symtune_pipeline.prompts.held_out_tokens import packed_held_out
 from symtune_pipeline.prompts.symbols import shared_token_sequences
-from symtune_pipeline.tables import PACKED_MIXTURE
+from symtune_pipeline.tables import HELD_OUT_PROMPTS, PACKED_HELD_OUT, PACKED_MIXTURE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHARED_SYMBOLS = "shared_symbols.json"  # beside the table: what the check says of it
 
@@ -55,7 +60,7 @@ def _settings(experiment: Experiment) -> object:
         "tuning_mixture",
     ],
     settings=_settings,
-    tables=[PACKED_MIXTURE],
+    tables=[PACKED_MIXTURE, PACKED_HELD_OUT],
     checks=[DISJOINT_IN_TOKENS],
     partitioned=True,
 )
@@ -64,13 +69,12 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     from symtune_pipeline.models.opening import open_tokenizer
 
     tokenizer = open_tokenizer(step.artifacts.folder("base_model", step.partition))
-    mixture = step.artifacts.folder("tuning_mixture") / TABLE
     prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")
     size = step.experiment.tuning.block_tokens_for(step.model)
     chat = step.experiment.evaluation.chat_template
     blocks = packed_blocks(
-        read_frames(mixture),
+        read_frames(step.artifacts.folder("tuning_mixture") / TABLE),
         examples["input"],
         step.experiment.instructions(),
         tokenizer,
@@ -79,9 +83,26 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
         chat,
     )
     write_frames(folder / TABLE, (PACKED_MIXTURE.checked(frame) for frame in blocks))
+    _write_held_out(step, folder, examples["input"], tokenizer)
     shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
     write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
     return _counts(folder / TABLE, size)
+
+
+def _write_held_out(
+    step: Step, folder: Path, inputs: pl.Series, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    drawn = step.artifacts.read_table("tuning_mixture", name=HELD_OUT_PROMPTS.file)
+    size = step.experiment.tuning.block_tokens_for(step.model)
+    chat = step.experiment.evaluation.chat_template
+    packed = packed_held_out(drawn, inputs, tokenizer, size, chat)
+    PACKED_HELD_OUT.write(packed, folder)
+    left_out = drawn["prompt"].n_unique() - len(packed)
+    if left_out:
+        step.warn(
+            f"{left_out} held-out prompts are not measured on: with one exemplar per class they exceed"
+            f" {size} tokens, or two of their symbols are the same tokens or none."
+        )
 
 
 def _counts(blocks: Path, size: int) -> Metadata:

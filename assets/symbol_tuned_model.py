@@ -15,14 +15,15 @@ from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, write_text
 from symtune_pipeline.report.curves import curves
-from symtune_pipeline.tables import TUNING_LOG
+from symtune_pipeline.tables import PACKED_HELD_OUT, TUNING_LOG, TUNING_LOG_BY_SET
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.log import by_set
 from symtune_pipeline.tuning.settings import job_config
 
 NAME, LOG = "symbol_tuned_model", "tuning_log"
 CODE = ("symtune_pipeline.tuning.job",)  # not the card's wording: no fine-tune is repeated for it
-OF_THIS_MACHINE = {"model_folder", "blocks", "output_folder", "checkpoint_url"}
+OF_THIS_MACHINE = {"model_folder", "blocks", "held_out", "output_folder", "checkpoint_url"}
 
 
 def _settings(experiment: Experiment) -> object:
@@ -45,13 +46,43 @@ def _finite(step: Step) -> Verdict:
 FINITE_LOSS = Check("finite_loss", "The loss of every step is a finite number.", _finite)
 
 
+def _better(step: Step) -> Verdict:
+    log = step.artifacts.read_table(LOG, step.partition)
+    measured = log.drop_nulls("symbol_accuracy")
+    if measured.is_empty():
+        return Verdict(True, "Nothing was measured: mixture.held_out_prompts is 0.")
+    before, chance = measured["symbol_accuracy"][0], measured["symbol_chance"][0]
+    after = log.filter("kept")["symbol_accuracy"].item()
+    faults = [
+        f"not above {what}"
+        for what, other in (("the untuned model", before), ("chance", chance))
+        if not after > other
+    ]
+    return Verdict(
+        not faults,
+        f"Of the queries of held-out prompts, {after:.2f} have their own symbol first after tuning,"
+        f" {before:.2f} before, {chance:.2f} by chance: {' and '.join(faults) or 'above both'}.",
+        {"tuned": dg.MetadataValue.float(after), "untuned": dg.MetadataValue.float(before),
+         "chance": dg.MetadataValue.float(chance)},
+    )  # fmt: skip
+
+
+LEARNS_SYMBOLS = Check(
+    "learns_symbols",
+    "On held-out prompts the tuned model's own symbols rank first more often than the untuned model's"
+    " and than by chance.",
+    _better,
+    warns=True,
+)
+
+
 @asset(
     group="models",
     kinds={"pytorch", "huggingface"},
     deps=["base_model", "packed_mixture"],
     code=CODE,
     settings=_settings,
-    checks=[FINITE_LOSS],
+    checks=[FINITE_LOSS, LEARNS_SYMBOLS],
     partitioned=True,
     pool=GPU,
     resources=["launcher", "tracker"],
@@ -62,28 +93,31 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     job = _job(step)
     result = step.context.resources.launcher.run(step.context, job)
     summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
-    log = TUNING_LOG.frame(summary["log"])
+    log, sets = TUNING_LOG.frame(summary["log"]), by_set(summary["log"])
     settings = job.model_dump(mode="json", exclude=OF_THIS_MACHINE)
     name = f"{step.experiment.name}-{step.partition}"
-    step.context.resources.tracker.log_job(name, log, settings, step.warn)
+    step.context.resources.tracker.log_job(name, summary["log"], settings, step.warn)
     # The log holds times, so it would make the version of equal models differ.
     with step.artifacts.writing(LOG, step.partition) as beside:
-        log.write_parquet(beside / TABLE)
+        TUNING_LOG.checked(log).write_parquet(beside / TABLE)
+        TUNING_LOG_BY_SET.write(sets, beside)
         write_text(beside / "settings.json", json.dumps(settings, indent=1))
     shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("log.json"))
     base = step.artifacts.folder("base_model", step.partition)
     provenance = json.loads((base / "provenance.json").read_text(encoding="utf-8"))
     card = model_card(step.model, step.experiment, provenance, step.inputs(), log)
     write_text(folder / "README.md", card)
-    return _described(log, summary) | {"settings": dg.MetadataValue.json(settings)}
+    return _described(log, sets, summary) | {"settings": dg.MetadataValue.json(settings)}
 
 
 def _job(step: Step) -> JobConfig:
+    packed = step.artifacts.folder("packed_mixture", step.partition)
     return job_config(
         step.model,
         step.experiment,
         model_folder=step.artifacts.folder("base_model", step.partition),
-        blocks=step.artifacts.folder("packed_mixture", step.partition) / TABLE,
+        blocks=packed / TABLE,
+        held_out=packed / PACKED_HELD_OUT.file,
         output_folder=step.work_folder,
         checkpoint_url=step.resource.checkpoint_url(NAME, step.partition),
         # The code counts too: no job goes on from the checkpoint of another program.
@@ -91,8 +125,9 @@ def _job(step: Step) -> JobConfig:
     )
 
 
-def _described(log: pl.DataFrame, summary: dict[str, float]) -> Metadata:
-    image = base64.b64encode(curves(log)).decode()
+def _described(log: pl.DataFrame, sets: pl.DataFrame, summary: dict[str, float]) -> Metadata:
+    image = base64.b64encode(curves(log, sets)).decode()
+    kept = sets.filter(step=log.filter("kept")["step"].item())
     numbers = {
         "seconds": summary["seconds"],
         "tokens per second": log["tokens"][-1] / summary["seconds"],
@@ -102,6 +137,9 @@ def _described(log: pl.DataFrame, summary: dict[str, float]) -> Metadata:
     return {
         "curves": dg.MetadataValue.md(f"![curves](data:image/png;base64,{image})"),
         "precision": dg.MetadataValue.text(str(summary["precision"])),
+        "symbol accuracy by dataset": dg.MetadataValue.json(
+            {row["dataset"]: round(row["symbol_accuracy"], 3) for row in kept.to_dicts()}
+        ),
         "attention": dg.MetadataValue.text(str(summary["attention"])),
         **{name: dg.MetadataValue.float(round(float(n), 3)) for name, n in numbers.items()},
     }

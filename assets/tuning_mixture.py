@@ -12,10 +12,11 @@ from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table, write_frames
+from symtune_pipeline.prompts.held_out import held_out_prompts
 from symtune_pipeline.prompts.mixture import mixture_chunks, short_prompts
 from symtune_pipeline.prompts.symbols import first_tokens
 from symtune_pipeline.prompts.text import render, tuning_prompt
-from symtune_pipeline.tables import TUNING_MIXTURE
+from symtune_pipeline.tables import HELD_OUT_PROMPTS, TUNING_MIXTURE
 
 
 def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
@@ -39,15 +40,19 @@ def _settings(experiment: Experiment) -> object:
     kinds={"polars", "parquet"},
     deps=_inputs,
     settings=_settings,
-    tables=[TUNING_MIXTURE],
+    tables=[TUNING_MIXTURE, HELD_OUT_PROMPTS],
 )
 def tuning_mixture(step: Step, folder: Path) -> Metadata:
     """The symbol-tuning prompts as rows of references: exemplars, symbols, format, query."""
-    config, file = step.experiment.mixture, folder / TUNING_MIXTURE.file
+    config, seed = step.experiment.mixture, step.experiment.seed
+    file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
     pool = step.artifacts.read_table("symbol_pool")
-    chunks = mixture_chunks(examples, pool, config, step.experiment.seed, _first(step, pool))
+    first = _first(step, pool)
+    chunks = mixture_chunks(examples, pool, config, seed, first)
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
+    held_out = held_out_prompts(examples, pool, config, seed, _seen(file), first)
+    HELD_OUT_PROMPTS.write(held_out, folder)
     short = short_prompts(scan_table(file), config)
     for dataset, prompts in short.items():
         step.warn(
@@ -57,6 +62,10 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     return {
         "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
         "prompts with too few exemplars": dg.MetadataValue.json(short),
+        "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
+        "of them with examples of the mixture": dg.MetadataValue.int(
+            held_out.filter("seen")["prompt"].n_unique()
+        ),
     }
 
 
@@ -69,6 +78,12 @@ def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
     models = [step.artifacts.folder("base_model", key) for key in step.experiment.models]
     chat = step.experiment.evaluation.chat_template
     return first_tokens(pool, [open_tokenizer(model) for model in models], chat)
+
+
+def _seen(mixture: Path) -> NDArray[np.int64]:
+    """The numbers of the examples that the mixture has, in order."""
+    examples = scan_table(mixture).select(pl.col("examples").explode().unique().sort())
+    return examples.collect(engine="streaming")["examples"].to_numpy().astype(np.int64)
 
 
 def _sample(step: Step, file: Path, examples: pl.DataFrame) -> str:

@@ -146,7 +146,6 @@ def config_of(bench: Bench, key: str, folder: Path, block_tokens: int) -> JobCon
             "learning_rate": 3e-4,
             "checkpoint_seconds": 3_600,
             "compile": bench.is_gpu,
-            "held_out_blocks": 8 if bench.is_gpu else 1,
         }
     )
     return job_config(
@@ -374,7 +373,7 @@ def fine_tune(bench: Bench, key: str, folder: Path, block_tokens: int, rate: flo
     blocks.write_parquet(config.blocks)
     step_tokens = config.tokens_per_step
     steps = int(FINE_TUNE_SECONDS * rate / step_tokens) if bench.is_gpu else 10
-    epochs = 1 + steps * step_tokens // (block_tokens * (len(blocks) - config.held_out_blocks))
+    epochs = 1 + steps * step_tokens // (block_tokens * len(blocks))
     config = config.model_copy(update={"steps": steps, "epochs": epochs})
     file = folder / "job.json"
     file.write_text(config.model_dump_json(), encoding="utf-8")
@@ -382,14 +381,12 @@ def fine_tune(bench: Bench, key: str, folder: Path, block_tokens: int, rate: flo
     subprocess.run(command, cwd=ROOT, check=True)
     log = json.loads((folder / "job" / "model" / "log.json").read_text(encoding="utf-8"))["log"]
     losses = [row["loss"] for row in log if row.get("loss") is not None]
-    held_out = [row["held_out_loss"] for row in log if row.get("held_out_loss") is not None]
     few = max(1, len(losses) // 20)
     first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
     name = f"{key}, job of {steps} steps"
     return [
         Record(f"{name}, loss at its end (peer: at its start)", last, first, "nats", None, "falls",
                last < first),
-        Record(f"{name}, held-out loss (peer: at its start)", held_out[-1], held_out[0], "nats"),
         Record(f"{name}, speed", log[-1]["tokens"] / log[-1]["seconds"], None, "tokens/s"),
     ]  # fmt: skip
 

@@ -87,7 +87,6 @@ def job(blocks: Path, model_folder: Path, block_tokens: int, loss: LossName) -> 
             "learning_rate": LEARNING_RATE,
             "precision": "fp32",
             "checkpoint_seconds": 3_600,  # none
-            "held_out_blocks": 0,
         }
     )
     config = job_config(

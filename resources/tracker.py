@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
-import polars as pl
 from pydantic import ValidationError
 
 from symtune_pipeline.errors.interrupts import interrupted
+
+Log = Sequence[Mapping[str, Any]]  # a row for each step, by measure
 
 
 class WandbTracker(dg.ConfigurableResource[None]):
@@ -25,7 +26,7 @@ class WandbTracker(dg.ConfigurableResource[None]):
     def log_job(
         self,
         name: str,
-        log: pl.DataFrame,
+        log: Log,
         settings: dict[str, object],
         warn: Callable[[str], None],
     ) -> None:
@@ -47,7 +48,7 @@ class WandbTracker(dg.ConfigurableResource[None]):
         if trouble:
             warn(trouble)
 
-    def _log_job(self, name: str, log: pl.DataFrame, settings: dict[str, object]) -> str | None:
+    def _log_job(self, name: str, log: Log, settings: dict[str, object]) -> str | None:
         """Log a job, and say why the server could not be used if it was asked."""
         import wandb
 
@@ -76,7 +77,7 @@ class WandbTracker(dg.ConfigurableResource[None]):
     def _log(
         self,
         name: str,
-        log: pl.DataFrame,
+        log: Log,
         settings: dict[str, object],
         mode: Literal["online", "offline"],
     ) -> None:
@@ -99,7 +100,7 @@ class WandbTracker(dg.ConfigurableResource[None]):
             config=settings,
             settings=quiet,
         ) as run:
-            for row in log.iter_rows(named=True):
+            for row in log:
                 known = {name: value for name, value in row.items() if value is not None}
                 run.log(known, step=int(row["step"]))
 

@@ -146,6 +146,8 @@ class MixtureConfig(Section):
     """The share of prompts with the set's instruction and its own labels."""
     distinct_first_token: bool = False
     """The symbols of a prompt differ in their first token too, for every model of the experiment."""
+    held_out_prompts: Annotated[int, Ge(0)] = 24
+    """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
 
     @field_validator("exemplars_per_class")
     @classmethod
@@ -183,8 +185,8 @@ class TuningConfig(Section):
     """The highest rate, about ten times higher for adapters; none: the model's own."""
     tokens_per_step: Positive | None = None
     """Tokens of one step of the optimizer; none: the model's own."""
-    held_out_blocks: Annotated[int, Ge(0)] = 2
-    """Blocks that are kept out of tuning, to measure its progress on."""
+    keep: Literal["last", "best"] = "last"
+    """The weights that are the result: after the last step, or where symbol accuracy was best."""
     lora: Lora | None = None
     """Adapters, merged at the end; none: as the catalogue plans the model."""
     activation_checkpointing: bool | None = None
@@ -306,6 +308,17 @@ class Experiment(Section):
     @classmethod
     def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
         _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(find_model(key)))
+        return tuning
+
+    @field_validator("tuning")
+    @classmethod
+    def _best_is_measured(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        mixture = info.data.get("mixture")
+        if tuning.keep == "best" and mixture and not mixture.held_out_prompts:
+            raise ValueError(
+                "keep is best, and without held-out prompts nothing is measured; raise"
+                " mixture.held_out_prompts above 0 or set keep to last"
+            )
         return tuning
 
     @field_validator("evaluation")

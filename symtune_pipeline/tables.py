@@ -201,7 +201,7 @@ def _number(dtype: type[pl.DataType], description: str, *, unique: bool = False)
     return Column(dtype(), description, least=0, unique=unique)
 
 
-def _list(dtype: type[pl.DataType], description: str) -> Column:
+def _list(dtype: type[pl.DataType] | pl.DataType, description: str) -> Column:
     return Column(pl.List(dtype), description)
 
 
@@ -273,6 +273,23 @@ TUNING_MIXTURE: Final = Table(
         "instructed": _flag("Whether the prompt has the instruction and natural labels."),
     },
 )
+HELD_OUT_PROMPTS: Final = Table(
+    "tuning_mixture.held_out",
+    "One query after one held-out prompt, which measures progress; rows of a prompt are neighbours.",
+    {
+        "prompt": _number(pl.UInt32, "Number of the held-out prompt."),
+        "dataset": _DATASET,
+        "format": _FORMAT,
+        "exemplars": _list(pl.UInt32, "Example numbers of the exemplars."),
+        "exemplar_targets": _list(CLASS, "For each of them, the index of its class in labels."),
+        "labels": _list(pl.String, "The symbol that stands for each class in this prompt."),
+        "query": _number(pl.UInt32, "Example number of the query."),
+        "target": _number(CLASS, "Index of the query's own symbol."),
+        "seen": _flag(
+            "Whether the mixture has one of the prompt's examples in prompts of its own."
+        ),
+    },
+)
 PACKED_MIXTURE: Final = Table(
     "packed_mixture",
     "The tuning prompts as token blocks of a model.",
@@ -282,6 +299,20 @@ PACKED_MIXTURE: Final = Table(
         "sequence_lengths": _list(pl.UInt32, "Tokens of each prompt in the block."),
         "target_positions": _list(pl.UInt32, "Where the tokens of labels are."),
         "target_kinds": _list(pl.UInt8, "For each of them: first of its class, seen, or query."),
+    },
+)
+PACKED_HELD_OUT: Final = Table(
+    "packed_mixture.held_out",
+    "The held-out prompts as tokens of a model, each with its queries.",
+    {
+        "prompt": _number(pl.UInt32, "Number of the held-out prompt.", unique=True),
+        "dataset": _DATASET,
+        "tokens": _list(pl.Int32, "Token ids that all queries share."),
+        "query_tokens": _list(pl.List(pl.Int32), "Those that each query adds, up to its symbol."),
+        "symbol_tokens": _list(
+            pl.List(pl.List(pl.Int32)), "For each query, those of every symbol of the prompt."
+        ),
+        "targets": _list(CLASS, "For each query, the index of its own symbol."),
     },
 )
 CLASSIFICATION_SUITE: Final = Table(
@@ -355,7 +386,7 @@ ALGORITHMIC_PREDICTIONS: Final = Table(
     },
 )
 # Row 0 stands for the state before the first step and holds only what is measured on the held-out
-# blocks; the row of a step holds that where it was measured after it.
+# prompts; the row of a step holds that where it was measured after it.
 TUNING_LOG: Final = Table(
     "tuning_log",
     "What each step of a fine-tune measured.",
@@ -371,8 +402,26 @@ TUNING_LOG: Final = Table(
         "targets_per_second": _measure("Speed of the step in targets."),
         "memory_gib": _measure("The most memory so far, of the first rank."),
         "flop_utilisation": _measure("Share of the GPUs' peak in bf16; null where not known."),
-        "held_out_loss": _measure("Nats per target on the held-out blocks."),
-        "held_out_accuracy": _measure("Share of symbols of which every token was predicted."),
+        "symbol_accuracy": _measure(
+            "Share of the held-out prompts' queries whose own symbol ranks first of the prompt's."
+        ),
+        "symbol_chance": _measure("The share that guessing among a prompt's symbols gets right."),
+        "first_token_loss": _measure("Nats per first token of a held-out query's own symbol."),
+        "later_token_loss": _measure("Nats per later one, which is copied; null: there is none."),
+        "kept": _flag("Whether the tuned model has the weights after this step."),
+    },
+)
+TUNING_LOG_BY_SET: Final = Table(
+    "tuning_log.by_set",
+    "The symbol accuracy on the held-out prompts of each dataset.",
+    {
+        "step": Column(
+            pl.Int64(), "Number of the step after which it was measured; 0: before any."
+        ),
+        "dataset": _DATASET,
+        "queries": _number(pl.UInt32, "How many queries the dataset has."),
+        "symbol_accuracy": _measure("Share of them whose own symbol ranks first."),
+        "symbol_chance": _measure("The share that guessing gets right."),
     },
 )
 

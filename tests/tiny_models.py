@@ -16,10 +16,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
-from symtune_pipeline.tables import PACKED_MIXTURE
+from symtune_pipeline.tables import PACKED_HELD_OUT, PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
 
 VOCABULARY = 97
+HELD_OUT = (
+    "held_out.parquet"  # beside a tiny job's blocks; a job measures on them where it is told to
+)
 # Weights far larger than usual, so that a token seen or unseen by mistake changes a score a lot.
 SETTINGS: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -94,11 +97,30 @@ def random_blocks(count: int, prompts: int, length: int) -> pl.DataFrame:
     return PACKED_MIXTURE.frame(rows, orient="row")
 
 
+def random_held_out() -> pl.DataFrame:
+    """Held-out prompts of random tokens, of sets with two and with three symbols of one to three tokens."""
+    rng = np.random.default_rng(1)
+
+    def tokens(count: int) -> list[int]:
+        found: list[int] = rng.integers(1, VOCABULARY, size=count).tolist()
+        return found
+
+    rows = []
+    for prompt, sizes in enumerate([(1, 1), (2, 2, 2), (3, 3), (1, 2, 1)]):
+        # Each begins with a token of its own, so that none is another's beginning.
+        labels = [[10 + i, *tokens(size - 1)] for i, size in enumerate(sizes)]
+        queries = [tokens(int(size)) for size in rng.integers(1, 6, size=4)]
+        targets = rng.integers(len(sizes), size=4).tolist()
+        rows.append((prompt, f"of_{len(sizes)}", tokens(12), queries, [labels] * 4, targets))
+    return PACKED_HELD_OUT.frame(rows, orient="row")
+
+
 def tiny_job(folder: Path, **settings: Any) -> JobConfig:
     """A job on a tiny model and random blocks, all of it in `folder`."""
     model = save_tiny_tokenizer(save_tiny_model(folder / "base"))
     blocks = folder / "blocks.parquet"
     random_blocks(count=20, prompts=2, length=20).write_parquet(blocks)
+    random_held_out().write_parquet(folder / HELD_OUT)
     defaults: dict[str, Any] = {
         "model_folder": model,
         "blocks": blocks,
@@ -113,7 +135,8 @@ def tiny_job(folder: Path, **settings: Any) -> JobConfig:
         "epochs": 1,
         "loss": "all_labels",
         "precision": "fp32",
-        "held_out_blocks": 0,
+        "held_out": None,
+        "keep": "last",
         "lora": None,
         "activation_checkpointing": False,
         "compile": False,

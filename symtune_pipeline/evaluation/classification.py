@@ -12,12 +12,13 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.predictions import ranked
-from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.evaluation.scorer import score
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
 from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
 

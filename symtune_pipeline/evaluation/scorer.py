@@ -1,11 +1,7 @@
 """Rank classification: the log-probability of every candidate label after a prompt.
 
-A context with its queries is a tree: the shared prefix is the root, queries branch from it, labels
-branch from their query. The tree runs as one sequence in which a token sees its ancestors only, so
-the prefix is computed once for all queries and labels. Trees share a pass without padding. Only
-positions that predict a label token reach the LM head. This module knows nothing about benchmarks.
-
-Shapes: N positions that predict a label token, V vocabulary.
+A context with its queries is a tree (`models.trees`); trees share a pass without padding. This module
+knows nothing about benchmarks.
 """
 
 from __future__ import annotations
@@ -14,58 +10,26 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.evaluation.asking import ALONE, Asking
-from symtune_pipeline.models.attention import packed_logits
 from symtune_pipeline.models.opening import check_vocabulary
-from symtune_pipeline.models.packing import Branch, PackedSequence
-from symtune_pipeline.models.plain import logits_alone
-from symtune_pipeline.models.proof import attention_of, is_packed
+from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.trees import Layout, Tree, token_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Tokens = Sequence[int]
-Numbered = tuple[int, "Tree"]  # a tree, or some of its queries, with its number
+Numbered = tuple[int, Tree]  # a tree, or some of its queries, with its number
 Batch = list[Numbered]  # what runs in one pass
-
 
 # A pass above this is no faster on a CPU, and only takes memory; on a GPU it is hardly faster. Its size
 # depends on nothing but the device, so that a GPU gives the numbers of another one of its kind.
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
-
-
-@dataclass(frozen=True)
-class Query:
-    """A query's tokens after the shared prefix, and the tokens of each candidate label."""
-
-    tokens: Tokens
-    labels: Sequence[Tokens]
-
-    @property
-    def size(self) -> int:
-        """Tokens that run through the model; a label's last token only has to be predicted."""
-        return len(self.tokens) + sum(len(label) - 1 for label in self.labels)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A shared prefix with its queries."""
-
-    prefix: Tokens
-    queries: Sequence[Query]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that run through the model."""
-        return len(self.prefix) + sum(query.size for query in self.queries)
 
 
 def score(
@@ -161,48 +125,10 @@ def _take(waiting: deque[Numbered], max_tokens: int) -> Batch:
     return batch
 
 
-class _Layout:
-    """Trees as one sequence: token ids, positions, visibility, and where each label is predicted."""
-
-    def __init__(self, trees: Sequence[Tree]) -> None:
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-        self.sequences: list[PackedSequence] = []
-        self.sources: list[int] = []  # the token that predicts each target
-        self.targets: list[int] = []
-        self.label_of: list[int] = []  # each target's label, counted over all trees
-        self.labels = 0
-        for tree in trees:
-            self._add(tree)
-
-    def _add(self, tree: Tree) -> None:
-        root = len(tree.prefix)
-        self._run(tree.prefix, 0)
-        branches = []
-        for query in tree.queries:
-            before = self._run(query.tokens, root) - 1
-            for label in query.labels:
-                first = len(self.ids)
-                self._run(label[:-1], root + len(query.tokens))
-                self.sources.extend([before, *range(first, first + len(label) - 1)])
-                self.targets.extend(label)
-                self.label_of.extend([self.labels] * len(label))
-                self.labels += 1
-            twigs = [len(label) - 1 for label in query.labels]
-            branches.append(Branch(len(query.tokens), twigs))
-        self.sequences.append(PackedSequence(root, branches))
-
-    def _run(self, tokens: Tokens, position: int) -> int:
-        """Add tokens that count their positions from `position`; returns where they end."""
-        self.ids.extend(tokens)
-        self.positions.extend(range(position, position + len(tokens)))
-        return len(self.ids)
-
-
 def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[list[float]]]:
-    layout = _Layout(trees)
+    layout = Layout(trees)
     with torch.inference_mode():
-        logprobs = _of_trees(model, layout) if is_packed(model) else _of_strings(model, trees)
+        logprobs = token_logprobs(model, layout)
         summed = torch.zeros(layout.labels, dtype=torch.float64, device=model.device).index_add_(
             0, torch.tensor(layout.label_of, device=model.device), logprobs.double()
         )
@@ -213,68 +139,3 @@ def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[lis
         )
     flat = iter(summed.tolist())
     return [[[next(flat) for _ in query.labels] for query in tree.queries] for tree in trees]
-
-
-def _of_trees(model: PreTrainedModel, layout: _Layout) -> torch.Tensor:
-    """The log-probability of each target, in the order of the layout; all trees in one pass."""
-    device = model.device
-    sources, row_of = np.unique(layout.sources, return_inverse=True)
-    logits_NV = packed_logits(
-        model,
-        torch.tensor(layout.ids, device=device),
-        torch.tensor(layout.positions, device=device),
-        layout.sequences,
-        torch.from_numpy(sources).to(device),
-    )
-    log_total_N = logits_NV.float().logsumexp(dim=-1)
-    rows = torch.from_numpy(row_of).to(device)
-    targets = torch.tensor(layout.targets, device=device)
-    return logits_NV[rows, targets].float() - log_total_N[rows]
-
-
-@dataclass
-class _String:
-    """A whole string, and the labels that its last tokens predict, by number."""
-
-    tokens: torch.Tensor
-    labels: dict[int, Tokens]
-
-    @property
-    def predicting(self) -> torch.Tensor:
-        """The tokens that predict a label's."""
-        longest = max(map(len, self.labels.values()))
-        return torch.arange(len(self.tokens) - longest, len(self.tokens))
-
-
-def _strings(trees: Sequence[Tree]) -> list[_String]:
-    """Each string once: the labels of one token that a query has are predicted by the same one."""
-    strings: dict[tuple[int, ...], _String] = {}
-    labelled = (
-        ((*tree.prefix, *query.tokens), label)
-        for tree in trees
-        for query in tree.queries
-        for label in query.labels
-    )
-    for number, (prompt, label) in enumerate(labelled):
-        tokens = (*prompt, *label[:-1])
-        string = strings.setdefault(tokens, _String(torch.tensor(tokens), {}))
-        string.labels[number] = label
-    return list(strings.values())
-
-
-def _of_strings(model: PreTrainedModel, trees: Sequence[Tree]) -> torch.Tensor:
-    """As `_of_trees`, each string in a row of its own; a pass has no more tokens than the trees."""
-    most = sum(tree.tokens for tree in trees)
-    waiting = deque(sorted(_strings(trees), key=lambda string: len(string.tokens)))
-    found: dict[int, torch.Tensor] = {}
-    while waiting:
-        rows = [waiting.popleft()]
-        while waiting and (len(rows) + 1) * len(waiting[0].tokens) <= most:
-            rows.append(waiting.popleft())
-        logits = logits_alone(model, [r.tokens for r in rows], [r.predicting for r in rows])
-        for row, logits_NV in zip(rows, logits, strict=True):
-            logprobs_NV = logits_NV.float().log_softmax(dim=-1)
-            for number, label in row.labels.items():
-                targets = torch.tensor(label, device=model.device)[:, None]
-                found[number] = logprobs_NV[-len(label) :].gather(1, targets)[:, 0]
-    return torch.cat([found[number] for number in range(len(found))])

@@ -92,7 +92,7 @@ def mixture_chunks(
         for i, of_dataset in enumerate(pools):
             (prompts,) = np.nonzero(dataset_of == i)
             if len(prompts):
-                drawn = _references(of_dataset, len(prompts), characters, config, references)
+                drawn = references_of(of_dataset, len(prompts), characters, config, references)
                 labels = sampler.draw(len(prompts), len(of_dataset.labels), symbols)
                 natural = instructed[prompts] | (config.labels == "natural")
                 labels[natural] = of_dataset.labels
@@ -123,7 +123,7 @@ def _shares(pools: list[ClassPool], temperature: float | None) -> NDArray[np.flo
     return shares
 
 
-def _references(
+def references_of(
     of_dataset: ClassPool,
     prompts: int,
     characters: NDArray[np.int64],

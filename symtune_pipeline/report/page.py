@@ -209,6 +209,9 @@ def draw(
         log = training_log.get(model)
         if log is not None and not log.is_empty():
             yield figure("loss", model, plots.loss_chart(log))
+            # A model that was tuned by an earlier version has no such column.
+            if "symbol_accuracy" in log.columns and log["symbol_accuracy"].count():
+                yield figure("symbols", model, plots.symbol_chart(log))
 
 
 def figure(kind: str, subject: str, chart: Chart) -> Figure:

@@ -197,6 +197,29 @@ def loss_chart(training_log: pl.DataFrame) -> Chart:
     )
 
 
+def symbol_chart(training_log: pl.DataFrame) -> Chart:
+    """Symbol accuracy on the held-out prompts, beside chance; a bar at the step that is kept."""
+    import altair as alt
+
+    measured = training_log.drop_nulls("symbol_accuracy").sort("step")
+    columns = ["step", "symbol_accuracy", "symbol_chance", "kept"]
+    base = alt.Chart(inline(measured.select(columns).to_dicts())).encode(
+        x=alt.X("step:Q", title="step")
+    )
+    fraction = alt.Scale(domain=[0, 1])
+    title = alt.Y("symbol_accuracy:Q", title="symbol accuracy (black: chance)", scale=fraction)
+    tip = [alt.Tooltip("step:Q"), three_decimals("symbol_accuracy")]
+    return alt.layer(
+        base.mark_line(strokeDash=[3, 2], strokeWidth=1, color="black").encode(y="symbol_chance:Q"),
+        base.mark_line(point=True, color=VARIANT_COLOURS["tuned"]).encode(y=title, tooltip=tip),
+        base.transform_filter("datum.kept").mark_rule(opacity=0.4),
+    ).properties(
+        title="Own symbol first among a held-out prompt's; bar: the step that is kept",
+        width=WIDTH,
+        height=220,
+    )
+
+
 def to_png(chart: Chart | alt.VConcatChart) -> bytes:
     """The chart as a PNG at twice its size, drawn without a browser or a network."""
     image = io.BytesIO()

@@ -16,6 +16,11 @@ from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.experiment import Experiment
 
 CARD = Path(__file__).with_name("model_card.md")
+MEASURED = {
+    "symbol_accuracy": "symbol accuracy",
+    "first_token_loss": "loss of symbols' first tokens",
+    "later_token_loss": "loss of their later tokens",
+}
 DEPENDS_ON = {"seed", "data", "symbols", "mixture", "tuning"}
 
 
@@ -73,13 +78,22 @@ def final_metrics(log: pl.DataFrame) -> dict[str, float]:
         "loss, mean of the last ten steps": _mean(steps, "loss"),
         "accuracy, mean of the last ten steps": _mean(steps, "accuracy"),
     }
-    held_out = log.drop_nulls("held_out_loss")
-    if held_out.height:
-        for name in ("loss", "accuracy"):
-            column = held_out[f"held_out_{name}"]
-            metrics[f"held-out {name} before"] = column[0]
-            metrics[f"held-out {name} after"] = column[-1]
-    return metrics
+    if not log.row(-1, named=True)["kept"]:
+        metrics["step whose weights are kept"] = log.filter("kept")["step"][0]
+    return metrics | _held_out(log)
+
+
+def _held_out(log: pl.DataFrame) -> dict[str, float]:
+    """What was measured on the held-out prompts before tuning, and of the weights that are kept."""
+    measured = log.drop_nulls("symbol_accuracy")
+    if measured.is_empty():
+        return {}
+    before, after = measured.row(0, named=True), log.filter("kept").row(0, named=True)
+    metrics: dict[str, float] = {}
+    for column, name in MEASURED.items():
+        if before[column] is not None:
+            metrics |= {f"{name} before": before[column], f"{name} after": after[column]}
+    return metrics | {"symbol accuracy by chance": before["symbol_chance"]}
 
 
 def _mean(steps: pl.DataFrame, column: str) -> float:

@@ -42,17 +42,21 @@ FILE_BYTES = 128 << 20  # the library assembles a file in memory before it write
 
 @dataclass
 class State:
-    """How far the job is: steps and tokens done, seconds spent, and the log's rows so far."""
+    """How far the job is: steps and tokens done, seconds spent, and the log's rows so far.
+
+    `best` is the step whose checkpoint stays until the end; 0: there is none.
+    """
 
     fingerprint: str
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    best: int = 0
     log: list[dict[str, float | None]] = field(default_factory=list)
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of a job in `folder`, and in a bucket where one is given.
+    """The newest `keep` checkpoints of a job and its best, in `folder` and in a bucket if one is given.
 
     Ranks on other machines may have the same folder or one of their own; in the second case only
     the bucket survives a change of machines. All ranks call every method together.
@@ -102,6 +106,22 @@ class Checkpoints:
             self._say(f"tuning: {path} is passed over: {next(filter(None, faults))}")
             self._remove(path.name)
         return None
+
+    def restore_best(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State
+    ) -> bool:
+        """Restore the best checkpoint; False where it is not whole, and a line says so."""
+        path = self._folder / f"step-{state.best}"
+        found = self._ranks.all_gather(self._fault(path, state.fingerprint))
+        faults = list(filter(None, found))
+        if faults:
+            self._say(
+                f"tuning: {path}, the best, is passed over, and the last step's weights are kept:"
+                f" {faults[0]}"
+            )
+        else:
+            self._read(path, model, optimizer)
+        return not faults
 
     def remove(self) -> None:
         """Remove all of them, of a job that is finished; for rank 0 alone."""
@@ -180,7 +200,7 @@ class Checkpoints:
         if ranks.local == 0:
             whole = [f"step-{step}" for step in self._steps()]
             present = {*whole, *(folder.name for folder in self._folder.glob("step-*"))}
-            for old in present.difference(whole[: self._keep]):
+            for old in present.difference(whole[: self._keep], {f"step-{state['best']}"}):
                 self._remove(old)
 
     def _remove(self, name: str) -> None:

@@ -11,7 +11,7 @@ from symtune_pipeline.jobs.job import Job
 
 
 class JobConfig(Job):
-    """Everything that the job needs; `inputs` are the versions of the model and the blocks."""
+    """Everything that the job needs; `inputs` are the versions of the model and the prompts."""
 
     package: ClassVar[str] = "symtune_pipeline.tuning"
     name: ClassVar[str] = "fine-tune job"
@@ -31,7 +31,8 @@ class JobConfig(Job):
     steps: int | None = None  # at most
     loss: LossName
     precision: Literal["auto", "fp32", "bf16"]
-    held_out_blocks: int
+    held_out: Path | None  # the packed held-out prompts; None: nothing is measured on them
+    keep: Literal["last", "best"]
     lora: Lora | None
     activation_checkpointing: bool
     compile: bool
@@ -42,7 +43,7 @@ class JobConfig(Job):
     def fingerprint(self) -> str:
         """Equal for jobs that train the same model on the same blocks in the same way."""
         paths_and_pace = {
-            *("model_folder", "blocks", "output_folder"),
+            *("model_folder", "blocks", "held_out", "output_folder"),
             *("checkpoint_seconds", "keep_checkpoints", "checkpoint_url"),
         }
         return content_hash(self.model_dump(mode="json", exclude=paths_and_pace))[:16]

@@ -73,13 +73,16 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
     finally:
         checkpoints.wait()  # whatever stopped the job, the last one is whole
 
+    kept = state.step
+    if state.best not in (0, kept) and checkpoints.restore_best(model, optimizer, state):
+        kept = state.best
     attention = attention_of(model)
     if config.lora or ranks.count > 1:
         weights = trained_weights(ranks, model)
         model = finished(config, weights) if ranks.rank == 0 else model
     if ranks.rank == 0:
         facts = {"precision": precision, "device": device, "attention": attention}
-        _save(model, config, state, facts)
+        _save(model, config, state, kept, facts)
         checkpoints.remove()
     ranks.barrier()  # to no rank is it finished before the result is there
     return result
@@ -97,8 +100,10 @@ def _loaded(config: JobConfig, precision: str, ranks: Ranks) -> PreTrainedModel:
     return model
 
 
-def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[str, str]) -> None:
-    """The result, written beside and renamed."""
+def _save(
+    model: PreTrainedModel, config: JobConfig, state: State, kept: int, facts: dict[str, str]
+) -> None:
+    """The result, the weights after step `kept`, written beside and renamed."""
     result = config.result_folder
     beside = config.output_folder / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
@@ -109,7 +114,7 @@ def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[s
             "fingerprint": state.fingerprint,
             **facts,
             "seconds": state.seconds,
-            "log": state.log,
+            "log": [row | {"kept": row["step"] == kept} for row in state.log],
         }
         (beside / "log.json").write_text(json.dumps(summary), encoding="utf-8")
     shutil.rmtree(result, ignore_errors=True)  # of another job, or half removed

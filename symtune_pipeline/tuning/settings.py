@@ -20,6 +20,7 @@ def job_config(
     blocks: Path,
     output_folder: Path,
     inputs: dict[str, str],
+    held_out: Path | None = None,
     checkpoint_url: str | None = None,
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
@@ -29,6 +30,7 @@ def job_config(
     return JobConfig(
         model_folder=model_folder,
         blocks=blocks,
+        held_out=held_out,
         output_folder=output_folder,
         inputs=inputs,
         optimizer=settings.optimizer or defaults.optimizer,
@@ -41,7 +43,7 @@ def job_config(
         steps=defaults.steps,
         loss=settings.loss,
         precision=settings.precision or defaults.precision,
-        held_out_blocks=settings.held_out_blocks,
+        keep=settings.keep,
         lora=lora if lora.rank else None,
         activation_checkpointing=(
             plan.activation_checkpointing if checkpointing is None else checkpointing

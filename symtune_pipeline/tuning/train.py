@@ -17,10 +17,11 @@ from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.held_out import measure
+from symtune_pipeline.tuning.held_out import HeldOutPrompt, known_tokens, measure, read_held_out
+from symtune_pipeline.tuning.log import is_best
 from symtune_pipeline.tuning.metrics import Meter, Row
 from symtune_pipeline.tuning.optimizer import learning_rates, take_step
-from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_steps, step_plan
+from symtune_pipeline.tuning.order import blocks_per_step, measured_steps, step_plan
 from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.step import Block
 from symtune_pipeline.tuning.working import Working
@@ -71,14 +72,15 @@ def train(
     model does not know, and where there are more ranks than blocks in a step.
     """
     model, blocks = working.tuned, PackedBlocks(config)
-    check_vocabulary(model, blocks.largest_tokens())
+    prompts = read_held_out(config.held_out)
+    check_vocabulary(model, [*blocks.largest_tokens(), *known_tokens(prompts)])
     steps = step_plan(len(blocks), config)
     _check_shares(config, ranks)
-    unseen = [blocks[number] for number in held_out(len(blocks), config)]
-    measured = measured_steps(steps, len(unseen))
+    held_out_tokens = sum(prompt.tree.tokens for prompt in prompts)
+    measured = measured_steps(steps, config.block_tokens, held_out_tokens)
     if not state.log and measured:
         before: Row = {"step": 0, "tokens": 0, "seconds": 0.0}
-        state.log.append(before | measure(working.model, unseen, working.precision))
+        state.log.append(before | _measured(working, prompts, ranks))
     schedule = learning_rates(optimizer, config, state.step)
     meter = Meter(model, ranks.count)
     passes = Passes(config.block_tokens, ranks)
@@ -105,12 +107,21 @@ def train(
         took = time.monotonic() - step_started
         row |= meter.row(blocks.sequence_lengths(numbers), targets, took)
         if state.step in measured:
-            row |= measure(working.model, unseen, working.precision)
+            row |= _measured(working, prompts, ranks)
+            if config.keep == "best" and is_best(row, state.log):
+                state.best = state.step
         state.log.append(row)
         progress(state.tokens, f"step {state.step} of {len(steps)}, loss {row['loss']:.3f}")
-        if state.step < len(steps) and ranks.broadcast(due):
+        # The best checkpoint is one like others, so that whatever the log says of it can be gone on from.
+        if state.step < len(steps) and (state.best == state.step or ranks.broadcast(due)):
             checkpoints.save(model, optimizer, state)
             saved = time.monotonic()
+
+
+def _measured(working: Working, prompts: Sequence[HeldOutPrompt], ranks: Ranks) -> Row:
+    """What all ranks measure, as rank 0 found it: what follows from it, all do together."""
+    found = measure(working.model, prompts, working.precision)
+    return ranks.broadcast(lambda: found)
 
 
 def _check_shares(config: JobConfig, ranks: Ranks) -> None:

@@ -12,9 +12,10 @@ from kernel_loop import take_kernel
 from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_tiny_model
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.evaluation.scorer import score
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.trees import Query, Tree
 
 ARCHITECTURES = ("llama", "gpt_neox", "qwen2", "gpt2")
 

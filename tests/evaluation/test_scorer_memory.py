@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.evaluation.scorer import score
+from symtune_pipeline.models.trees import Query, Tree
 
 model = load_model(Path(sys.argv[1]), torch.float32, "cpu").eval()
 queries, label_tokens, more = map(int, sys.argv[2:])

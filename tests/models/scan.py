@@ -21,11 +21,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.evaluation.scorer import score
 from symtune_pipeline.models.generating import choose_generating
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.tuning.step import Block, block_loss
 
 MOST_PARAMETERS = 5_000_000

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from scan import Found, configurations, found, make, page
-from tiny_models import tiny_job
+from tiny_models import HELD_OUT, tiny_job
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Lora
@@ -103,7 +103,9 @@ def test_every_causal_class_is_right_or_refused(name: str) -> None:
 def test_every_causal_class_is_tuned_or_refused(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    job = tiny_job(tmp_path, steps=2, held_out_blocks=2, checkpoint_seconds=60, **options)
+    job = tiny_job(
+        tmp_path, steps=2, held_out=tmp_path / HELD_OUT, checkpoint_seconds=60, **options
+    )
     for file in ("config.json", "generation_config.json", "model.safetensors"):
         (job.model_folder / file).unlink()
     try:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report import page, plots, tables
-from symtune_pipeline.tables import ALGORITHMIC_SUITE, benchmarks_of, flipped_setting
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, TUNING_LOG, benchmarks_of, flipped_setting
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
 ICL_SETTINGS = {
@@ -75,7 +75,13 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         pair("list_functions", "fresh", 0.05, 0.08, 0.2, None, model),
     ]
     steps = range(40)
-    log = pl.DataFrame({"step": list(steps), "loss": [3 / (1 + step) for step in steps]})
+    log = TUNING_LOG.frame(
+        [
+            {"step": step, "loss": 3 / (1 + step), "symbol_accuracy": step / 40}
+            | {"symbol_chance": 0.4, "kept": step == 39}
+            for step in steps
+        ]
+    )
     return {
         "summary": mart(*summary),
         "icl": mart(*sets, dataset=pl.String),
@@ -144,7 +150,7 @@ def test_the_chart_library_is_in_the_page_once(report: Path) -> None:
 def test_every_chart_is_on_the_page_and_a_png(report: Path) -> None:
     elements = Elements((report / "index.html").read_text()).found
     charts = {str(attrs["id"]) for _, attrs in elements if attrs.get("class") == "chart"}
-    kinds = ("settings", "flipped", "gains", "algorithmic", "loss")
+    kinds = ("settings", "flipped", "gains", "algorithmic", "loss", "symbols")
     assert charts == {f"{kind}-smollm2-135m" for kind in kinds}
     assert {image.stem for image in report.glob("*.png")} == charts
     for image in report.glob("*.png"):
@@ -257,6 +263,7 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
         *("scaling-symbols-instruction", "scaling-symbols-no-instruction"),
         *("gains-micro", "gains-smollm2-135m", "algorithmic-micro", "algorithmic-smollm2-135m"),
         "loss-smollm2-135m",
+        "symbols-smollm2-135m",
     ]
     assert {image.stem for image in tmp_path.glob("*.png")} == set(charts)
     assert html.index("<strong>micro</strong>") < html.index("<strong>smollm2-135m</strong>")
@@ -402,6 +409,17 @@ def test_a_diverged_training_run_can_still_be_drawn() -> None:
     chart = plots.loss_chart(log)
     assert "NaN" not in json.dumps(chart.to_dict())
     assert plots.to_png(chart)
+
+
+def test_a_tuning_without_held_out_prompts_has_no_chart_of_symbols(tmp_path: Path) -> None:
+    inputs = marts()
+    logs = {
+        model: log.with_columns(symbol_accuracy=None)
+        for model, log in inputs["training_log"].items()
+    }
+    page.write_report(tmp_path, **{**inputs, "training_log": logs})
+    assert list(tmp_path.glob("loss-*.png"))
+    assert not list(tmp_path.glob("symbols-*.png"))
 
 
 def test_a_long_training_log_keeps_the_page_light() -> None:

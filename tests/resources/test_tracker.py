@@ -9,14 +9,13 @@ import socket
 from pathlib import Path
 from threading import Timer
 
-import polars as pl
 import pytest
 from conftest import Ended, Home
 
 from resources.tracker import WandbTracker
 
 KEY = "0123456789" * 4
-LOG = pl.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})
+LOG = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "symbol_accuracy/rte": 0.5}]
 
 
 def _warnings(tracker: WandbTracker) -> list[str]:
@@ -38,6 +37,7 @@ def test_an_unreachable_server_is_one_warning_and_the_curves_are_kept(
     assert str(tmp_path) in warning and "wandb sync" in warning
     [kept] = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"loss" in kept.read_bytes()
+    assert b"symbol_accuracy/rte" in kept.read_bytes()
     printed = "".join(capfd.readouterr())
     assert KEY not in printed and "127.0.0.1" not in printed
 

@@ -41,23 +41,36 @@ tuning: {lora: {rank: 8}}
 """
 
 
-def card(folder: Path, seconds: float = 1.0, model: str = "smollm2-135m", more: str = "") -> str:
+def measured(accuracy: float, loss: float) -> dict[str, float | None]:
+    found = {"symbol_accuracy": accuracy, "symbol_chance": 0.4, "first_token_loss": loss}
+    return {**found, "later_token_loss": None}
+
+
+def card(
+    folder: Path,
+    seconds: float = 1.0,
+    model: str = "smollm2-135m",
+    more: str = "",
+    kept: int = 2,
+) -> str:
     """From a log of two steps."""
     experiment = folder / "with_own.yaml"
     experiment.write_text(OWN + more)
     log = pl.DataFrame(
         [
-            {"step": 0, "held_out_loss": 3.0, "held_out_accuracy": 0.25},
-            {"step": 1, "loss": 2.0, "accuracy": 0.5, "tokens": 1_000, "seconds": seconds},
+            {"step": 0, "kept": False} | measured(0.25, 3.0),
+            {"step": 1, "loss": 2.0, "accuracy": 0.5, "tokens": 1_000, "seconds": seconds}
+            | {"kept": kept == 1}
+            | measured(0.75, 1.5),
             {
                 "step": 2,
                 "loss": 1.0,
                 "accuracy": 0.5,
                 "tokens": 2_000,
                 "seconds": 2 * seconds,
-                "held_out_loss": 1.25,
-                "held_out_accuracy": 0.75,
-            },
+                "kept": kept == 2,
+            }
+            | measured(0.5, 1.25),
         ],
         schema=TUNING_LOG.dtypes,
     )
@@ -83,13 +96,28 @@ def test_a_card_says_what_the_model_was_made_from_and_how(tmp_path: Path) -> Non
         "| hotel_reviews | Apache-2.0 |",
         "| mine | my own licence |",
         "rank: 8",
-        "| held-out loss before | 3.0000 |",
-        "| held-out accuracy after | 0.7500 |",
+        "| symbol accuracy before | 0.2500 |",
+        "| symbol accuracy after | 0.5000 |",
+        "| symbol accuracy by chance | 0.4000 |",
+        "| loss of symbols' first tokens after | 1.2500 |",
         "| loss, mean of the last ten steps | 1.5000 |",
         "| tokens | 2,000 |",
     ):
         assert words in text, words
     assert "phone_reviews" not in text  # a set for evaluation
+    assert "later tokens after" not in text  # there were none
+    assert "step whose weights are kept" not in text  # the last one's
+
+
+def test_a_card_says_which_step_is_kept_where_it_is_not_the_last(tmp_path: Path) -> None:
+    text = card(tmp_path, kept=1)
+    for words in (
+        "| steps | 2 |",
+        "| step whose weights are kept | 1 |",
+        "| symbol accuracy after | 0.7500 |",
+        "| loss of symbols' first tokens after | 1.5000 |",
+    ):
+        assert words in text, words
 
 
 def test_a_card_of_a_model_that_was_tuned_in_its_chat_template_says_so(tmp_path: Path) -> None:

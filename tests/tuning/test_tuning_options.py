@@ -11,7 +11,7 @@ import pytest
 import torch
 from kernel_loop import take_kernel
 from safetensors.torch import load_file
-from tiny_models import random_blocks, reference_model, save_tiny_model, tiny_job
+from tiny_models import HELD_OUT, random_blocks, reference_model, save_tiny_model, tiny_job
 
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.errors import UserError
@@ -188,7 +188,7 @@ def test_a_job_with_adapters_is_the_same_after_an_interruption(tmp_path: Path) -
 def test_a_model_without_heads_or_decoder_layers_is_tuned(
     architecture: str, lora: Lora | None, tmp_path: Path
 ) -> None:
-    config = tiny_job(tmp_path, lora=lora, steps=2, held_out_blocks=2)
+    config = tiny_job(tmp_path, lora=lora, steps=2, held_out=tmp_path / HELD_OUT)
     save_tiny_model(config.model_folder, architecture)
     log = log_of(run_job(config, print))
     assert all(isfinite(row["loss"]) for row in log if row["step"])
@@ -270,7 +270,7 @@ def test_adafactor_steps_as_that_of_torch() -> None:
         ("{optimizer: sgd}", "tuning.optimizer"),
         ("{lora: {rank: -1}}", "tuning.lora.rank"),
         ("{lora: {dropout: 1.0}}", "tuning.lora.dropout"),
-        ("{held_out_blocks: -1}", "tuning.held_out_blocks"),
+        ("{keep: first}", "tuning.keep"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(tuning: str, setting: str, tmp_path: Path) -> None:
