@@ -9,6 +9,7 @@ import polars as pl
 
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, asset, clear_work
 from resources.store import Metadata
+from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.evaluation.config import JobConfig, Weights
 from symtune_pipeline.evaluation.predictions import of_model, paths
@@ -20,7 +21,6 @@ from symtune_pipeline.tables import (
     CLASSIFICATION_PREDICTIONS,
     CLASSIFICATION_SUITE,
     Suite,
-    Table,
     benchmarks_of,
 )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import UserError, brief
 from symtune_pipeline.evaluation.answers import KeptAnswers
 from symtune_pipeline.evaluation.asking import Asking
@@ -27,7 +28,7 @@ from symtune_pipeline.jobs.ranks import Ranks, work_as_rank
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.bucket import Bucket
-from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, Suite, Table
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, Suite
 
 SUITES: dict[Suite, Table] = {
     "classification": CLASSIFICATION_SUITE,

@@ -69,7 +69,7 @@ def _sets(log: pl.DataFrame, by_set: pl.DataFrame) -> Any:
         frame.select("dataset", value=column, model=pl.lit(name))
         for frame, (name, column) in zip((before, after, before), named, strict=True)
     )
-    shapes = alt.Scale(domain=list(MARKS), range=["circle", "circle", "stroke"])
+    shapes = alt.Scale(domain=list(MARKS), range=["circle", "circle", "diamond"])
     return (
         alt.Chart(inline(rows.to_dicts()), width=WIDTH)
         .mark_point(filled=True, size=60)

@@ -44,7 +44,8 @@ FILE_BYTES = 128 << 20  # the library assembles a file in memory before it write
 class State:
     """How far the job is: steps and tokens done, seconds spent, and the log's rows so far.
 
-    `best` is the step whose checkpoint stays until the end; 0: there is none.
+    `best` is the step whose checkpoint stays until the end; 0: there is none. It is one like others, so that
+    a job goes on from any of them with the best one that its log knows.
     """
 
     fingerprint: str

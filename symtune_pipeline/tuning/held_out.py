@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from symtune_pipeline.files import read_table
 from symtune_pipeline.models.trees import Layout, Query, Tree, token_logprobs
@@ -77,6 +78,8 @@ def measure(model: PreTrainedModel, prompts: Sequence[HeldOutPrompt], precision:
     # Compiled layers would be compiled anew for these shapes, and for those of blocks after them.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), bf16:
         ranked = [query for prompt in prompts for query in _ranked(model, prompt)]
+    if isinstance(model, FSDPModule):
+        model.reshard()  # which after a pass without gradients nothing else does
     model.train()
     row: Row = {
         "symbol_accuracy": mean(query.right for query in ranked),

@@ -76,8 +76,7 @@ def train(
     check_vocabulary(model, [*blocks.largest_tokens(), *known_tokens(prompts)])
     steps = step_plan(len(blocks), config)
     _check_shares(config, ranks)
-    held_out_tokens = sum(prompt.tree.tokens for prompt in prompts)
-    measured = measured_steps(steps, config.block_tokens, held_out_tokens)
+    measured = measured_steps(steps, config.block_tokens, sum(p.tree.tokens for p in prompts))
     if not state.log and measured:
         before: Row = {"step": 0, "tokens": 0, "seconds": 0.0}
         state.log.append(before | _measured(working, prompts, ranks))
@@ -112,7 +111,6 @@ def train(
                 state.best = state.step
         state.log.append(row)
         progress(state.tokens, f"step {state.step} of {len(steps)}, loss {row['loss']:.3f}")
-        # The best checkpoint is one like others, so that whatever the log says of it can be gone on from.
         if state.step < len(steps) and (state.best == state.step or ranks.broadcast(due)):
             checkpoints.save(model, optimizer, state)
             saved = time.monotonic()

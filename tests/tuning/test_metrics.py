@@ -199,7 +199,16 @@ def test_a_job_without_held_out_prompts_measures_nothing(tmp_path: Path) -> None
     assert curves(log, by_set([])).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": Lora(dropout=0.3)}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lora": Lora(dropout=0.3)},
+        {"precision": "bf16"},
+        {"activation_checkpointing": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_measuring_changes_nothing_about_what_is_tuned(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -212,10 +221,20 @@ def test_measuring_changes_nothing_about_what_is_tuned(
     assert weights(measured) == weights(other)
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_a_job_that_goes_on_logs_what_it_would_have(keep: str, tmp_path: Path) -> None:
-    whole = measured_job(tmp_path / "whole", keep=keep)
-    resumed = measured_job(tmp_path / "resumed", keep=keep)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"keep": "best"},
+        {"precision": "bf16", "lora": Lora(dropout=0.3)},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_job_that_goes_on_logs_what_it_would_have(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = measured_job(tmp_path / "whole", **options)
+    resumed = measured_job(tmp_path / "resumed", **options)
     expected = rows_of(whole)
     assert cut_off(resumed)
     found = rows_of(resumed)

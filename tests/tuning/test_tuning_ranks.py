@@ -12,7 +12,7 @@ import torch
 from ranks import on_ranks
 from safetensors.torch import load_file
 from test_tuning import cut_off
-from tiny_models import save_tiny_model, tiny_job
+from tiny_models import HELD_OUT, save_tiny_model, tiny_job
 
 from symtune_pipeline.experiment import Lora
 from symtune_pipeline.tuning.config import JobConfig
@@ -118,6 +118,28 @@ def test_a_job_goes_on_with_another_number_of_ranks(
     if before == after:
         weights = [c.output_folder / "model/model.safetensors" for c in (config, undisturbed)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_two_ranks_measure_what_one_does_and_keep_the_same_step(tmp_path: Path) -> None:
+    one, two = (
+        tiny_job(
+            tmp_path / name, held_out=tmp_path / name / HELD_OUT, keep="best", learning_rate=0.02
+        )
+        for name in ("one", "two")
+    )
+    run_job(one, print)
+    run_on(2, two)
+    logs = [json.loads((c.output_folder / "model/log.json").read_text())["log"] for c in (one, two)]
+    kept = [[row["step"] for row in log if row["kept"]] for log in logs]
+    assert kept[0] == kept[1] != [10]
+    measured = [[row for row in log if "symbol_accuracy" in row] for log in logs]
+    assert len(measured[0]) == 5
+    for row, other in zip(*measured, strict=True):
+        for column in ("symbol_accuracy", "first_token_loss", "later_token_loss"):
+            assert row[column] == pytest.approx(other[column], rel=1e-3), column
+    weights = [load_file(c.output_folder / "model/model.safetensors") for c in (one, two)]
+    for name, weight in weights[1].items():
+        assert (weights[0][name] - weight).abs().max() < 1e-3
 
 
 def test_more_ranks_than_blocks_in_a_step_say_what_to_change(tmp_path: Path) -> None:
