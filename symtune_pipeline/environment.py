@@ -2,7 +2,7 @@
 
 SYMTUNE_EXPERIMENT  an experiment's name in experiments/, or the path of a file
 SYMTUNE_MIRROR      a folder or an s3:// prefix with the hub's layout, read in place of the hub
-SYMTUNE_LAUNCHER    what starts the fine-tune job: a name in launchers/, or the path of a file
+SYMTUNE_LAUNCHER    what starts the jobs: a name in launchers/, or the path of a file
 SYMTUNE_HOME        where tables, models and reports are kept: a folder (default: .symtune) or
                     s3://<bucket>/<prefix>, with boto3's settings, such as the AWS_ variables
 SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
