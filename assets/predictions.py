@@ -10,6 +10,7 @@ import polars as pl
 
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, asset
 from resources.store import Metadata
+from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
@@ -20,7 +21,6 @@ from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_PREDICTIONS,
     CLASSIFICATION_SUITE,
-    Table,
     benchmarks_of,
 )
 

@@ -21,11 +21,11 @@ import dagster as dg
 from assets.versions import code_version
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import Table
 
 # Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
 GPU = "gpu"

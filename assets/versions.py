@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from symtune_pipeline import tables
-from symtune_pipeline.tables import Column, Table
+from symtune_pipeline.contract import Column, Table
 
 PACKAGES = ("symtune_pipeline", "assets")
 # What cannot change an asset's content: who speaks, who measures, where artifacts lie, and how a
@@ -33,6 +33,7 @@ LEFT_OUT = (
     "symtune_pipeline.store",
     "symtune_pipeline.experiment",
     "symtune_pipeline.tables",
+    "symtune_pipeline.contract",
     "symtune_pipeline.tuning.metrics",
     "assets.step",
     "assets.versions",

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import polars as pl
 
-from symtune_pipeline.errors import UserError
-from symtune_pipeline.files import TABLE, scan_table
-
-if TYPE_CHECKING:
-    from pandera.polars import DataFrameSchema
+from symtune_pipeline.contract import Column, Table
 
 # --- vocabularies ---------------------------------------------------------------------------------
 
@@ -50,6 +44,19 @@ SETTINGS: Final = (
 )
 
 
+ZERO_SHOT: Final = "zero-shot"  # the setting in which a flipped query is asked without exemplars
+
+MEASURES: Final = (
+    "accuracy",
+    "calibrated",
+    "truth",
+    "prior",
+    "override",
+    "zero-shot",
+)
+"""What an outcome counts: see `int_outcomes` in schema.yml."""
+
+
 def flipped_setting(percent: int) -> str:
     """The setting in which so many percent of the exemplars have another class's label."""
     return f"{percent}% flipped"
@@ -79,6 +86,7 @@ VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "roles": ROLES,
     "variants": VARIANTS,
     "benchmarks": tuple(BENCHMARKS),
+    "measures": MEASURES,
 }
 """What `accepted_values` in schema.yml may name instead of listing."""
 
@@ -92,105 +100,6 @@ def benchmarks_of(suite: Suite) -> tuple[str, ...]:
 
 CLASS: Final = pl.UInt16  # an index into the labels of a dataset
 MOST_CLASSES: Final = 2**16
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its type, what it holds in words, and what its values must satisfy."""
-
-    dtype: pl.DataType
-    description: str
-    allowed: tuple[str, ...] = ()  # none: anything
-    least: float | None = None
-    most: float | None = None
-    unique: bool = False
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of an asset; `name` is `<asset>`, or `<asset>.<table>` where an asset has several."""
-
-    name: str
-    description: str
-    columns: Mapping[str, Column]
-
-    @property
-    def asset(self) -> str:
-        """The asset that holds it."""
-        return self.name.partition(".")[0]
-
-    @property
-    def file(self) -> str:
-        """The Parquet file in the asset's folder."""
-        _, _, own = self.name.partition(".")
-        return f"{own}.parquet" if own else TABLE
-
-    @property
-    def dtypes(self) -> dict[str, pl.DataType]:
-        """The types by column, as polars takes a schema."""
-        return {name: column.dtype for name, column in self.columns.items()}
-
-    @property
-    def descriptions(self) -> dict[str, str]:
-        """What each column holds, in words."""
-        return {name: column.description for name, column in self.columns.items()}
-
-    def frame(self, rows: Any = None, orient: Literal["row", "col"] | None = None) -> pl.DataFrame:
-        """Rows, dictionaries or columns as a frame with the table's types; none: an empty one."""
-        return pl.DataFrame(rows, schema=self.dtypes, orient=orient)
-
-    def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame itself where it fits; raises UserError naming the first breach otherwise."""
-        from pandera.errors import SchemaError
-
-        try:
-            self._schema.validate(frame)
-        except SchemaError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"A table breaks the contract of '{self.name}': {reason}.") from error
-        return frame
-
-    def write(self, frame: pl.DataFrame, folder: Path) -> None:
-        """Write the checked frame into an asset's folder."""
-        self.checked(frame).write_parquet(folder / self.file)
-
-    def misfit(self, folder: Path) -> str | None:
-        """How the columns of the written file differ from the contract; None where they do not.
-
-        It reads the file's footer only: the values were checked before they were written.
-        """
-        from pandera.errors import SchemaError
-
-        try:
-            self._schema.validate(scan_table(folder / self.file))
-        except SchemaError as error:
-            return str(error).splitlines()[0]
-        return None
-
-    @cached_property
-    def _schema(self) -> DataFrameSchema:
-        from pandera.polars import DataFrameSchema
-
-        columns = {name: _rules(column) for name, column in self.columns.items()}
-        return DataFrameSchema(columns, strict=True, name=self.name)
-
-
-def _rules(column: Column) -> Any:
-    from pandera.polars import Check
-    from pandera.polars import Column as Rules
-
-    checks = [Check.isin(column.allowed)] if column.allowed else []
-    checks += [Check.ge(column.least)] if column.least is not None else []
-    checks += [Check.le(column.most)] if column.most is not None else []
-    # A number that its type cannot hold becomes null where polars puts it into a list.
-    checks += [Check(_without_nulls)] if isinstance(column.dtype, pl.List) else []
-    return Rules(column.dtype, checks, unique=column.unique, nullable=column.nullable)
-
-
-def _without_nulls(data: Any) -> pl.LazyFrame:
-    whole: pl.LazyFrame = data.lazyframe.select(~pl.col(data.key).list.contains(None))
-    return whole
 
 
 def _text(description: str, *allowed: str, unique: bool = False, nullable: bool = False) -> Column:
@@ -302,6 +211,14 @@ CLASSIFICATION_SUITE: Final = Table(
         "target": _number(CLASS, "Index of the expected label."),
     },
 )
+LANGUAGE_SUITE: Final = Table(
+    "eval.language",
+    "The held-out texts whose loss every variant is measured on.",
+    {
+        "dataset": _DATASET,
+        "example": _number(pl.UInt32, "Example number of the text.", unique=True),
+    },
+)
 ALGORITHMIC_SUITE: Final = Table(
     "eval.algorithmic",
     "One query after solved examples of a concept.",
@@ -338,6 +255,13 @@ CLASSIFICATION_PREDICTIONS: Final = Table(
         "target": _number(CLASS, "Index of the expected label."),
         "prediction": _number(CLASS, "Index of the label that the model ranks highest."),
         "logprobs": _list(pl.Float64, "Log-probability of each label after the prompt, in nats."),
+        "content_free": _list(
+            pl.Float64, "Log-probability of each label after a query without content, in nats."
+        ),
+        "calibrated": _number(
+            CLASS, "Index of the label that gains most over its probability after that query."
+        ),
+        "calibrated_correct": _flag("Whether the calibrated prediction is the target."),
         "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
         "dropped": _number(pl.UInt32, "Exemplars left out, so that the prompt fits the model."),
     },
@@ -352,6 +276,19 @@ ALGORITHMIC_PREDICTIONS: Final = Table(
         "category": _text("The kind of concept."),
         "target": _text("The right output."),
         "completion": _text("The first line that the model generated."),
+    },
+)
+LANGUAGE_LOSSES: Final = Table(
+    "eval_language",
+    "How well each variant predicts plain held-out texts.",
+    {
+        "model": _PREDICTION["model"],
+        "variant": _PREDICTION["variant"],
+        "dataset": _DATASET,
+        "example": _number(pl.UInt32, "Example number of the text."),
+        "tokens": _number(pl.UInt32, "Tokens that were predicted."),
+        "nats": Column(pl.Float64(), "Their summed negative log-probability.", least=0),
+        "path": _PREDICTION["path"],
     },
 )
 # Row 0 stands for the state before the first step and holds only what is measured on the held-out
@@ -385,5 +322,6 @@ SOURCES: Final[Mapping[str, Table]] = {
     "eval_icl": CLASSIFICATION_PREDICTIONS,
     "eval_flipped": CLASSIFICATION_PREDICTIONS,
     "eval_algorithmic": ALGORITHMIC_PREDICTIONS,
+    "eval_language": LANGUAGE_LOSSES,
 }
 """The tables that SQL reads and does not make, by the name that it uses."""

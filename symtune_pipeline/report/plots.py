@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from symtune_pipeline.report.robustness import FOLLOWED, followed
 from symtune_pipeline.report.tables import IN_CONTEXT, in_order, setting_label
 from symtune_pipeline.tables import VARIANTS
 
@@ -39,7 +40,27 @@ def category_chart(algorithmic: pl.DataFrame) -> Chart:
     )
 
 
-def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) -> Chart:
+def alignment_chart(alignment: pl.DataFrame) -> Chart:
+    """What choices follow over all sets, where the most labels are flipped: a share per variant."""
+    most = alignment.filter(
+        pl.col("sets") == "all", pl.col("flipped_percent") == pl.col("flipped_percent").max()
+    )
+    pairs = [pair for _, pairs in followed(most) for pair in pairs]
+    rows = pl.DataFrame(
+        [
+            row | {"choice": FOLLOWED[row["measure"]]}
+            for pair in pairs
+            for row in pair.rows.values()
+        ],
+        infer_schema_length=None,
+    )
+    title = f"What choices follow, {most['setting'][0]}"
+    return accuracy_chart(rows, title, detail="choice", quantity="share of choices (black: chance)")
+
+
+def accuracy_chart(
+    mart: pl.DataFrame, title: str, detail: str | None = None, quantity: str = ACCURACY
+) -> Chart:
     """Dots with intervals, one line per setting (and `detail`), one colour per variant."""
     import altair as alt
 
@@ -68,7 +89,7 @@ def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) ->
         .mark_tick(color="black", thickness=1.5, size=32)
         .encode(x=alt.X("chance:Q", scale=fraction), tooltip=["row:N", three_decimals("chance")]),
         by_variant.mark_rule(strokeWidth=2).encode(
-            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=ACCURACY)), x2="high:Q"
+            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=quantity)), x2="high:Q"
         ),
         by_variant.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q"),
     ).properties(title=title, width=WIDTH, height=46 * len(lines))

@@ -17,9 +17,9 @@ from sqlglot.lineage import lineage
 from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlglot.optimizer.scope import traverse_scope
 
+from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sql.schema import Claim, TableEntry, read_schema
-from symtune_pipeline.tables import Table
 
 
 @dataclass(frozen=True)

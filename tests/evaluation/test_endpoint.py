@@ -68,7 +68,9 @@ def test_a_served_model_scores_as_it_does_from_its_folder(
     local = classify(folder, suite, inputs, EvaluationConfig())
     for found, expected in zip(served["logprobs"], local["logprobs"], strict=True):
         assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
-    shared = [name for name in local.columns if name not in ("logprobs", "path")]
+    for found, expected in zip(served["content_free"], local["content_free"], strict=True):
+        assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
+    shared = [name for name in local.columns if name not in ("logprobs", "content_free", "path")]
     assert served.select(shared).equals(local.select(shared))
     assert (set(served["path"]), set(local["path"])) == ({"served"}, {"packed"})
     assert set(served["model"]) == {NAME} and set(served["variant"]) == {"endpoint"}
@@ -128,7 +130,7 @@ def test_a_busy_server_is_asked_again(
     server.troubles, server.asked = 1_000, 0
     with pytest.raises(UserError, match=r"refuses a request \(status 503: busy\); correct"):
         predict(_endpoint(server), suite.head(1), inputs)
-    assert server.asked == TRIES
+    assert server.asked == 2 * TRIES  # the query, and beside it one without content
 
 
 def test_the_first_failure_ends_the_work(

@@ -19,10 +19,11 @@ from sql_rows import (
     running,
 )
 
+from symtune_pipeline.contract import Column, Table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sql import engine
 from symtune_pipeline.sql.model import column_lineage, load_models
-from symtune_pipeline.tables import BENCHMARKS, SOURCES, Column, Table
+from symtune_pipeline.tables import BENCHMARKS, SOURCES
 
 
 @pytest.fixture
