@@ -8,7 +8,7 @@ Units: losses are in nats a token; all else as in `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -60,29 +60,49 @@ def print_robustness(
         title = f"{model}: " if several_models(calibrated) else ""
         of_model = calibrated.filter(pl.col("model") == model, choice="calibrated")
         lines = [(setting_label(p.benchmark, p.setting), p) for p in over_all_sets(of_model)]
-        console.print(terminal_table(f"{title}labels calibrated", lines), "")
+        console.print("", share_lines(f"{title}labels calibrated", lines))
         for (sets, setting), pairs in followed(alignment.filter(pl.col("model") == model)):
             lines = [(FOLLOWED[str(pair.detail)], pair) for pair in pairs]
-            console.print(terminal_table(f"{title}{setting}, {SETS[sets]}", lines), "")
-    for row in losses(language.filter(pl.col("dataset").is_null())):
-        console.print(f"{row['model']}, plain texts: " + ", ".join(loss_texts(row)))
+            console.print("", share_lines(f"{title}{setting}, {SETS[sets]}", lines))
+    if not language.is_empty():
+        console.print("", loss_lines(language.filter(pl.col("dataset").is_null())))
 
 
-def terminal_table(title: str, lines: list[Line]) -> Table:
+def share_lines(title: str, lines: list[Line]) -> Table:
     """A line a name, with the share of each variant and the gain with its interval over draws."""
+    from rich.text import Text
+
+    variants = [name for name in VARIANTS if any(name in pair.rows for _, pair in lines)]
+    table = plain_table(title, ("n", *variants, "points", "p"))
+    for name, pair in lines:
+        shares = (fraction_text(pair.rows.get(key, {}).get("accuracy")) for key in variants)
+        gain, p = gain_text(pair.tuned, OVER_DRAWS), p_text(pair.tuned.get("p"))
+        table.add_row(*map(Text, (name, str(pair.first["n"]), *shares, gain, p)))
+    return table
+
+
+def loss_lines(language: pl.DataFrame) -> Table:
+    """A line a model, with the loss of each variant and the change with its interval over texts."""
+    from rich.text import Text
+
+    variants = [name for name in VARIANTS if name in language["variant"]]
+    table = plain_table("plain texts, nats a token", ("tokens", *variants, "change"))
+    for row in losses(language):
+        shown = (row[name].split(" ")[0] for name in variants)
+        table.add_row(*map(Text, (row["model"], f"{row['tokens']:,}", *shown, row["change"])))
+    return table
+
+
+def plain_table(title: str, figures: Sequence[str]) -> Table:
+    """An empty table as a terminal shows it: a name, then figures on the right; text is no markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    variants = [name for name in VARIANTS if any(name in pair.rows for _, pair in lines)]
     table.add_column(Text(title))
-    for name in ("n", *variants, "points", "p"):
+    for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
-    for name, pair in lines:
-        shares = (fraction_text(pair.rows.get(key, {}).get("accuracy")) for key in variants)
-        gain, p = gain_text(pair.tuned, OVER_DRAWS), p_text(pair.tuned.get("p"))
-        table.add_row(*map(Text, (name, str(pair.first["n"]), *shares, gain, p)))
     return table
 
 
@@ -198,13 +218,3 @@ def loss_text(row: Row | None, figure: str, sign: str) -> str:
     if row[low] is None:
         return f"{value:{sign}.3f}"
     return f"{value:{sign}.3f} [{row[low]:{sign}.3f}, {row[high]:{sign}.3f}]"
-
-
-def loss_texts(row: Row) -> Iterator[str]:
-    """A row of `losses` in words."""
-    for name in VARIANTS:
-        if row[name]:
-            yield f"{name} {row[name]}"
-    if row["change"]:
-        yield f"change {row['change']}"
-    yield f"nats a token, of {row['tokens']:,}"
