@@ -17,6 +17,7 @@ from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Comparison,
     Row,
+    accuracy_text,
     as_html,
     comparison_table,
     comparisons,
@@ -207,6 +208,12 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
             **{name: loss_text(by_variant.get(name), "loss", "") for name in VARIANTS},
             "change": loss_text(by_variant.get("tuned"), "change", "+"),
         }
+
+
+def calibrated_text(row: Row) -> str:
+    """As `accuracy_text`, of calibrated choices; empty for what has no labels."""
+    figures = {"accuracy": "calibrated", "low": "calibrated_low", "high": "calibrated_high"}
+    return accuracy_text({name: row[column] for name, column in figures.items()})
 
 
 def loss_text(row: Row | None, figure: str, sign: str) -> str:

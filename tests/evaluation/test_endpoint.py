@@ -112,13 +112,13 @@ def test_accuracies_have_their_number_and_interval() -> None:
     settings = [("a", i < 6, 0.5) for i in range(8)] + [(flipped_setting(50), True, 0.25)] * 2
     predictions = CLASSIFICATION_PREDICTIONS.frame(
         [
-            {"setting": setting, "correct": correct, "chance": chance}
+            {"setting": setting, "correct": correct, "chance": chance, "calibrated_correct": True}
             for setting, correct, chance in settings
         ]
     )
     assert accuracies(predictions) == [
-        "a: 0.75 [0.41, 0.93] of 8, chance 0.50",
-        "50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25",
+        "a: 0.75 [0.41, 0.93] of 8, chance 0.50, calibrated 1.00 [0.68, 1.00]",
+        "50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25, calibrated 1.00 [0.34, 1.00]",
     ]
 
 
