@@ -7,6 +7,7 @@ files or pages, and computes no metric; the loss curve's moving mean is only a l
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -25,19 +26,23 @@ VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=T
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (black: chance)"
+SHARE = "share of choices (black: chance)"
 MEAN_OF_STEPS = 20
 
 
 def settings_chart(summary: pl.DataFrame) -> Chart:
     """Accuracy of each variant per setting: a dot, its 95% interval, and a mark at chance."""
-    return accuracy_chart(in_order(summary), "Accuracy by setting")
+    mart = in_order(summary)
+    return share_chart(mart, named(mart), "Accuracy by setting", ACCURACY)
 
 
 def category_chart(algorithmic: pl.DataFrame) -> Chart:
     """Accuracy of each variant per category of the algorithmic benchmarks."""
-    return accuracy_chart(
-        in_order(algorithmic, "category"), "Algorithmic accuracy by category", detail="category"
-    )
+    mart = in_order(algorithmic, "category")
+    names = [
+        f"{name}, {category}" for name, category in zip(named(mart), mart["category"], strict=True)
+    ]
+    return share_chart(mart, names, "Algorithmic accuracy by category", ACCURACY)
 
 
 def alignment_chart(alignment: pl.DataFrame) -> Chart:
@@ -46,31 +51,26 @@ def alignment_chart(alignment: pl.DataFrame) -> Chart:
         pl.col("sets") == "all", pl.col("flipped_percent") == pl.col("flipped_percent").max()
     )
     pairs = [pair for _, pairs in followed(most) for pair in pairs]
-    rows = pl.DataFrame(
-        [
-            row | {"choice": FOLLOWED[row["measure"]]}
-            for pair in pairs
-            for row in pair.rows.values()
-        ],
-        infer_schema_length=None,
+    mart = pl.DataFrame(
+        [row for pair in pairs for row in pair.rows.values()], infer_schema_length=None
     )
-    title = f"What choices follow, {most['setting'][0]}"
-    return accuracy_chart(rows, title, detail="choice", quantity="share of choices (black: chance)")
+    names = [FOLLOWED[measure] for measure in mart["measure"]]
+    return share_chart(mart, names, f"Choices with {most['setting'][0]}", SHARE)
 
 
-def accuracy_chart(
-    mart: pl.DataFrame, title: str, detail: str | None = None, quantity: str = ACCURACY
-) -> Chart:
-    """Dots with intervals, one line per setting (and `detail`), one colour per variant."""
+def named(mart: pl.DataFrame) -> list[str]:
+    """What a reader calls the setting of each row."""
+    return [setting_label(*row) for row in mart.select("benchmark", "setting").iter_rows()]
+
+
+def share_chart(mart: pl.DataFrame, names: Sequence[str], title: str, quantity: str) -> Chart:
+    """Dots with intervals, one line per name (one a row of the mart), one colour per variant."""
     import altair as alt
 
     rows = [
-        {
-            "row": setting_label(row["benchmark"], row["setting"])
-            + (f", {row[detail]}" if detail else ""),
-            **{key: row[key] for key in ("variant", "n", "accuracy", "low", "high", "chance")},
-        }
-        for row in mart.iter_rows(named=True)
+        {"row": name}
+        | {key: row[key] for key in ("variant", "n", "accuracy", "low", "high", "chance")}
+        for name, row in zip(names, mart.iter_rows(named=True), strict=True)
     ]
     lines = list(dict.fromkeys(row["row"] for row in rows))
     variants = present(rows)

@@ -21,6 +21,7 @@ from symtune_pipeline.report.tables import (
     as_html,
     comparison_table,
     comparisons,
+    counts_text,
     fraction_text,
     gain_text,
     in_order,
@@ -78,7 +79,8 @@ def share_lines(title: str, lines: list[Line]) -> Table:
     for name, pair in lines:
         shares = (fraction_text(pair.rows.get(key, {}).get("accuracy")) for key in variants)
         gain, p = gain_text(pair.tuned, OVER_DRAWS), p_text(pair.tuned.get("p"))
-        table.add_row(*map(Text, (name, str(pair.first["n"]), *shares, gain, p)))
+        n = counts_text(row["n"] for row in pair.rows.values())
+        table.add_row(*map(Text, (name, n, *shares, gain, p)))
     return table
 
 
@@ -90,7 +92,7 @@ def loss_lines(language: pl.DataFrame) -> Table:
     table = plain_table("plain texts, nats a token", ("tokens", *variants, "change"))
     for row in losses(language):
         shown = (row[name].split(" ")[0] for name in variants)
-        table.add_row(*map(Text, (row["model"], f"{row['tokens']:,}", *shown, row["change"])))
+        table.add_row(*map(Text, (row["model"], row["tokens"], *shown, row["change"])))
     return table
 
 
@@ -159,7 +161,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
             {
                 **({"model": row["model"]} if several else {}),
                 "texts of": row["dataset"] or "all sets",
-                "tokens": f"{row['tokens']:,}",
+                "tokens": row["tokens"],
                 **{name: unbroken(row[name]) for name in VARIANTS if row[name]},
                 "change": unbroken(row["change"]),
             }
@@ -197,14 +199,14 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
     """By model and set (all of them first) the tokens, each variant's loss, and the change, as text."""
     if language.is_empty():
         return
-    ordered = in_order(language.with_columns(benchmark=pl.lit(""), setting=pl.lit("")))
+    ordered = in_order(language.with_columns(benchmark=pl.lit(""), setting=pl.lit("")), "dataset")
     keys = ["model", "dataset"]
     for (model, dataset), rows in ordered.group_by(keys, maintain_order=True):
         by_variant = {row["variant"]: row for row in rows.iter_rows(named=True)}
         yield {
             "model": model,
             "dataset": dataset,
-            "tokens": rows["tokens"][0],
+            "tokens": counts_text(rows["tokens"]),
             **{name: loss_text(by_variant.get(name), "loss", "") for name in VARIANTS},
             "change": loss_text(by_variant.get("tuned"), "change", "+"),
         }

@@ -69,3 +69,17 @@ def test_a_pretrained_model_has_a_column_where_it_was_measured() -> None:
     pretrained = calibrated.filter(variant="untuned").with_columns(variant=pl.lit("pretrained"))
     lines = printed(calibrated=pl.concat([calibrated, pretrained]))
     assert "pretrained" in lines[1] and max(map(len, lines)) <= 80
+
+
+def test_where_variants_count_other_queries_each_number_is_shown() -> None:
+    alignment = robustness_marts()["alignment"].with_columns(
+        n=pl.when(measure="override", variant="tuned").then(25).otherwise("n")
+    )
+    (line, _) = [line for line in printed(alignment=alignment) if line.startswith("override rate")]
+    assert line.split()[2:5] == ["440", "/", "25"]
+    html = robustness.html_tables(**robustness_marts() | {"alignment": alignment})["alignment"]
+    assert html.count(">440 / 25<") == 2
+    language = robustness_marts()["language"].with_columns(
+        tokens=pl.when(variant="tuned").then(1_100).otherwise("tokens")
+    )
+    assert "1,200 / 1,100" in printed(language=language)[-1]
