@@ -16,7 +16,10 @@ from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.report.page import write_report
 
-MARTS = ("summary", "icl", "flipped", "algorithmic", "scaling")
+MARTS = (
+    *("summary", "icl", "flipped", "algorithmic", "scaling"),
+    *("calibrated", "alignment", "language"),
+)
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
 PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")

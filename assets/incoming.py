@@ -12,6 +12,7 @@ from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import EvaluationConfig, Experiment
 from symtune_pipeline.models.folder import lacking
+from symtune_pipeline.report.robustness import calibrated_text
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
@@ -81,10 +82,13 @@ def _accuracy(
 
 
 def _markdown(accuracy: pl.DataFrame) -> str:
-    lines = ["| setting | n | accuracy | chance |", "| --- | ---: | --- | ---: |"]
+    lines = [
+        "| setting | n | accuracy | calibrated | chance |",
+        "| --- | ---: | --- | --- | ---: |",
+    ]
     for row in accuracy.iter_rows(named=True):
-        cells = row["setting"], f"{row['n']:,}", accuracy_text(row), fraction_text(row["chance"])
-        lines.append(f"| {' | '.join(cells)} |")
+        shares = accuracy_text(row), calibrated_text(row), fraction_text(row["chance"])
+        lines.append(f"| {' | '.join((row['setting'], format(row['n'], ','), *shares))} |")
     return "\n".join(lines)
 
 

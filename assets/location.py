@@ -9,6 +9,7 @@ from assets.attributes import with_attributes
 from assets.base_model import base_model, pretrained_model
 from assets.eval_report import eval_report
 from assets.incoming import evaluate_folder, incoming_models
+from assets.language import eval_language
 from assets.packed_mixture import packed_mixture
 from assets.predictions import eval_algorithmic, eval_flipped, eval_icl
 from assets.raw import GROUP as RAW
@@ -50,7 +51,8 @@ def code_location(experiment: Experiment) -> dg.Definitions:
 def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     kept: list[KeptAsset] = [symbol_pool, tuning_mixture, base_model, packed_mixture]
     kept += [pretrained_model] if experiment.evaluation.pretrained else []
-    kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_report]
+    kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_language]
+    kept += [eval_report]
     defined = [asset.define(experiment, models) for asset in kept]
     return [raw_assets(experiment), *sql_assets(experiment), *defined]
 

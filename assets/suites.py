@@ -11,11 +11,17 @@ from symtune_pipeline.evaluation.suites import (
     algorithmic_suite,
     asked_queries,
     classification_suite,
+    language_suite,
     short_of_queries,
 )
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import sha256
-from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, benchmarks_of
+from symtune_pipeline.tables import (
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_SUITE,
+    LANGUAGE_SUITE,
+    benchmarks_of,
+)
 
 BENCHMARKS = "symtune_pipeline.evaluation.benchmarks"  # found by name, so that no import shows them
 
@@ -34,7 +40,7 @@ def _published(experiment: Experiment) -> list[str]:
     settings=lambda e: (e.seed, e.evaluation, e.instructions()),
     sources=_published,
     code=[__name__, *(f"{BENCHMARKS}.{key}" for key in benchmarks_of("algorithmic"))],
-    tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE],
+    tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE, LANGUAGE_SUITE],
 )
 def suites(step: Step, folder: Path) -> Metadata:
     """Every prompt of every benchmark, as references. Root of the evaluation."""
@@ -47,6 +53,7 @@ def suites(step: Step, folder: Path) -> Metadata:
     algorithmic = algorithmic_suite(config, seed, published)
     CLASSIFICATION_SUITE.write(suite, folder)
     ALGORITHMIC_SUITE.write(algorithmic, folder)
+    LANGUAGE_SUITE.write(language_suite(examples, config.language_texts, seed), folder)
     short = short_of_queries(suite, config)
     if short:
         counts = ", ".join(f"{dataset} {count}" for dataset, count in short.items())

@@ -231,6 +231,8 @@ class EvaluationConfig(Section):
     """How many concepts of the other algorithmic benchmarks are asked, by benchmark."""
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2
     """Queries of an algorithmic concept."""
+    language_texts: Annotated[int, Ge(0)] = 50
+    """Texts of every held-out set, at most, that the loss of plain language is measured on."""
     pretrained: bool = False
     """The pretrained-only parent answers too, where the catalogue has one."""
     chat_template: bool = False

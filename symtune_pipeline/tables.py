@@ -44,6 +44,19 @@ SETTINGS: Final = (
 )
 
 
+ZERO_SHOT: Final = "zero-shot"  # the setting in which a flipped query is asked without exemplars
+
+MEASURES: Final = (
+    "accuracy",
+    "calibrated",
+    "truth",
+    "prior",
+    "override",
+    "zero-shot",
+)
+"""What an outcome counts: see `int_outcomes` in schema.yml."""
+
+
 def flipped_setting(percent: int) -> str:
     """The setting in which so many percent of the exemplars have another class's label."""
     return f"{percent}% flipped"
@@ -73,6 +86,7 @@ VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "roles": ROLES,
     "variants": VARIANTS,
     "benchmarks": tuple(BENCHMARKS),
+    "measures": MEASURES,
 }
 """What `accepted_values` in schema.yml may name instead of listing."""
 
@@ -228,6 +242,14 @@ CLASSIFICATION_SUITE: Final = Table(
         "target": _number(CLASS, "Index of the expected label."),
     },
 )
+LANGUAGE_SUITE: Final = Table(
+    "eval.language",
+    "The held-out texts whose loss every variant is measured on.",
+    {
+        "dataset": _DATASET,
+        "example": _number(pl.UInt32, "Example number of the text.", unique=True),
+    },
+)
 ALGORITHMIC_SUITE: Final = Table(
     "eval.algorithmic",
     "One query after solved examples of a concept.",
@@ -264,6 +286,13 @@ CLASSIFICATION_PREDICTIONS: Final = Table(
         "target": _number(CLASS, "Index of the expected label."),
         "prediction": _number(CLASS, "Index of the label that the model ranks highest."),
         "logprobs": _list(pl.Float64, "Log-probability of each label after the prompt, in nats."),
+        "content_free": _list(
+            pl.Float64, "Log-probability of each label after a query without content, in nats."
+        ),
+        "calibrated": _number(
+            CLASS, "Index of the label that gains most over its probability after that query."
+        ),
+        "calibrated_correct": _flag("Whether the calibrated prediction is the target."),
         "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
         "dropped": _number(pl.UInt32, "Exemplars left out, so that the prompt fits the model."),
     },
@@ -278,6 +307,19 @@ ALGORITHMIC_PREDICTIONS: Final = Table(
         "category": _text("The kind of concept."),
         "target": _text("The right output."),
         "completion": _text("The first line that the model generated."),
+    },
+)
+LANGUAGE_LOSSES: Final = Table(
+    "eval_language",
+    "How well each variant predicts plain held-out texts.",
+    {
+        "model": _PREDICTION["model"],
+        "variant": _PREDICTION["variant"],
+        "dataset": _DATASET,
+        "example": _number(pl.UInt32, "Example number of the text."),
+        "tokens": _number(pl.UInt32, "Tokens that were predicted."),
+        "nats": Column(pl.Float64(), "Their summed negative log-probability.", least=0),
+        "path": _PREDICTION["path"],
     },
 )
 # Row 0 stands for the state before the first step and holds only what is measured on the held-out
@@ -329,5 +371,6 @@ SOURCES: Final[Mapping[str, Table]] = {
     "eval_icl": CLASSIFICATION_PREDICTIONS,
     "eval_flipped": CLASSIFICATION_PREDICTIONS,
     "eval_algorithmic": ALGORITHMIC_PREDICTIONS,
+    "eval_language": LANGUAGE_LOSSES,
 }
 """The tables that SQL reads and does not make, by the name that it uses."""

@@ -65,3 +65,46 @@ def pair(
 
 def mart(*pairs: list[dict[str, Any]], **more: Any) -> pl.DataFrame:
     return pl.DataFrame([row for rows in pairs for row in rows], schema={**SCHEMA, **more})
+
+
+def robustness_marts(
+    model: str = "smollm2-135m", dataset: str = "plants"
+) -> dict[str, pl.DataFrame]:
+    """The marts `calibrated`, `alignment` and `language`."""
+    raw = [
+        *pair("icl", "symbols, no instruction", 0.5, 0.6, 0.003, model=model, choice="raw"),
+        *pair("flipped", "100% flipped", 0.4, 0.6, 0.003, model=model, choice="raw"),
+    ]
+    calibrated = [
+        *pair("icl", "symbols, no instruction", 0.55, 0.6, 0.2, model=model, choice="calibrated"),
+        *pair("flipped", "100% flipped", 0.45, 0.6, 0.01, model=model, choice="calibrated"),
+    ]
+    of_set = [row | {"dataset": dataset} for row in raw]
+    follow = {"truth": 0.6, "prior": 0.7, "prompt": 0.4, "override": 0.3, "zero-shot": 0.65}
+    alignment = [
+        {name: value for name, value in row.items() if name not in ("accuracy", "ece")}
+        | {"share": row["accuracy"]}
+        for sets in ("two labels", "all")
+        for measure, share in follow.items()
+        for row in pair(
+            "flipped", "100% flipped", share, share - 0.1, 0.04,
+            model=model, sets=sets, measure=measure, flipped_percent=100,
+        )
+    ]  # fmt: skip
+    language = [
+        {
+            "model": model, "variant": variant, "dataset": name, "texts": 50, "tokens": 1_200,
+            "loss": loss, "low": loss - 0.1, "high": loss + 0.1,
+            "change": 0.25 if variant == "tuned" else None,
+            "change_low": 0.2 if variant == "tuned" else None,
+            "change_high": 0.3 if variant == "tuned" else None,
+        }
+        for name in (None, dataset)
+        for variant, loss in (("untuned", 3.5), ("tuned", 3.75))
+    ]  # fmt: skip
+    kinds = {"dataset": pl.String, "choice": pl.String}
+    return {
+        "calibrated": mart(raw + calibrated + of_set, **kinds),
+        "alignment": pl.DataFrame(alignment, infer_schema_length=None),
+        "language": pl.DataFrame(language, infer_schema_length=None),
+    }

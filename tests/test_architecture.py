@@ -256,6 +256,7 @@ def test_eval_star_is_the_evaluation_and_nothing_else(loaded: dict[str, Any]) ->
         "eval_icl",
         "eval_flipped",
         "eval_algorithmic",
+        "eval_language",
         "mart_summary",
         "eval_report",
     }

@@ -1,10 +1,12 @@
--- Outcomes become figures here and nowhere else, at three levels: over a whole setting ('all'), for
--- each of its datasets or concepts ('dataset'), and for each category of concepts ('category').
+-- Outcomes become figures here and nowhere else, at four levels: over a whole setting ('all'), for each
+-- of its datasets or concepts ('dataset'), for each category of concepts ('category'), and of flipped
+-- labels over the sets with two of them ('two labels').
 WITH levelled AS (
     SELECT
         level,
         outcomes.benchmark,
         outcomes.setting,
+        outcomes.measure,
         outcomes.flipped_percent,
         outcomes.model,
         outcomes.variant,
@@ -18,7 +20,8 @@ WITH levelled AS (
         outcomes.confidence,
         least(floor(outcomes.confidence * 10), 9) AS bin
     FROM int_outcomes AS outcomes
-    CROSS JOIN (VALUES ('all'), ('dataset'), ('category')) AS levels (level)
+    CROSS JOIN (VALUES ('all'), ('dataset'), ('category'), ('two labels')) AS levels (level)
+    WHERE level <> 'two labels' OR (outcomes.benchmark = 'flipped' AND outcomes.chance = 0.5)
 ),
 binned AS (
     SELECT
@@ -28,7 +31,8 @@ binned AS (
     FROM levelled
     WINDOW bins AS (
         PARTITION BY
-            level, benchmark, setting, flipped_percent, model, variant, dataset, category, bin
+            level, benchmark, setting, measure, flipped_percent, model, variant, dataset,
+            category, bin
     )
 ),
 draws AS (
@@ -85,4 +89,4 @@ SELECT
     END AS gain_cluster_high,
     CASE WHEN pairs > 0 THEN mcnemar_p(won, lost) END AS p
 FROM counts
-ORDER BY level, benchmark, flipped_percent, setting, model, variant, dataset, category
+ORDER BY level, benchmark, flipped_percent, setting, measure, model, variant, dataset, category

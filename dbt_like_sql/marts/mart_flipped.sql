@@ -1,5 +1,5 @@
 -- Flipped labels over all sets, at each share of flipped labels.
-SELECT * EXCLUDE (level, dataset, category)
+SELECT * EXCLUDE (level, measure, dataset, category)
 FROM int_scores
-WHERE benchmark = 'flipped' AND level = 'all'
+WHERE benchmark = 'flipped' AND measure = 'accuracy' AND level = 'all'
 ORDER BY model, flipped_percent, variant

@@ -2,10 +2,10 @@
 -- corrects for: the smallest p times the number of tests, the next times one less, never descending.
 WITH ranked AS (
     SELECT
-        * EXCLUDE (level, flipped_percent, category),
+        * EXCLUDE (level, measure, flipped_percent, category),
         p * (count(p) OVER (PARTITION BY model, setting) - rank() OVER tests + 1) AS product
     FROM int_scores
-    WHERE benchmark = 'icl' AND level = 'dataset'
+    WHERE benchmark = 'icl' AND measure = 'accuracy' AND level = 'dataset'
     WINDOW tests AS (PARTITION BY model, setting ORDER BY p)
 )
 SELECT

@@ -17,7 +17,7 @@ WITH sized AS (
         chance
     FROM int_scores
     INNER JOIN catalog_models USING (model)
-    WHERE level = 'all'
+    WHERE measure = 'accuracy' AND level = 'all'
 ),
 matched AS (
     SELECT

@@ -12,8 +12,11 @@ from rich.console import Console
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
 from symtune_pipeline.store.folder import Store
+
+BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
 
 
 def report(
@@ -36,5 +39,7 @@ def print_report(store: Store) -> Path:
     page = store.folder("eval_report") / "index.html"
     console = Console(width=None if sys.stdout.isatty() else 120)
     print_summary(console, store.read_table("mart_summary"))
+    if all(map(store.find, BEHIND)):  # a report of an earlier version has none of them
+        print_robustness(console, *map(store.read_table, BEHIND))
     console.print(f"Report: {page}", soft_wrap=True)
     return page

@@ -16,7 +16,14 @@ BY_SETTING = """
         avg(correct::INTEGER) AS accuracy,
         wilson_low(count(*) FILTER (WHERE correct), count(*)) AS low,
         wilson_high(count(*) FILTER (WHERE correct), count(*)) AS high,
-        avg(chance) AS chance
+        avg(chance) AS chance,
+        avg(calibrated_correct::INTEGER) AS calibrated,
+        CASE WHEN count(calibrated_correct) > 0 THEN wilson_low(
+            count(*) FILTER (WHERE calibrated_correct), count(calibrated_correct)
+        ) END AS calibrated_low,
+        CASE WHEN count(calibrated_correct) > 0 THEN wilson_high(
+            count(*) FILTER (WHERE calibrated_correct), count(calibrated_correct)
+        ) END AS calibrated_high
     FROM (SELECT *, row_number() OVER () AS number FROM outcomes)
     GROUP BY setting
     ORDER BY min(number)
@@ -29,14 +36,16 @@ def by_setting(
     """A row per setting, in the order of the predictions, with 95% Wilson intervals.
 
     Columns: setting (of the algorithmic suite after the benchmark's key), n, accuracy, low, high,
-    chance (null where it is not known).
+    chance, and the accuracy of calibrated choices: calibrated, calibrated_low, calibrated_high. Of the
+    algorithmic suite these and chance are null.
     """
-    outcomes = classification.select("setting", "correct", "chance")
+    outcomes = classification.select("setting", "correct", "chance", "calibrated_correct")
     if algorithmic is not None:
         of_benchmark = algorithmic.select(
             pl.format("{}, {}", "benchmark", "setting").alias("setting"),
             "correct",
             chance=pl.lit(None, pl.Float64),
+            calibrated_correct=pl.lit(None, pl.Boolean),
         )
         outcomes = pl.concat([outcomes, of_benchmark])
     with engine() as database:

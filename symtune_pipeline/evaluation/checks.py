@@ -9,7 +9,16 @@ import polars as pl
 from symtune_pipeline.sql.statistics import wilson_high
 
 # What tells the queries of a suite apart, where it has them.
-KEYS = ("benchmark", "setting", "flipped_percent", "dataset", "concept", "context", "query")
+KEYS = (
+    "benchmark",
+    "setting",
+    "flipped_percent",
+    "dataset",
+    "concept",
+    "context",
+    "query",
+    "example",
+)
 
 
 def not_predicted_once(

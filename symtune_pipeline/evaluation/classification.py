@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import polars as pl
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import ALONE, Asking
-from symtune_pipeline.evaluation.predictions import ranked
+from symtune_pipeline.evaluation.predictions import by_context, ranked
 from symtune_pipeline.evaluation.scorer import score
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision, fitting
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 Asked = tuple[list[int], list[list[int]]]  # the tokens of a prompt, and of each label after it
 
 NAMED = 10  # labels at most, in an error
-CONTEXT = ("benchmark", "setting", "flipped_percent", "dataset", "context")
 
 
 def classify(
@@ -63,21 +61,25 @@ def predict(
 ) -> pl.DataFrame:
     """The predictions of a model, as `predictions.ranked` describes them.
 
-    `inputs` are the inputs by example number. The model comes from `loading.load_model`. `progress`
-    is called with the number of queries done, and `asking` says who asks which. With `chat`, prompts
-    stand in the tokenizer's chat template. Raises UserError for a prompt that does not fit with one
-    exemplar per class, for labels that are the same tokens or none, and where `SegmentTokenizer` or
-    `scorer.score` does.
+    `inputs` are the inputs by example number. In every context one more query is asked, which has no
+    content; it branches from what the others share, and so costs little. The model comes from
+    `loading.load_model`. `progress` is called with the number of queries done, and `asking` says who
+    asks which. With `chat`, prompts stand in the tokenizer's chat template. Raises UserError for a
+    prompt that does not fit with one exemplar per class, for labels that are the same tokens or none,
+    and where `SegmentTokenizer` or `scorer.score` does.
     """
     by_segment = SegmentTokenizer(tokenizer, chat)
-    grouped = groupby(suite.iter_rows(named=True), key=lambda row: [row[name] for name in CONTEXT])
-    contexts = [list(rows) for _, rows in grouped]
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    fitted = [_tree(rows, by_segment, inputs, limit) for rows in contexts]
-    dropped = [left_out for tree, left_out in fitted for _ in tree.queries]
-    by_tree = score(model, [tree for tree, _ in fitted], progress=progress, asking=asking)
-    logprobs = [of_query for of_tree in by_tree for of_query in of_tree]
-    return ranked(suite, logprobs, dropped, attention_of(model))
+    contexts, texts = by_context(suite, inputs)
+    fitted = [_tree(rows, by_segment, texts, limit) for rows in contexts]
+    trees, dropped = [tree for tree, _ in fitted], [left_out for _, left_out in fitted]
+    queries = sum(map(len, contexts))
+
+    def asked(done: int) -> None:
+        progress(done * len(suite) // queries)
+
+    answers = score(model, trees, progress=asked, asking=asking)
+    return ranked(suite, answers, dropped, attention_of(model))
 
 
 def _tree(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
@@ -19,7 +20,7 @@ from annotated_types import MinLen
 from pydantic import BaseModel, ValidationError
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.predictions import of_model, ranked
+from symtune_pipeline.evaluation.predictions import by_context, of_model, ranked
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def predict(
 ) -> pl.DataFrame:
     """Predictions as `predictions.ranked` describes them, with the served model's name.
 
-    `progress` is called with the number of queries done.
+    `progress` is called with the number of queries done. In every context one more query is asked,
+    which has no content.
 
     Raises UserError where the endpoint does not answer, refuses, or returns no log-probabilities of
     the prompt.
@@ -80,15 +82,19 @@ def predict(
     ):
 
         def scores(row: dict[str, Any]) -> list[float]:
-            prompt = render(classification_prompt(row, inputs))
+            prompt = render(classification_prompt(row, texts))
             return [_score(client, endpoint, prompt, label_text(text)) for text in row["labels"]]
 
-        logprobs = []
-        for of_query in pool.map(scores, suite.iter_rows(named=True)):
-            logprobs.append(of_query)
-            progress(len(logprobs))
+        contexts, texts = by_context(suite, inputs)
+        queries = sum(map(len, contexts))
+        found = []
+        for of_query in pool.map(scores, chain.from_iterable(contexts)):
+            found.append(of_query)
+            progress(len(found) * len(suite) // queries)
+    by_query = iter(found)
+    answers = [[next(by_query) for _ in rows] for rows in contexts]
     # Nothing is ever dropped: the server takes a prompt whole or refuses it.
-    predictions = ranked(suite, logprobs, [0] * len(suite), "served")
+    predictions = ranked(suite, answers, [0] * len(contexts), "served")
     return of_model(predictions, endpoint.model, "endpoint")
 
 

@@ -60,7 +60,7 @@ def score_folder(
 
     name = folder.name
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    form = config.chat_template, config.precision
+    form = config.chat_template, config.precision, list(CLASSIFICATION_PREDICTIONS.columns)
     made_from = content_hash([files, list(versions), form])
 
     def ranked() -> pl.DataFrame:

@@ -7,6 +7,8 @@ about models: log-probabilities and completions may come from anywhere. `path` s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
 import polars as pl
 
@@ -16,26 +18,72 @@ RANKED = ("setting", "flipped_percent", "dataset", "context", "query", "labels",
 GENERATED = ("benchmark", "setting", "concept", "category", "context", "query", "target")
 
 
-def ranked(
-    suite: pl.DataFrame, logprobs: Sequence[Sequence[float]], dropped: Sequence[int], path: str
-) -> pl.DataFrame:
-    """Predictions on the classification suite from the log-probabilities of each row's labels.
+CONTENT_FREE = "N/A"  # the query of Zhao et al. that says nothing
+CONTEXT = ("benchmark", "setting", "flipped_percent", "dataset", "context")
 
-    One row per row of the suite, in its order. The prediction is the label with the highest
-    log-probability, in nats; `dropped` counts the exemplars left out, so that the longest prompt of
-    the row's context fits the model. Chance is one over the number of labels.
+
+def by_context(
+    suite: pl.DataFrame, inputs: Sequence[str]
+) -> tuple[list[list[dict[str, Any]]], list[str]]:
+    """By context its rows, then one more whose query has no content; and the inputs with that query's.
+
+    The rows of a context are neighbours in a classification suite and share all but query and target.
+    `inputs` are by example number.
     """
+    grouped = groupby(suite.iter_rows(named=True), key=lambda row: [row[name] for name in CONTEXT])
+    contexts = [list(rows) for _, rows in grouped]
+    content_free = {"query": len(inputs)}
+    return [[*rows, rows[0] | content_free] for rows in contexts], [*inputs, CONTENT_FREE]
+
+
+def ranked(
+    suite: pl.DataFrame,
+    answers: Sequence[Sequence[Sequence[float]]],
+    dropped: Sequence[int],
+    path: str,
+) -> pl.DataFrame:
+    """Predictions on the classification suite from the log-probabilities of labels, in nats.
+
+    `answers` are those of each context as `by_context` gives them: by query the labels', the content-free
+    query last. `dropped` counts the exemplars left out of a context, so that its longest prompt fits
+    the model. One row per row of the suite, in its order. The prediction is the label with the highest
+    log-probability, and the calibrated one as `calibrated` has it. Chance is one over the number of
+    labels.
+    """
+    counted = zip(answers, dropped, strict=True)
+    rows = [
+        (of_query, last, calibrated(of_query, last), count)
+        for (*of_queries, last), count in counted
+        for of_query in of_queries
+    ]
+    logprobs, content_free, choices, left_out = zip(*rows, strict=True) if rows else ((),) * 4
     return (
         suite.select(RANKED)
         .with_columns(
             prediction=pl.Series([row.index(max(row)) for row in logprobs], dtype=CLASS),
             logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
+            content_free=pl.Series(content_free, dtype=pl.List(pl.Float64)),
+            calibrated=pl.Series(choices, dtype=CLASS),
             chance=1.0 / pl.col("labels").list.len(),
-            dropped=pl.Series(dropped, dtype=pl.UInt32),
+            dropped=pl.Series(left_out, dtype=pl.UInt32),
             path=pl.lit(path),
         )
-        .with_columns(correct=pl.col("prediction") == pl.col("target"))
+        .with_columns(
+            correct=pl.col("prediction") == pl.col("target"),
+            calibrated_correct=pl.col("calibrated") == pl.col("target"),
+        )
     )
+
+
+def calibrated(logprobs: Sequence[float], content_free: Sequence[float]) -> int:
+    """The label whose probability a query raises most over what it is after one without content.
+
+    Contextual calibration: the arg max of p(label | query) / p(label | content-free query), each
+    normalised over the labels, which scales all quotients alike and so moves no arg max. Source: Zhao
+    et al., "Calibrate before use: improving few-shot performance of language models" (2021).
+    """
+    gains = [after - before for after, before in zip(logprobs, content_free, strict=True)]
+    return gains.index(max(gains))
 
 
 def generated(suite: pl.DataFrame, completions: Sequence[str], path: str) -> pl.DataFrame:

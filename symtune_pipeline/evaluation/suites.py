@@ -31,7 +31,9 @@ from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
+    LANGUAGE_SUITE,
     SETTINGS,
+    ZERO_SHOT,
     flipped_setting,
 )
 
@@ -47,6 +49,8 @@ def classification_suite(
 ) -> pl.DataFrame:
     """In-context learning in four settings, and flipped labels: `tables.CLASSIFICATION_SUITE`.
 
+    The queries of flipped labels are also asked without exemplars, which shows what a model takes the
+    labels to mean; the target is then the true one.
     `examples` has the columns example, dataset, label, label_id, purpose ('exemplar' or 'query')
     and halved; `instructions` are by dataset. Under `per_query`, any other row of a halved dataset
     may be an exemplar of a query. A dataset with fewer queries than asked for has those it has.
@@ -100,6 +104,21 @@ def algorithmic_suite(
     return ALGORITHMIC_SUITE.frame(rows, orient="row")
 
 
+def language_suite(examples: pl.DataFrame, texts: int, seed: int) -> pl.DataFrame:
+    """At most so many texts of every dataset, drawn by seed: `tables.LANGUAGE_SUITE`.
+
+    `examples` has the columns example and dataset.
+    """
+    drawn = []
+    for (dataset,), rows in examples.sort("dataset", "example").group_by(
+        "dataset", maintain_order=True
+    ):
+        rng = np.random.default_rng([seed, zlib.crc32(f"language/{dataset}".encode())])
+        picked = rows[np.sort(rng.permutation(len(rows))[:texts])]
+        drawn += picked.select("dataset", "example").rows()
+    return LANGUAGE_SUITE.frame(drawn, orient="row")
+
+
 def flip(
     targets: NDArray[np.int64], percent: int, permutation: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -147,10 +166,11 @@ def _context(
     def rows(
         benchmark: str, name: str, percent: int, opening: str | None, labels: list[str],
         exemplar_targets: NDArray[np.int64], target_of: NDArray[np.int64],
+        shown: NDArray[np.int64] = order,
     ) -> list[Row]:  # fmt: skip
         return [
             (benchmark, name, percent, of_dataset.dataset, context, style, opening,
-             drawn[order].tolist(), exemplar_targets[order].tolist(), labels, query,
+             drawn[shown].tolist(), exemplar_targets[shown].tolist(), labels, query,
              int(target_of[label]))
             for query, label in queries
         ]  # fmt: skip
@@ -165,6 +185,8 @@ def _context(
         flipped = flip(targets, percent, permutation)
         name = flipped_setting(percent)
         all_rows += rows("flipped", name, percent, None, natural, flipped, permutation)
+    if config.flipped_percents:
+        all_rows += rows("flipped", ZERO_SHOT, 0, None, natural, targets, unchanged, order[:0])
     return all_rows
 
 

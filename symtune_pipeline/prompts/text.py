@@ -153,10 +153,10 @@ def exemplar_to_drop(classes: Sequence[int]) -> int | None:
     """The index of the exemplar that a prompt above its length does without: evenly by class.
 
     The last one of the commonest class, so that the prompt's opening stays where it is. None where
-    every class has one exemplar left. `classes` are those of the exemplars, without the query.
+    every class has one exemplar left, or none. `classes` are those of the exemplars, without the query.
     """
-    most = max(classes, key=classes.count)
-    if classes.count(most) == 1:
+    most = max(classes, key=classes.count, default=None)
+    if most is None or classes.count(most) == 1:
         return None
     return len(classes) - 1 - classes[::-1].index(most)
 

@@ -22,7 +22,7 @@ import polars as pl
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
-from symtune_pipeline.report import plots
+from symtune_pipeline.report import plots, robustness
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Comparison,
@@ -69,6 +69,9 @@ def write_report(
     flipped: pl.DataFrame,
     algorithmic: pl.DataFrame,
     scaling: pl.DataFrame,
+    calibrated: pl.DataFrame,
+    alignment: pl.DataFrame,
+    language: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
@@ -76,7 +79,8 @@ def write_report(
 
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
-    and `scaling` adds the cost of inference. `training_log` holds each model's log, and `provenance`
+    and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
+    `robustness` shows. `training_log` holds each model's log, and `provenance`
     may nest. All but `summary` may be empty, and what is empty is left out. index.html is written
     last, so a page never speaks of a file that is not there. Raises UserError where `summary` has no
     row.
@@ -85,13 +89,14 @@ def write_report(
         raise UserError(
             "The summary has no row to report; run the evaluation for at least one model."
         )
-    figures = list(draw(summary, icl, flipped, algorithmic, scaling, training_log))
+    figures = list(draw(summary, icl, flipped, alignment, algorithmic, scaling, training_log))
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         write(folder / f"{figure.name}.png", plots.to_png(figure.chart))
     records = json.dumps(summary_records(summary), indent=2, ensure_ascii=False) + "\n"
     write(folder / "summary.json", records.encode())
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
+    tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
     write(folder / "index.html", render(summary, figures, tables, provenance).encode())
 
 
@@ -188,6 +193,7 @@ def draw(
     summary: pl.DataFrame,
     icl: pl.DataFrame,
     flipped: pl.DataFrame,
+    alignment: pl.DataFrame,
     algorithmic: pl.DataFrame,
     scaling: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
@@ -198,6 +204,8 @@ def draw(
     for model, rows in by_model(flipped):
         if rows["flipped_percent"].n_unique() > 1:
             yield figure("flipped", model, plots.flipped_chart(rows))
+    for model, rows in by_model(alignment):
+        yield figure("alignment", model, plots.alignment_chart(rows))
     if several_models(scaling):
         for setting, rows in by_setting(scaling):
             yield figure("scaling", setting, plots.scaling_chart(rows))

@@ -7,10 +7,12 @@ files or pages, and computes no metric; the loss curve's moving mean is only a l
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from symtune_pipeline.report.robustness import FOLLOWED, followed
 from symtune_pipeline.report.tables import IN_CONTEXT, in_order, setting_label
 from symtune_pipeline.tables import VARIANTS
 
@@ -24,32 +26,51 @@ VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=T
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (black: chance)"
+SHARE = "share of choices (black: chance)"
 MEAN_OF_STEPS = 20
 
 
 def settings_chart(summary: pl.DataFrame) -> Chart:
     """Accuracy of each variant per setting: a dot, its 95% interval, and a mark at chance."""
-    return accuracy_chart(in_order(summary), "Accuracy by setting")
+    mart = in_order(summary)
+    return share_chart(mart, named(mart), "Accuracy by setting", ACCURACY)
 
 
 def category_chart(algorithmic: pl.DataFrame) -> Chart:
     """Accuracy of each variant per category of the algorithmic benchmarks."""
-    return accuracy_chart(
-        in_order(algorithmic, "category"), "Algorithmic accuracy by category", detail="category"
+    mart = in_order(algorithmic, "category")
+    names = [
+        f"{name}, {category}" for name, category in zip(named(mart), mart["category"], strict=True)
+    ]
+    return share_chart(mart, names, "Algorithmic accuracy by category", ACCURACY)
+
+
+def alignment_chart(alignment: pl.DataFrame) -> Chart:
+    """What choices follow over all sets, where the most labels are flipped: a share per variant."""
+    most = alignment.filter(
+        pl.col("sets") == "all", pl.col("flipped_percent") == pl.col("flipped_percent").max()
     )
+    pairs = [pair for _, pairs in followed(most) for pair in pairs]
+    mart = pl.DataFrame(
+        [row for pair in pairs for row in pair.rows.values()], infer_schema_length=None
+    )
+    names = [FOLLOWED[measure] for measure in mart["measure"]]
+    return share_chart(mart, names, f"Choices with {most['setting'][0]}", SHARE)
 
 
-def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) -> Chart:
-    """Dots with intervals, one line per setting (and `detail`), one colour per variant."""
+def named(mart: pl.DataFrame) -> list[str]:
+    """What a reader calls the setting of each row."""
+    return [setting_label(*row) for row in mart.select("benchmark", "setting").iter_rows()]
+
+
+def share_chart(mart: pl.DataFrame, names: Sequence[str], title: str, quantity: str) -> Chart:
+    """Dots with intervals, one line per name (one a row of the mart), one colour per variant."""
     import altair as alt
 
     rows = [
-        {
-            "row": setting_label(row["benchmark"], row["setting"])
-            + (f", {row[detail]}" if detail else ""),
-            **{key: row[key] for key in ("variant", "n", "accuracy", "low", "high", "chance")},
-        }
-        for row in mart.iter_rows(named=True)
+        {"row": name}
+        | {key: row[key] for key in ("variant", "n", "accuracy", "low", "high", "chance")}
+        for name, row in zip(names, mart.iter_rows(named=True), strict=True)
     ]
     lines = list(dict.fromkeys(row["row"] for row in rows))
     variants = present(rows)
@@ -68,7 +89,7 @@ def accuracy_chart(mart: pl.DataFrame, title: str, detail: str | None = None) ->
         .mark_tick(color="black", thickness=1.5, size=32)
         .encode(x=alt.X("chance:Q", scale=fraction), tooltip=["row:N", three_decimals("chance")]),
         by_variant.mark_rule(strokeWidth=2).encode(
-            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=ACCURACY)), x2="high:Q"
+            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=quantity)), x2="high:Q"
         ),
         by_variant.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q"),
     ).properties(title=title, width=WIDTH, height=46 * len(lines))

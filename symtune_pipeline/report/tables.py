@@ -10,7 +10,7 @@ show gains in percentage points.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -161,14 +161,11 @@ def html_tables(
 def settings_table(summary: pl.DataFrame) -> GT:
     """Every setting with its variants; grouped by model where there are several."""
     several = several_models(summary)
-    return comparison_table(
-        [
-            (pair.model if several else None, setting_label(pair.benchmark, pair.setting), pair)
-            for pair in comparisons(summary)
-        ],
-        first_column="setting",
-        interval=OVER_DRAWS,
-    )
+    rows = [
+        (pair.model if several else None, setting_label(pair.benchmark, pair.setting), pair)
+        for pair in comparisons(summary)
+    ]
+    return comparison_table(rows, first_column="setting", interval=OVER_DRAWS)
 
 
 def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
@@ -259,7 +256,7 @@ def comparison_table(
             {
                 "group": group,
                 first_column: name,
-                "n": str(pair.first["n"]),
+                "n": counts_text(row["n"] for row in pair.rows.values()),
                 **accuracies(pair, VARIANTS),
                 "chance": fraction_text(pair.first["chance"]),
                 "points": unbroken(gain_text(pair.tuned, interval)),
@@ -339,6 +336,12 @@ def accuracy_text(row: Row | None) -> str:
     if row is None or row["accuracy"] is None:
         return ""
     return f"{row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def counts_text(counts: Iterable[int]) -> str:
+    """One number where all variants share it, else each one's, as `21 / 25`."""
+    shown = [f"{count:,}" for count in counts]
+    return " / ".join(shown if len(set(shown)) > 1 else shown[:1])
 
 
 def gain_text(row: Row, interval: str) -> str:

@@ -57,19 +57,19 @@ def paired_high(b: int, c: int, n: int) -> float:
     return _bonett_price(b, c, n)[1]
 
 
-def cluster_low(parts: list[int], wholes: list[int]) -> float:
+def cluster_low(parts: list[float], wholes: list[float]) -> float:
     """Lower end of the interval of `sum(parts) / sum(wholes)` where answers come in clusters.
 
     Cluster i brings `parts[i]` of `wholes[i]`, such as the right answers of the queries that share
-    exemplars; parts may be negative, as a gain is. Percentile bootstrap over whole clusters, always
-    with the same random numbers. Source: Davison and Hinkley, "Bootstrap methods and their
-    application" (1997), section 3.8. Raises ValueError for fewer than two clusters, which do not
-    tell how clusters differ.
+    exemplars, or the nats of the tokens of a text; parts may be negative, as a gain is. Percentile
+    bootstrap over whole clusters, always with the same random numbers. Source: Davison and Hinkley,
+    "Bootstrap methods and their application" (1997), section 3.8. Raises ValueError for fewer than two
+    clusters, which do not tell how clusters differ.
     """
     return _bootstrap(tuple(parts), tuple(wholes))[0]
 
 
-def cluster_high(parts: list[int], wholes: list[int]) -> float:
+def cluster_high(parts: list[float], wholes: list[float]) -> float:
     """Upper end of the interval of `cluster_low`."""
     return _bootstrap(tuple(parts), tuple(wholes))[1]
 
@@ -110,12 +110,12 @@ def _bonett_price(b: int, c: int, n: int) -> tuple[float, float]:
 
 # SQL asks for both ends of a whole table's intervals, one end after the other.
 @lru_cache(maxsize=4_096)
-def _bootstrap(parts: tuple[int, ...], wholes: tuple[int, ...]) -> tuple[float, float]:
+def _bootstrap(parts: tuple[float, ...], wholes: tuple[float, ...]) -> tuple[float, float]:
     import numpy as np
     from numpy.typing import NDArray
     from scipy.stats import bootstrap
 
-    def ratio(parts: NDArray[np.int64], wholes: NDArray[np.int64], axis: int) -> NDArray:
+    def ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64], axis: int) -> NDArray:
         quotient: NDArray = parts.sum(axis=axis) / wholes.sum(axis=axis)
         return quotient
 

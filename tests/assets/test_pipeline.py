@@ -23,7 +23,8 @@ from symtune_pipeline.store.bucket import Bucket, BucketStore
 
 RECORD_KEYS = {"benchmark", "setting", "model", "variant", "n", "accuracy", "low", "high", "chance"}
 EVALUATION = {
-    *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "int_outcomes", "int_scores"),
+    *("eval", "eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"),
+    *("int_outcomes", "int_scores", "mart_calibrated", "mart_alignment", "mart_language"),
     *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
     "eval_report",
 }
@@ -160,7 +161,8 @@ def test_eval_star_runs_the_evaluation_and_nothing_else(home: Home, tmp_path: Pa
         if before.get(path) != after.get(path)
     }
     assert changed - EVALUATION == {
-        f"predictions_{name}" for name in ("eval_icl", "eval_flipped", "eval_algorithmic")
+        f"predictions_{name}"
+        for name in ("eval_icl", "eval_flipped", "eval_algorithmic", "eval_language")
     }
 
 

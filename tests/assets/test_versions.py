@@ -111,7 +111,8 @@ def test_the_precision_of_answers_makes_predictions_stale(project: Path) -> None
         found.append(versions(project, "precision.yaml"))
     changed = {name for name, version in found[0].items() if version != found[1][name]}
     # `eval` takes all settings of its section, and is made in a second.
-    assert changed == {"eval", "eval_icl", "eval_flipped", "eval_algorithmic", "eval_report"}
+    answers = {"eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"}
+    assert changed == {"eval", *answers, "eval_report"}
 
 
 def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale) -> None:
@@ -125,7 +126,7 @@ def test_attention_makes_scores_and_the_tuned_model_stale_and_nothing_generated(
     stale: Stale,
 ) -> None:
     found = stale("symtune_pipeline/models/attention.py", "SHAPE = 64", "SHAPE = 32")
-    assert found == {"eval_icl", "eval_flipped", "symbol_tuned_model"}
+    assert found == {"eval_icl", "eval_flipped", "eval_language", "symbol_tuned_model"}
 
 
 SPOKEN = (

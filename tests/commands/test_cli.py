@@ -29,6 +29,7 @@ from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     CLASSIFICATION_PREDICTIONS,
     SETTINGS,
+    ZERO_SHOT,
     flipped_setting,
 )
 
@@ -149,7 +150,7 @@ def test_a_dataset_that_was_not_loaded_says_how(
 def test_an_export_says_where_and_how_much(symtune: Symtune, tmp_path: Path) -> None:
     ended = symtune("export", "dataset", str(tmp_path / "out"))
     assert ended.code == 0
-    assert ended.out == f"{tmp_path / 'out'}: 60 mixture, 176 icl, 44 flipped, 16 algorithmic\n"
+    assert ended.out == f"{tmp_path / 'out'}: 60 mixture, 176 icl, 88 flipped, 16 algorithmic\n"
 
 
 def test_the_suites_are_exported_for_the_harness(symtune: Symtune, tmp_path: Path) -> None:
@@ -177,10 +178,10 @@ def test_a_served_model_is_scored_with_the_key_of_the_environment(
     assert ended.code == 0
     assert [line.partition(":")[0] for line in ended.out.splitlines()] == [
         *(setting.name for setting in SETTINGS),
-        flipped_setting(100),
+        *(flipped_setting(100), ZERO_SHOT),
     ]
-    assert ended.out.count(" of 44, chance 0.42\n") == 5
-    assert pl.read_parquet(output).height == 5 * 44
+    assert ended.out.count(" of 44, chance 0.42, calibrated 0.") == 6
+    assert pl.read_parquet(output).height == 6 * 44
     assert KEY not in ended.out + ended.err
     full = symtune(*command[:-1], "/dev/full")
     assert (full.code, full.out) == (2, ended.out)

@@ -31,7 +31,7 @@ def exported(data_side: DataSide, tmp_path_factory: pytest.TempPathFactory) -> P
         patch.setattr(export, "PROMPTS_PER_FILE", 25)
         patch.setattr(export, "CHUNK", 10)
         counts = export_dataset(data_side.store, SMOKE, folder)
-    assert counts == {"mixture": 60, "icl": 176, "flipped": 44, "algorithmic": 16}
+    assert counts == {"mixture": 60, "icl": 176, "flipped": 88, "algorithmic": 16}
     return folder
 
 

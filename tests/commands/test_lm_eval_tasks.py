@@ -29,6 +29,7 @@ TASKS = {
     "symtune_icl_symbols_instruction": 44,
     ICL: 44,
     FLIPPED: 44,
+    "symtune_flipped_zero_shot": 44,
     "symtune_list_functions_fresh": 8,
     "symtune_turing_concepts_fresh": 8,
 }
@@ -89,6 +90,7 @@ def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.
         (ICL, "icl", "symbols, no instruction"),
         ("symtune_icl_relevant_labels_instruction", "icl", "relevant labels, instruction"),
         (FLIPPED, "flipped", "100% flipped"),
+        ("symtune_flipped_zero_shot", "flipped", "zero-shot"),
     ],
 )
 def test_the_harness_computes_the_log_probabilities_and_predictions_of_our_scorer(

@@ -21,7 +21,7 @@ from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.experiment import EvaluationConfig, MixtureConfig
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.text import render, segments
-from symtune_pipeline.tables import SETTINGS, flipped_setting
+from symtune_pipeline.tables import SETTINGS, ZERO_SHOT, flipped_setting
 
 TUNING, HELD_OUT = find_dataset("news_topics"), find_dataset("life_events")
 
@@ -107,7 +107,7 @@ def test_an_evaluation_set_has_the_settings_of_the_suite(
     suite: pl.DataFrame, evaluation_examples: pl.DataFrame
 ) -> None:
     prompts = evaluation_prompts(suite, HELD_OUT)
-    names = [*(setting.name for setting in SETTINGS), flipped_setting(100)]
+    names = [*(setting.name for setting in SETTINGS), flipped_setting(100), ZERO_SHOT]
     assert prompts["setting"].unique(maintain_order=True).to_list() == names
     for setting in names:
         text = _printed(prompts, evaluation_examples, HELD_OUT, setting, 4)
@@ -117,14 +117,15 @@ def test_an_evaluation_set_has_the_settings_of_the_suite(
         assert prompt.startswith(row["instruction"] or "") is True
         assert (HELD_OUT.instruction in prompt) == setting.endswith(", instruction")
         assert prompt.endswith(f" [[{row['labels'][row['targets'][-1]]}]]")
-        assert (f"[{HELD_OUT.labels[0]}]" in prompt) == ("symbols" not in setting)  # type: ignore[index]
+        natural = "symbols" not in setting and (setting != ZERO_SHOT or row["targets"] == [0])
+        assert (f"[{HELD_OUT.labels[0]}]" in prompt) == natural  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     ("setting", "number", "sentence"),
     [
         ("symbols", 0, "has no prompt of setting 'symbols'; choose one of .*; symbols, instruction; "),
-        (None, 30, "There is no prompt 30 of dataset 'life_events'; choose a number from 0 to 29"),
+        (None, 36, "There is no prompt 36 of dataset 'life_events'; choose a number from 0 to 35"),
         ("symbols, instruction", -1, "There is no prompt -1 .* from 0 to 5"),
     ],
 )  # fmt: skip

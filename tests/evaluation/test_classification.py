@@ -8,6 +8,7 @@ from pathlib import Path
 from string import ascii_letters
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -18,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.classification import classify, predict
-from symtune_pipeline.evaluation.predictions import of_model, paths
+from symtune_pipeline.evaluation.classification import _tree, classify, predict
+from symtune_pipeline.evaluation.predictions import by_context, of_model, paths
+from symtune_pipeline.evaluation.scorer import Tree, score
 from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.loading import load_model
@@ -29,6 +31,7 @@ from symtune_pipeline.prompts.text import (
     label_text,
     render,
 )
+from symtune_pipeline.prompts.tokens import SegmentTokenizer
 from symtune_pipeline.tables import CLASSIFICATION_SUITE
 
 CONTEXT_TOKENS = 60
@@ -80,7 +83,7 @@ def predictions(folder: Path, labels: list[str], count: int) -> pl.DataFrame:
 def naive(folder: Path, row: dict[str, Any], count: int) -> list[float]:
     """Each label's full string through the model, with the exemplars of `row`."""
     model = reference_model(folder)
-    prompt = render(classification_prompt(row, inputs(count)))
+    prompt = render(classification_prompt(row, [*inputs(count), "N/A"]))
     encode = words().encode
     scores = []
     for label in row["labels"]:
@@ -120,6 +123,53 @@ def test_a_query_that_fits_with_no_exemplar_of_each_class_is_a_user_error(folder
         r" and the model takes 60; leave the dataset out\.$",
     ):
         predictions(folder, ["foo", "bar"], count=20)
+
+
+@pytest.mark.parametrize("count", [2, 8], ids=["whole", "shortened"])
+def test_the_content_free_query_stands_in_the_same_context_and_calibrates_the_choice(
+    folder: Path, count: int
+) -> None:
+    """Against whole strings through transformers, with the query put into the row's own prompt."""
+    labels = [*(f"w{i}" for i in range(6)), "foo", "bar baz", "baz"]
+    table = predictions(folder, labels, count)
+    assert (table["dropped"][0] > 0) == (count == 8)
+    choices = []
+    for row, found in zip(
+        suite(labels).iter_rows(named=True), table.iter_rows(named=True), strict=True
+    ):
+        kept = {"exemplars": [0, 1, 2], "exemplar_targets": [0, 1, 1]} if count == 8 else {}
+        asked = np.array(naive(folder, row | kept, count))
+        nothing = np.array(naive(folder, row | kept | {"query": 8}, count))
+        assert found["content_free"] == pytest.approx(nothing, abs=1e-4)
+        # As the paper has it: normalised probabilities, scaled by those of the content-free query.
+        p, p_free = (np.exp(x) / np.exp(x).sum() for x in (asked, nothing))
+        best = int((p / p_free / (p / p_free).sum()).argmax())
+        assert found["calibrated"] == best
+        assert found["calibrated_correct"] == (best == found["target"])
+        choices.append((found["prediction"], best))
+    assert any(raw != best for raw, best in choices), "it must be able to differ"
+
+
+def test_a_query_without_content_changes_no_number_of_the_others(folder: Path) -> None:
+    """The branches of a context do not see each other: without that query come the same bytes."""
+    model = load_model(folder, torch.float32, "cpu").eval()
+    contexts, texts = by_context(suite(["foo", "bar baz"]), inputs(2))
+    by_segment = SegmentTokenizer(words())
+    trees = [_tree(rows, by_segment, texts, None)[0] for rows in contexts]
+    without = [Tree(tree.prefix, tree.queries[:-1]) for tree in trees]
+    assert [of_tree[:-1] for of_tree in score(model, trees)] == score(model, without)
+
+
+def test_a_query_without_exemplars_is_scored_as_a_whole_string(folder: Path) -> None:
+    model = load_model(folder, torch.float32, "cpu").eval()
+    none = {"exemplars": [], "exemplar_targets": []}
+    rows = [row | none for row in suite(["foo", "bar baz"]).to_dicts()]
+    asked = CLASSIFICATION_SUITE.frame(rows)
+    table = predict(model, words(), asked, inputs(2))
+    for row, logprobs in zip(rows, table["logprobs"], strict=True):
+        assert logprobs.to_list() == pytest.approx(naive(folder, row, 2), abs=1e-4)
+    with pytest.raises(UserError, match=r"has a prompt of \d+ tokens with one exemplar per class"):
+        predict(model, words(), asked, inputs(40))
 
 
 def test_each_of_more_labels_than_a_byte_counts_can_be_predicted(folder: Path) -> None:

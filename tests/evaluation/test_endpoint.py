@@ -68,7 +68,9 @@ def test_a_served_model_scores_as_it_does_from_its_folder(
     local = classify(folder, suite, inputs, EvaluationConfig())
     for found, expected in zip(served["logprobs"], local["logprobs"], strict=True):
         assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
-    shared = [name for name in local.columns if name not in ("logprobs", "path")]
+    for found, expected in zip(served["content_free"], local["content_free"], strict=True):
+        assert found.to_list() == pytest.approx(expected.to_list(), abs=1e-4)
+    shared = [name for name in local.columns if name not in ("logprobs", "content_free", "path")]
     assert served.select(shared).equals(local.select(shared))
     assert (set(served["path"]), set(local["path"])) == ({"served"}, {"packed"})
     assert set(served["model"]) == {NAME} and set(served["variant"]) == {"endpoint"}
@@ -110,13 +112,13 @@ def test_accuracies_have_their_number_and_interval() -> None:
     settings = [("a", i < 6, 0.5) for i in range(8)] + [(flipped_setting(50), True, 0.25)] * 2
     predictions = CLASSIFICATION_PREDICTIONS.frame(
         [
-            {"setting": setting, "correct": correct, "chance": chance}
+            {"setting": setting, "correct": correct, "chance": chance, "calibrated_correct": True}
             for setting, correct, chance in settings
         ]
     )
     assert accuracies(predictions) == [
-        "a: 0.75 [0.41, 0.93] of 8, chance 0.50",
-        "50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25",
+        "a: 0.75 [0.41, 0.93] of 8, chance 0.50, calibrated 1.00 [0.68, 1.00]",
+        "50% flipped: 1.00 [0.34, 1.00] of 2, chance 0.25, calibrated 1.00 [0.34, 1.00]",
     ]
 
 
@@ -128,7 +130,7 @@ def test_a_busy_server_is_asked_again(
     server.troubles, server.asked = 1_000, 0
     with pytest.raises(UserError, match=r"refuses a request \(status 503: busy\); correct"):
         predict(_endpoint(server), suite.head(1), inputs)
-    assert server.asked == TRIES
+    assert server.asked == 2 * TRIES  # the query, and beside it one without content
 
 
 def test_the_first_failure_ends_the_work(

@@ -25,6 +25,7 @@ from symtune_pipeline.tables import (
     CLASSIFICATION_PREDICTIONS,
     CLASSIFICATION_SUITE,
     SETTINGS,
+    ZERO_SHOT,
     flipped_setting,
 )
 
@@ -50,7 +51,7 @@ def test_both_suites_are_scored_and_the_predictions_kept(
     inputs = evaluation_examples.sort("example")["input"].to_list()
     store, lines = Store(tmp_path), list[str]()
     first = score_folder(store, folder, *suites, inputs, ["one"], CONFIG, lines.append)
-    names = [setting.name for setting in SETTINGS] + [flipped_setting(100)]
+    names = [setting.name for setting in SETTINGS] + [flipped_setting(100), ZERO_SHOT]
     names += ["list_functions, fresh", "turing_concepts, fresh"]
     assert first["setting"].to_list() == sorted(names)
     assert first["n"].sum() == sum(map(len, suites))

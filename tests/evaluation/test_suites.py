@@ -14,21 +14,24 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.benchmarks import list_functions
 from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
 from symtune_pipeline.evaluation.concepts import Prompt, Published
-from symtune_pipeline.evaluation.predictions import ranked
+from symtune_pipeline.evaluation.predictions import by_context, ranked
 from symtune_pipeline.evaluation.suites import (
     algorithmic_suite,
     asked_queries,
     classification_suite,
     derangement,
     flip,
+    language_suite,
     short_of_queries,
 )
 from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
+    LANGUAGE_SUITE,
     MOST_CLASSES,
     SETTINGS,
+    ZERO_SHOT,
     flipped_setting,
 )
 
@@ -75,11 +78,12 @@ def test_more_classes_than_a_byte_counts_keep_their_targets(
     asked = found.filter(benchmark="icl")
     assert (asked["target"] == asked["query"]).all()
     assert (asked["exemplar_targets"].explode() == asked["exemplars"].explode() % 300).all()
-    turned = found.filter(benchmark="flipped")
+    turned = found.filter(benchmark="flipped", setting=flipped_setting(100))
     assert (turned["target"] != turned["query"]).all()
     assert set(turned["exemplar_targets"][0]) == set(range(300))
-    scores = [[-abs(i - 299.0) for i in range(300)]] * len(found)
-    assert set(ranked(found, scores, [0] * len(found), "packed")["prediction"]) == {299}
+    contexts, _ = by_context(found, [])
+    scores = [[[-abs(i - 299.0) for i in range(300)]] * len(rows) for rows in contexts]
+    assert set(ranked(found, scores, [0] * len(scores), "packed")["prediction"]) == {299}
 
 
 def test_a_number_that_its_type_cannot_hold_breaks_the_contract(suite: pl.DataFrame) -> None:
@@ -88,9 +92,14 @@ def test_a_number_that_its_type_cannot_hold_breaks_the_contract(suite: pl.DataFr
         CLASSIFICATION_SUITE.checked(CLASSIFICATION_SUITE.frame([tuple(too_large.values())], "row"))
 
 
+def _shown(suite: pl.DataFrame) -> pl.DataFrame:
+    """The rows with exemplars."""
+    return suite.filter(pl.col("setting") != ZERO_SHOT)
+
+
 @pytest.fixture(scope="module")
 def rows(suite: pl.DataFrame) -> list[Row]:
-    return suite.to_dicts()
+    return _shown(suite).to_dicts()
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +119,8 @@ def test_every_context_is_asked_in_four_settings_and_for_every_flipped_fraction(
     settings = suite.group_by("benchmark", "setting", "flipped_percent").len()
     expected = 3 * CONFIG.contexts * CONFIG.queries
     assert {row[:3] for row in settings.rows()} == {("icl", name, 0) for name in ICL} | {
-        ("flipped", flipped_setting(percent), percent) for percent in PERCENTS
+        *(("flipped", flipped_setting(percent), percent) for percent in PERCENTS),
+        ("flipped", ZERO_SHOT, 0),
     }
     assert set(settings["len"]) == {expected}
 
@@ -241,6 +251,43 @@ def test_that_share_of_every_class_is_flipped_and_the_target_is_the_flip(
         assert set(changed.values()) == {CONFIG.exemplars_per_class * percent // 100}
 
 
+@pytest.mark.parametrize("protocol", ["shared", "per_query"])
+def test_every_flipped_query_is_asked_once_without_exemplars_for_its_true_class(
+    protocol: Any,
+    evaluation_examples: pl.DataFrame,
+    symbols: pl.DataFrame,
+    by_number: dict[int, Row],
+) -> None:
+    config = CONFIG.model_copy(update={"protocol": protocol})
+    suite = _suite(evaluation_examples, symbols, config)
+    asked = ["dataset", "context", "query", "format", "labels", "instruction"]
+    zero_shot = suite.filter(setting=ZERO_SHOT)
+    flipped = suite.filter(setting=flipped_setting(100))
+    assert zero_shot.select(asked).equals(flipped.select(asked))
+    assert set(zero_shot["exemplars"].list.len()) == {0}
+    assert set(zero_shot["exemplar_targets"].list.len()) == {0}
+    truth = [by_number[query]["label_id"] for query in zero_shot["query"]]
+    assert zero_shot["target"].to_list() == truth
+    none = _suite(evaluation_examples, symbols, CONFIG.model_copy(update={"flipped_percents": ()}))
+    assert set(none["benchmark"]) == {"icl"}
+    assert none.equals(_suite(evaluation_examples, symbols).filter(benchmark="icl"))
+
+
+def test_texts_are_drawn_by_seed_at_most_so_many_of_a_dataset_each_as_if_alone(
+    evaluation_examples: pl.DataFrame,
+) -> None:
+    drawn = LANGUAGE_SUITE.checked(language_suite(evaluation_examples, 30, seed=0))
+    assert set(drawn.group_by("dataset").len()["len"]) == {30}
+    own = evaluation_examples.select("dataset", "example")
+    assert drawn.join(own, on=["dataset", "example"], how="semi").equals(drawn)
+    assert language_suite(evaluation_examples.reverse(), 30, seed=0).equals(drawn)
+    alone = language_suite(evaluation_examples.filter(dataset="life_events"), 30, seed=0)
+    assert alone.equals(drawn.filter(dataset="life_events"))
+    assert not language_suite(evaluation_examples, 30, seed=1).equals(drawn)
+    assert len(language_suite(evaluation_examples, 10_000, seed=0)) == len(evaluation_examples)
+    assert language_suite(evaluation_examples, 0, seed=0).is_empty()
+
+
 @pytest.mark.parametrize(
     ("percent", "expected"),
     [
@@ -366,7 +413,7 @@ PER_QUERY = EvaluationConfig(protocol="per_query", queries=30, flipped_percents=
 def test_every_query_is_a_context_with_exemplars_of_its_own(
     evaluation_examples: pl.DataFrame, symbols: pl.DataFrame, by_number: dict[int, Row]
 ) -> None:
-    suite = _suite(evaluation_examples, symbols, PER_QUERY)
+    suite = _shown(_suite(evaluation_examples, symbols, PER_QUERY))
     one = suite.filter(setting="symbols, no instruction")
     sizes = one.group_by("dataset").agg(pl.col("context", "query").n_unique())
     assert set(sizes.select("context", "query").rows()) == {(30, 30)}
@@ -383,7 +430,7 @@ def test_any_other_row_of_a_halved_set_may_be_an_exemplar(
 ) -> None:
     halved = evaluation_examples.with_columns(halved=True)
     config = PER_QUERY.model_copy(update={"queries": 1_000})
-    suite = _suite(halved, symbols, config)
+    suite = _shown(_suite(halved, symbols, config))
     assert set(suite["query"]) == set(halved["example"])
     assert set(suite["exemplars"].explode()) == set(halved["example"])
     for row in suite.iter_rows(named=True):

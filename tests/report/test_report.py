@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from marts import SCHEMA, mart, pair
+from marts import SCHEMA, mart, pair, robustness_marts
 from rich.console import Console
 
 from symtune_pipeline.errors import UserError
@@ -88,6 +88,7 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         "flipped": mart(*flips, flipped_percent=pl.Int64),
         "algorithmic": mart(*lists, category=pl.String),
         "scaling": scaling(model),
+        **robustness_marts(model, dataset),
         "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -150,7 +151,7 @@ def test_the_chart_library_is_in_the_page_once(report: Path) -> None:
 def test_every_chart_is_on_the_page_and_a_png(report: Path) -> None:
     elements = Elements((report / "index.html").read_text()).found
     charts = {str(attrs["id"]) for _, attrs in elements if attrs.get("class") == "chart"}
-    kinds = ("settings", "flipped", "gains", "algorithmic", "loss", "symbols")
+    kinds = ("settings", "flipped", "alignment", "gains", "algorithmic", "loss", "symbols")
     assert charts == {f"{kind}-smollm2-135m" for kind in kinds}
     assert {image.stem for image in report.glob("*.png")} == charts
     for image in report.glob("*.png"):
@@ -246,7 +247,7 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
     small, large = marts("micro"), marts("smollm2-135m")
     both = {
         name: pl.concat([large[name], small[name]])
-        for name in ("summary", "icl", "flipped", "algorithmic")
+        for name in ("summary", "icl", "flipped", "algorithmic", *robustness_marts())
     }
     logs = large["training_log"]  # tuning elsewhere left none for the other
     page.write_report(
@@ -260,6 +261,7 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
     charts = [a["id"] for _, a in Elements(html).found if a.get("class") == "chart"]
     assert charts == [
         *("settings-micro", "settings-smollm2-135m", "flipped-micro", "flipped-smollm2-135m"),
+        *("alignment-micro", "alignment-smollm2-135m"),
         *("scaling-symbols-instruction", "scaling-symbols-no-instruction"),
         *("gains-micro", "gains-smollm2-135m", "algorithmic-micro", "algorithmic-smollm2-135m"),
         "loss-smollm2-135m",
@@ -341,12 +343,13 @@ def test_the_pretrained_model_is_shown_where_it_was_measured() -> None:
 
 def test_empty_marts_are_left_out(tmp_path: Path) -> None:
     inputs = marts()
-    for name in ("icl", "flipped", "algorithmic", "scaling"):
+    for name in ("icl", "flipped", "algorithmic", "scaling", *robustness_marts()):
         inputs[name] = inputs[name].clear()
     page.write_report(tmp_path, **{**inputs, "training_log": {}})
     assert [path.name for path in tmp_path.glob("*.png")] == ["settings-smollm2-135m.png"]
     html = (tmp_path / "index.html").read_text()
     assert "by category" not in html and "Beside the paper" in html
+    assert "plain texts" not in html and "Zhao" not in html and "prior or prompt" not in html
 
 
 @pytest.mark.parametrize("source", ["package", "hub", "made by this project"])
@@ -378,7 +381,8 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    del inputs["provenance"]
+    for name in ("provenance", "calibrated", "language"):
+        del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]
 

@@ -260,6 +260,7 @@ def test_holms_correction_is_that_of_statsmodels(families: list[list[tuple[int, 
         ]
     ).with_columns(
         benchmark=pl.lit("icl"), level=pl.lit("dataset"), variant=pl.lit("tuned"),
+        measure=pl.lit("accuracy"),
         **{name: pl.lit("") for name in ("model", "flipped_percent", "category")},
     )  # fmt: skip
     with TemporaryDirectory() as folder:

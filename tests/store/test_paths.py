@@ -14,6 +14,7 @@ from conftest import ROOT, Home
 
 from resources.store import table_schema
 from symtune_pipeline.commands.query import database_of
+from symtune_pipeline.contract import Column, Table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.experiment import EvaluationConfig, Experiment, load_experiment
@@ -26,8 +27,6 @@ from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
-    Column,
-    Table,
 )
 
 # What a pattern would match in place of a path; each pair differs in a pattern's character only.

@@ -1,0 +1,72 @@
+"""The loss of a model on plain texts: what tuning has cost of the language that it knew.
+
+A text begins as the model's tokenizer begins one, and each of its tokens is predicted from those before
+it. What stands before the text is not predicted, so the first token counts only where there is any.
+This module knows nothing about prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from symtune_pipeline.evaluation.scorer import Query, Tree, score
+from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.prompts.encoding import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LONGEST = 1_024  # tokens of a text that are read
+AT_A_TIME = 2_048  # tokens of a pass: every one reaches the LM head, whose output is large
+
+
+def measure(
+    folder: Path,
+    suite: pl.DataFrame,
+    inputs: Sequence[str],
+    config: EvaluationConfig,
+    progress: Callable[[int], None] = lambda _: None,
+) -> pl.DataFrame:
+    """The losses of the model in a folder; see `language_loss`."""
+    device, precision = device_and_precision(config.precision)
+    model = load_model(folder, precision, device).eval()
+    return language_loss(model, open_tokenizer(folder), suite, inputs, progress)
+
+
+def language_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: pl.DataFrame,
+    inputs: Sequence[str],
+    progress: Callable[[int], None] = lambda _: None,
+) -> pl.DataFrame:
+    """Of every text, how many of its tokens were predicted and their summed loss in nats.
+
+    A row per row of `suite`, in its order, with the columns dataset, example, tokens, nats and path.
+    `inputs` are the texts by example number, plain also for a model with a chat template; of a text
+    above `LONGEST` tokens or the model's context its beginning is read. The model comes from
+    `loading.load_model`. Raises UserError where `TextEncoder` or `scorer.score` does.
+    """
+    encoder = TextEncoder(tokenizer)
+    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = min(LONGEST, context or LONGEST)
+    first = max(1, len(encoder.before))
+    own = encoder.ids([inputs[example] for example in suite["example"]])
+    texts = [(encoder.before + ids)[:longest] for ids in own]
+    read = [text for text in texts if len(text) > first]
+    trees = [Tree([], [Query(text[:first], [text[first:]])]) for text in read]
+    scores = iter(score(model, trees, AT_A_TIME, progress))
+    found = [-next(scores)[0][0] if len(text) > first else 0.0 for text in texts]
+    return suite.select("dataset", "example").with_columns(
+        tokens=pl.Series([max(0, len(text) - first) for text in texts], dtype=pl.UInt32),
+        nats=pl.Series(found, dtype=pl.Float64),
+        path=pl.lit(attention_of(model)),
+    )
