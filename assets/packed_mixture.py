@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
@@ -10,9 +11,12 @@ from assets.step import Check, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, read_frames, scan_table, write_frames, write_text
-from symtune_pipeline.prompts.blocks import packed_blocks
+from symtune_pipeline.prompts.blocks import TooLong, packed_blocks
 from symtune_pipeline.prompts.symbols import shared_token_sequences
 from symtune_pipeline.tables import PACKED_MIXTURE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHARED_SYMBOLS = "shared_symbols.json"  # beside the table: what the check says of it
 
@@ -64,11 +68,22 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     from symtune_pipeline.models.opening import open_tokenizer
 
     tokenizer = open_tokenizer(step.artifacts.folder("base_model", step.partition))
+    size = step.experiment.tuning.block_tokens_for(step.model)
+    left_out = _pack(step, tokenizer, size, folder / TABLE)
+    chat = step.experiment.evaluation.chat_template
+    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
+    write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
+    return _counts(folder / TABLE, size) | {"prompts left out": dg.MetadataValue.json(left_out)}
+
+
+def _pack(
+    step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Path
+) -> dict[str, int]:
+    """Write the blocks; returns how many prompts were too long for one, by dataset."""
     mixture = step.artifacts.folder("tuning_mixture") / TABLE
     prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")
-    size = step.experiment.tuning.block_tokens_for(step.model)
-    chat = step.experiment.evaluation.chat_template
+    too_long = TooLong()
     blocks = packed_blocks(
         read_frames(mixture),
         examples["input"],
@@ -76,12 +91,13 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
         tokenizer,
         size,
         step.progress("packing", prompts, "prompts"),
-        chat,
+        step.experiment.evaluation.chat_template,
+        too_long,
     )
-    write_frames(folder / TABLE, (PACKED_MIXTURE.checked(frame) for frame in blocks))
-    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
-    write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
-    return _counts(folder / TABLE, size)
+    write_frames(file, (PACKED_MIXTURE.checked(frame) for frame in blocks))
+    for sentence in too_long.sentences(size):
+        step.warn(sentence)
+    return dict(sorted(too_long.prompts.items()))
 
 
 def _counts(blocks: Path, size: int) -> Metadata:
