@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 import pytest
-from conftest import DataSide
 from graph import materialise
 
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.store.folder import Store
 
-BLOCK = 100  # tokens: most prompts of the smoke experiment fit once they have lost exemplars
+WORDS = "lamp chair shelf table paint screw glass cloth hinge brush".split()
+MINE = """
+models: [micro]
+data:
+  own:
+    reviews:
+      role: tuning
+      files: {train: reviews.csv}
+      columns: [text]
+      label_column: stars
+      labels: {1: bad, 5: good}
+      instruction: Is the review good or bad?
+mixture: {prompts: 200, exemplars_per_class: [1, 2]}
+tuning: {block_tokens: 512}
+"""
 
 
 @pytest.mark.slow
-def test_prompts_too_long_for_a_block_stop_no_run_and_are_counted(
-    data_side: DataSide, tmp_path: Path
-) -> None:
-    root = tmp_path / "smoke"
-    shutil.copytree(data_side.store.root, root)
-    smoke = load_experiment("smoke")
-    tuning = smoke.tuning.model_copy(update={"block_tokens": BLOCK})
-    experiment = smoke.model_copy(update={"tuning": tuning})
-    made = materialise(experiment, root, ["base_model", "packed_mixture"], "micro")
+def test_one_long_example_stops_no_run_and_its_prompts_are_counted(tmp_path: Path) -> None:
+    texts = [f"The {a} and the {b} arrived." for a in WORDS for b in WORDS if a < b]
+    frame = pl.DataFrame({"text": texts, "stars": [1, 5] * 22 + [1]})
+    long = pl.DataFrame({"text": [" ".join(texts * 3)], "stars": [5]})
+    pl.concat([frame, long]).write_csv(tmp_path / "reviews.csv")
+    (tmp_path / "mine.yaml").write_text(MINE, encoding="utf-8")
+    experiment = load_experiment(str(tmp_path / "mine.yaml"))
+    root = tmp_path / "store"
+    made = materialise(experiment, root, ["+key:packed_mixture"], "micro")
     assert made.success
-    [metadata] = [
-        event.metadata
-        for event in made.asset_materializations_for_node("packed_mixture")
-        if event.asset_key == dg.AssetKey("packed_mixture")
-    ]
-    left_out = metadata["prompts left out"].value
     store = Store(root)
-    drawn = store.read_table("tuning_mixture").group_by("dataset").len()
-    blocks = store.read_table("packed_mixture", "micro")
-    packed = blocks["sequence_lengths"].list.len().sum()
-    assert isinstance(left_out, dict) and left_out
-    assert packed + sum(left_out.values()) == drawn["len"].sum()
-    assert left_out.keys() <= set(drawn["dataset"])
-    assert blocks["tokens"].list.len().max() <= BLOCK  # type: ignore[operator]
-    assert blocks.filter(pl.col("tokens").list.len() == 0).is_empty()
+    examples = store.read_table("int_tuning_examples")
+    [number] = examples.filter(pl.col("input").str.len_chars() > 1_000)["example"]
+    mixture = store.read_table("tuning_mixture")
+    asked = mixture.filter(pl.col("examples").list.last() == number)
+    assert len(asked), "the case under test must occur"
+
+    [event] = made.asset_materializations_for_node("packed_mixture")
+    left_out = event.metadata["prompts left out"].value
+    assert isinstance(left_out, dict)
+    packed = store.read_table("packed_mixture", "micro")["sequence_lengths"].list.len().sum()
+    assert len(asked) <= left_out["reviews"] == len(mixture) - packed < len(mixture)

@@ -342,7 +342,9 @@ def test_a_prompt_too_long_for_a_block_is_left_out_and_counted(
 ) -> None:
     if whole:
         monkeypatch.setattr(
-            packing.Composer, "composing", lambda _, prompts, __: np.zeros(len(prompts.counts), bool)
+            packing.Composer,
+            "composing",
+            lambda _, prompts, __: np.zeros(len(prompts.counts), bool),
         )
     shortest = list(_with_an_exemplar_per_class(mixture, inputs, tokenizer))
     least: dict[str, int] = {}
