@@ -11,7 +11,7 @@ from graph import materialise
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.store.folder import Store
 
-WORDS = "lamp chair shelf table paint screw glass cloth hinge brush".split()
+WORDS = ["lamp", "chair", "shelf", "table", "paint", "screw", "glass", "cloth", "hinge", "brush"]
 MINE = """
 models: [micro]
 data:
