@@ -63,6 +63,9 @@ def run(experiment: Experiment, model: str, select: str | None) -> int:
     from resources.console import keep_showing
     from symtune_pipeline.commands.report import print_report
 
+    lacking = None if select else experiment.missing_roles()
+    if lacking:
+        print(f"warning: {lacking}", file=sys.stderr)
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
     defs = code_location(experiment)
     job = defs.resolve_job_def(EVERYTHING)

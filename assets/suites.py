@@ -47,6 +47,10 @@ def suites(step: Step, folder: Path) -> Metadata:
     algorithmic = algorithmic_suite(config, seed, published)
     CLASSIFICATION_SUITE.write(suite, folder)
     ALGORITHMIC_SUITE.write(algorithmic, folder)
+    if suite.is_empty():
+        step.warn(
+            "There is no set to evaluate on; the report will only have algorithmic benchmarks."
+        )
     short = short_of_queries(suite, config)
     if short:
         counts = ", ".join(f"{dataset} {count}" for dataset, count in short.items())

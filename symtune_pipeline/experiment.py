@@ -328,6 +328,23 @@ class Experiment(Section):
             )
         return datasets[key]
 
+    def missing_roles(self) -> str | None:
+        """What the report of a whole run will lack, in a sentence; None where it is nothing.
+
+        Raises UserError where there is nothing to tune on, or nothing to evaluate.
+        """
+        roles, asked = {entry.role for entry in self.datasets()}, self.evaluation
+        way_out = "add one to data.own or data.datasets, or set data.source to generated or hub"
+        if "tuning" not in roles:
+            raise UserError(f"Experiment '{self.name}' has no set to tune on; {way_out}.")
+        if "evaluation" in roles:
+            return None
+        lacking = f"Experiment '{self.name}' has no set with 'role: evaluation'"
+        concepts = asked.list_functions + asked.turing_programs + sum(asked.concepts.values())
+        if not concepts and not asked.published:
+            raise UserError(f"{lacking} and no algorithmic concept, so no result; {way_out}.")
+        return f"{lacking}, so the report will only have algorithmic benchmarks; {way_out}."
+
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}

@@ -164,3 +164,37 @@ def test_the_published_prompts_lie_beside_the_experiment_file(tmp_path: Path) ->
     text = MODELS + DATA + MIXTURE + "evaluation: {published: ../bigbench}"
     assert _load(tmp_path, text).evaluation.published == tmp_path / "../bigbench"
     assert _load(tmp_path, MODELS + DATA + MIXTURE).evaluation.published is None
+
+
+OWN = """data:
+  own:
+    mine:
+      role: {role}
+      files: {{train: a.csv}}
+      columns: [text]
+      label_column: stars
+      labels: {{1: bad, 5: good}}
+      instruction: Which?
+"""
+
+
+def test_an_experiment_says_what_its_report_will_lack(tmp_path: Path) -> None:
+    """Before anything runs: minutes later the report would look empty, or the run end in an error."""
+    assert _load(tmp_path, MODELS + DATA + MIXTURE).missing_roles() is None
+    tuning_only = _load(tmp_path, MODELS + OWN.format(role="tuning") + MIXTURE)
+    said = tuning_only.missing_roles()
+    assert said and "no set with 'role: evaluation'" in said and "only have algorithmic" in said
+
+
+@pytest.mark.parametrize(
+    ("role", "asked", "says"),
+    [
+        ("evaluation", "", r"no set to tune on; add one to data\.own"),
+        ("tuning", "evaluation: {list_functions: 0, turing_programs: 0}", "so no result; add one"),
+    ],
+)
+def test_a_run_that_cannot_end_is_refused_before_it_starts(
+    role: str, asked: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=says):
+        _load(tmp_path, MODELS + OWN.format(role=role) + MIXTURE + asked).missing_roles()
