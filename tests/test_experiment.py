@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
@@ -53,7 +58,7 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
     ("text", "says"),
     [
         (MODELS + DATA + MIXTURE + "sede: 1", ["'sede'", "unknown setting (did you mean 'seed'?);"]),
-        (MODELS + DATA + "mixture: {prompts: 10, shots: 3}", ["'mixture.shots'", "(known: prompts, exem"]),
+        (MODELS + DATA + "mixture: {prompts: 10, fixed: 3}", ["'mixture.fixed'", "(known: prompts, exem"]),
         (MODELS + DATA + MIXTURE + "tuning: {lora: {rnak: 2}}", ["'tuning.lora.rnak'", "mean 'rank'?"]),
         (MODELS + DATA + MIXTURE + "tuning: {lora: 5}", ["'tuning.lora'", "dictionary"]),
         (MODELS + DATA + MIXTURE + "seed: many", ["'seed'", "valid integer"]),
@@ -176,6 +181,50 @@ OWN = """data:
       labels: {{1: bad, 5: good}}
       instruction: Which?
 """
+
+
+def _settings(model: type[BaseModel], where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every setting as the names that lead to it, as pydantic's own fields have them."""
+    for name, field in model.model_fields.items():
+        yield (*where, name)
+        parts = () if get_origin(field.annotation) is dict else get_args(field.annotation)
+        for part in (field.annotation, *parts):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _settings(part, (*where, name))
+
+
+@pytest.mark.parametrize(
+    "where",
+    [*_settings(Experiment), *_settings(OwnDataset, ("data", "own", "mine"))],
+    ids=".".join,
+)
+def test_a_misspelled_setting_is_told_its_name_at_every_depth(
+    where: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Alone in its section, which then lacks the required settings too."""
+    right = where[-1]
+    for wrong in {f"{right}s", right[:-2] + right[:-3:-1], right.upper(), right.replace("_", "-")}:
+        if wrong != right:
+            settings: object = 1
+            for name in (wrong, *reversed(where[:-1])):
+                settings = {name: settings}
+            sentence = _refused(tmp_path, yaml.safe_dump(settings))
+            named = ".".join((*where[:-1], wrong))
+            assert f"setting '{named}': unknown setting (did you mean '{right}'?)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learning_rate: 1e-5", "'learning_rate': unknown setting (did you mean 'tuning.learning_rate'?)"),
+        ("precision: fp32", "(did you mean 'tuning.precision' or 'evaluation.precision'?)"),
+        ("tuning: {prompts: 5}", "'tuning.prompts': unknown setting (did you mean 'mixture.prompts'?)"),
+    ],
+)  # fmt: skip
+def test_a_setting_in_the_wrong_section_is_told_the_right_one(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    assert says in _refused(tmp_path, text)
 
 
 def test_an_experiment_says_what_its_report_will_lack(tmp_path: Path) -> None:
