@@ -8,13 +8,14 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.step import GPU, Check, KeptAsset, Step, Verdict, asset
+from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset
 from resources.store import Metadata
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import content_hash
 from symtune_pipeline.progress import Progress
+from symtune_pipeline.report.numbers import of_predictions
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     ALGORITHMIC_SUITE,
@@ -77,11 +78,14 @@ class Asked:
         )
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
-        right = table.group_by("variant").agg(pl.col("correct").mean()).sort("variant")
-        return {
-            "accuracy": dg.MetadataValue.json(dict(right.iter_rows())),
-            "path": dg.MetadataValue.json(paths(table)),
-        }
+        return {"path": dg.MetadataValue.json(paths(table))}
+
+    def numbers(self, step: Step) -> Metadata:
+        """Accuracy and gain of each setting, also of what was recognised: a history has no gaps."""
+        table = step.artifacts.read_table(self.asset, step.partition)
+        if "benchmark" not in table.columns:
+            table = table.with_columns(benchmark=pl.lit(self.benchmarks[0]))
+        return as_metadata(of_predictions(table))
 
     def _predicted(self, step: Step, suite: pl.DataFrame, variant: str, asset: str) -> pl.DataFrame:
         """Kept by variant, so that none is ever asked the same twice, also after an interrupt."""
@@ -144,6 +148,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,
         pool=GPU,
+        after=asked.numbers,
     )(asked.build)
 
 

@@ -10,7 +10,7 @@ a user error becomes one sentence.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -158,6 +158,11 @@ def contract(table: Table, asset: str) -> Check:
         " they were written: a breach fails the step.",
         verdict,
     )
+
+
+def as_metadata(numbers: Mapping[str, float]) -> Metadata:
+    """Numbers as Dagster keeps them: it draws a history of each, and alerts can compare them."""
+    return {name: dg.MetadataValue.float(round(number, 4)) for name, number in numbers.items()}
 
 
 def _nothing(_: object) -> None:
