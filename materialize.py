@@ -39,16 +39,15 @@ def main() -> int:
         "--select", help="assets in Dagster's selection syntax, such as '+key:int_examples'"
     )
     parser.add_argument(
-        "--partition", help="a model of the catalogue (default: the experiment's first)"
+        "--partition", help="a model of the experiment (default: its first)"
     )
     arguments = parser.parse_args()
-    from symtune_pipeline.catalog.models import find_model
     from symtune_pipeline.environment import experiment_name
     from symtune_pipeline.experiment import load_experiment
 
     try:
         experiment = load_experiment(arguments.experiment or experiment_name())
-        model = find_model(arguments.partition or experiment.models[0])
+        model = experiment.model(arguments.partition or experiment.models[0])
         return run(experiment, model.key, arguments.select)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -345,6 +345,16 @@ class Experiment(Section):
             raise UserError(f"{lacking} and no algorithmic concept, so no result; {way_out}.")
         return f"{lacking}, so the report will only have algorithmic benchmarks; {way_out}."
 
+    def model(self, key: str) -> Model:
+        """The model called `key`; raises UserError where this experiment has none."""
+        model = find_model(key)
+        if key not in self.models:
+            raise UserError(
+                f"Experiment '{self.name}' has no model '{key}'; choose one of"
+                f" {', '.join(self.models)}, or add it to 'models' in the experiment's file."
+            )
+        return model
+
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}

@@ -286,6 +286,11 @@ def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> N
             "smoke",
             "There is no model 'smol' in the catalogue; choose one of ",
         ),
+        (
+            ("--partition", "smollm2-135m"),
+            "smoke",
+            "Experiment 'smoke' has no model 'smollm2-135m'; choose one of micro, or add it to",
+        ),
         ((), "smoky", "Experiment file "),
     ],
 )
