@@ -175,7 +175,7 @@ class asset:  # in lower case, as a decorator is
 
     What its content depends on, beside its inputs: the modules `code` (by default the function's
     own) and all that they import, the values that `settings` takes from the experiment, and what
-    `sources` says of the world outside. `after` is called once the artifact is there, and gives
+    `sources` says of the world outside and of the partition's model alone. `after` is called once the artifact is there, and gives
     more metadata.
     """
 
@@ -184,7 +184,7 @@ class asset:  # in lower case, as a decorator is
     deps: Sequence[str] | Callable[[Experiment], Sequence[str | dg.AssetDep]] = ()
     code: Sequence[str] = ()
     settings: Callable[[Experiment], object] = _nothing
-    sources: Callable[[Experiment], object] = _nothing
+    sources: Callable[[Step], object] = _nothing
     tables: Sequence[Table] = ()
     checks: Sequence[Check] = ()
     partitioned: bool = False  # by model
@@ -244,7 +244,7 @@ class KeptAsset:
         """Make the artifact or recognise it, then check it."""
         words = {k: v for table in self.about.tables for k, v in table.descriptions.items()}
         with user_errors():
-            sources = self.about.sources(step.experiment)
+            sources = self.about.sources(step)
             made = step.resource.make(
                 step.context, partial(self.build, step), columns=words, sources=sources
             )

@@ -13,16 +13,15 @@ from symtune_pipeline.evaluation.suites import (
     classification_suite,
     short_of_queries,
 )
-from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import sha256
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, benchmarks_of
 
 BENCHMARKS = "symtune_pipeline.evaluation.benchmarks"  # found by name, so that no import shows them
 
 
-def _published(experiment: Experiment) -> list[str]:
+def _published(step: Step) -> list[str]:
     """The hashes of BIG-bench's own files, where they are asked."""
-    folder = experiment.evaluation.published
+    folder = step.experiment.evaluation.published
     return [sha256(path) for path in published_files(folder)] if folder else []
 
 
