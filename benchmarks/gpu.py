@@ -43,6 +43,7 @@ from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
 from symtune_pipeline.tuning.trainable import decoder_layers
+from symtune_pipeline.tuning.working import Working
 
 MODELS = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
 SCORED = ("smollm2-135m", "smollm2-1.7b")
@@ -195,8 +196,9 @@ def ours(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Spee
     passes = Passes(config.block_tokens, ranks)
 
     def step(number: int, those: list[Block]) -> float:
-        options = config.max_grad_norm, bench.precision[0], ranks, passes.together()
-        return float(take_step(model, optimizer, those, number, *options)["loss"] or 0)
+        options = config.max_grad_norm, ranks, passes.together()
+        run = Working(model, model, bench.precision[0])
+        return float(take_step(run, optimizer, those, number, *options)["loss"] or 0)
 
     return measured_steps(bench, blocks, Meter(model), step)
 

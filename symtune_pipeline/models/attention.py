@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import lru_cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 NAME = "symtune_packed"
 SHAPE = 64  # roots of every length run as multiples of it: CPU kernels are kept per shape
+# Up to so many tokens two products and a softmax take 0.4 to 0.6 of the time of PyTorch's CPU kernel in
+# bf16, backward included (measured with AVX-512 and 9 heads of 64).
+SHORT = 512
 NOTHING = Pack((), torch.device("cpu"))
 
 _packed: ContextVar[Pack] = ContextVar("packed")
@@ -146,7 +150,11 @@ def _attend_in_pack(
         options |= {"softcap": softcap, "sinks_H": s_aux}
     else:
         options["enable_gqa"] = grouped
-    attention = _softmax_attention if exact else scaled_dot_product_attention
+    attention: Callable[..., torch.Tensor] = (
+        _softmax_attention if exact else scaled_dot_product_attention
+    )
+    if usual and query_BHTD.is_cpu and kernel.computed_in(query_BHTD) == torch.bfloat16:
+        attention, options = _short_attention, {"scale": scaling}
     grid_PP = None if attention_mask is None else attention_mask[0, 0]
     qkv = (t.split(pack.lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD))
     attended = [
@@ -194,6 +202,45 @@ def _within(visible: torch.Tensor, root: int, grid_PP: torch.Tensor) -> torch.Te
     own = visible.sum(dim=1) - 1  # a token sees all that is before it in its string, and itself
     keys = torch.cat([torch.arange(root, device=own.device), own])
     return visible & grid_PP[own[:, None], keys]
+
+
+def _short_attention(
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    *,
+    scale: float | None,
+    is_causal: bool = False,
+    attn_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Causal attention as plain products, for short sequences on a CPU in bf16."""
+    _, heads, length, width = query_BHTD.shape
+    groups = key_BKTD.shape[1]
+    if not is_causal or length > SHORT:
+        return scaled_dot_product_attention(
+            query_BHTD,
+            key_BKTD,
+            value_BKTD,
+            attn_mask,
+            0.0,
+            is_causal,
+            scale=scale,
+            enable_gqa=True,
+        )
+    # Queries that share a key-value head are rows of one product.
+    query = query_BHTD.reshape(groups, -1, width)
+    hidden = _hidden(length, heads // groups, query.dtype).expand(groups, -1, -1)
+    scale = width**-0.5 if scale is None else scale
+    scores = torch.baddbmm(hidden, query, key_BKTD[0].transpose(1, 2), alpha=scale)
+    return (scores.softmax(dim=2) @ value_BKTD[0]).view(1, heads, length, -1)
+
+
+@lru_cache(maxsize=64)
+def _hidden(length: int, repeats: int, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores: minus infinity for keys that come later [1, repeats * length, length]."""
+    with torch.inference_mode(False):  # it may be kept for a pass that learns
+        later = torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+        return later.repeat(repeats, 1)[None]
 
 
 def _softmax_attention(

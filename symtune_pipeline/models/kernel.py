@@ -32,7 +32,7 @@ def takes(query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTD: torch.Te
     """Whether the kernel takes such tensors: half precision, heads of one common width."""
     width = query_BHTD.shape[-1]
     return (
-        _computed_in(query_BHTD).itemsize == 2
+        computed_in(query_BHTD).itemsize == 2
         and width % 8 == 0
         and width <= 256
         and key_BKTD.shape[-1] == value_BKTD.shape[-1] == width
@@ -74,7 +74,7 @@ def attend_runs(
 
 def _by_token(tensor_BHTD: torch.Tensor) -> torch.Tensor:
     """As the kernel takes it [T, H, D], in half precision: autocast does not know the kernel."""
-    return tensor_BHTD[0].transpose(0, 1).to(_computed_in(tensor_BHTD))
+    return tensor_BHTD[0].transpose(0, 1).to(computed_in(tensor_BHTD))
 
 
 def _call(
@@ -113,7 +113,7 @@ def _joined(
     )
 
 
-def _computed_in(tensor: torch.Tensor) -> torch.dtype:
+def computed_in(tensor: torch.Tensor) -> torch.dtype:
     """The precision of an operation on the tensor, which autocast may lower."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype

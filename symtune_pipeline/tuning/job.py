@@ -27,6 +27,7 @@ from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.parallel import Ranks, joined
 from symtune_pipeline.tuning.train import train
 from symtune_pipeline.tuning.trainable import finished, load_trainable
+from symtune_pipeline.tuning.working import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,7 +86,8 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
         say(f"tuning: going on from step {state.step}")
     try:
         with memory():
-            train(model, optimizer, config, state, precision, checkpoints, say, ranks)
+            run = working(model, config, precision, ranks.count)
+            train(run, optimizer, config, state, checkpoints, say, ranks)
     finally:
         checkpoints.wait()  # whatever stopped the job, the last one is whole
 
@@ -141,7 +143,12 @@ def _finished(result: Path, config: JobConfig) -> bool:
 
 
 def resolve_precision(asked: str, device: str) -> str:
-    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware multiplies bf16 matrices (CUDA, AMX)."""
+    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware multiplies bf16 matrices.
+
+    These are GPUs, and CPUs with AMX or AVX-512's instructions for bf16.
+    """
     if asked != "auto":
         return asked
-    return "bf16" if device == "cuda" or torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+    cpu = torch.cpu.get_capabilities()
+    halves = device == "cuda" or cpu.get("amx_bf16") or cpu.get("avx512_bf16")
+    return "bf16" if halves else "fp32"

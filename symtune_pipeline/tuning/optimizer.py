@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,9 +18,7 @@ from symtune_pipeline.tuning.metrics import Row
 from symtune_pipeline.tuning.parallel import Ranks, whole
 from symtune_pipeline.tuning.step import Block, block_loss, block_losses
 from symtune_pipeline.tuning.trainable import trained
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from symtune_pipeline.tuning.working import Working
 
 
 def make_optimizer(model: torch.nn.Module, config: JobConfig) -> torch.optim.Optimizer:
@@ -41,12 +38,11 @@ def learning_rates(optimizer: torch.optim.Optimizer, config: JobConfig, done: in
 
 
 def take_step(
-    model: PreTrainedModel,
+    working: Working,
     optimizer: torch.optim.Optimizer,
     blocks: Sequence[Block],
     number: int,
     max_grad_norm: float,
-    precision: str,
     ranks: Ranks,
     together: int,
 ) -> Row:
@@ -56,17 +52,19 @@ def take_step(
     is no finite number.
     """
     targets = sum(len(block.targets) for block in blocks)
-    losses, right = _gradients(model, blocks, targets, precision, ranks, together)
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)))
+    losses, right = _gradients(working, blocks, targets, ranks, together)
+    weights = working.tuned.parameters()
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(weights, max_grad_norm)))
     for block, loss in zip(blocks, losses, strict=True):
         if not math.isfinite(loss):
             raise _stopped(number, f"the loss of block {block.number}")
     if not math.isfinite(norm):
         optimizer.zero_grad()
-        block_number = _without_gradient(model, blocks, precision)
+        block_number = _without_gradient(working, blocks)
         raise _stopped(number, f"the gradient of block {block_number}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    working.refresh()
     return {
         "step": number,
         "loss": sum(losses) / targets,
@@ -76,10 +74,9 @@ def take_step(
 
 
 def _gradients(
-    model: PreTrainedModel,
+    working: Working,
     blocks: Sequence[Block],
     targets: int,
-    precision: str,
     ranks: Ranks,
     together: int,
 ) -> tuple[list[float], int]:
@@ -92,8 +89,10 @@ def _gradients(
     for first in range(0, len(share), together):
         # Ranks meet in every layer, so one without a block of its own takes part with a weight of 0.
         own = [index for index in share[first : first + together] if index < len(blocks)]
-        losses, right_N = block_losses(model, [blocks[index] for index in own or [0]], precision)
+        those = [blocks[index] for index in own or [0]]
+        losses, right_N = block_losses(working.model, those, working.precision)
         (losses.sum() * bool(own) / targets).backward()
+        working.add_gradients()
         if own:
             sums[own] = losses.detach().double()
             sums[-1] += right_N.sum()
@@ -104,10 +103,11 @@ def _gradients(
     return by_block, int(right)
 
 
-def _without_gradient(model: PreTrainedModel, blocks: Sequence[Block], precision: str) -> int:
+def _without_gradient(working: Working, blocks: Sequence[Block]) -> int:
     """The number of the first block whose own gradient is no finite number."""
+    model = working.model
     for block in blocks:
-        block_loss(model, block, precision)[0].backward()
+        block_loss(model, block, working.precision)[0].backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(grads))
         model.zero_grad()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,9 +23,7 @@ from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_st
 from symtune_pipeline.tuning.parallel import Ranks
 from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.step import Block
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from symtune_pipeline.tuning.working import Working
 
 
 class PackedBlocks:
@@ -60,11 +57,10 @@ class PackedBlocks:
 
 
 def train(
-    model: PreTrainedModel,
+    working: Working,
     optimizer: torch.optim.Optimizer,
     config: JobConfig,
     state: State,
-    precision: str,
     checkpoints: Checkpoints,
     say: Callable[[str], None],
     ranks: Ranks,
@@ -74,7 +70,7 @@ def train(
     Raises UserError where a loss or a gradient is no finite number, where blocks have tokens that the
     model does not know, and where there are more ranks than blocks in a step.
     """
-    blocks = PackedBlocks(config)
+    model, blocks = working.tuned, PackedBlocks(config)
     check_vocabulary(model, blocks.largest_tokens())
     steps = step_plan(len(blocks), config)
     _check_shares(config, ranks)
@@ -82,7 +78,7 @@ def train(
     measured = measured_steps(steps, len(unseen))
     if not state.log and measured:
         before: Row = {"step": 0, "tokens": 0, "seconds": 0.0}
-        state.log.append(before | measure(model, unseen, precision))
+        state.log.append(before | measure(working.model, unseen, working.precision))
     schedule = learning_rates(optimizer, config, state.step)
     meter = Meter(model, ranks.count)
     passes = Passes(config.block_tokens, ranks)
@@ -99,10 +95,8 @@ def train(
         step_blocks = [blocks[number] for number in numbers]
         rate = optimizer.param_groups[0]["lr"]
         state.step += 1
-        numerics = config.max_grad_norm, precision
-        row = take_step(
-            model, optimizer, step_blocks, state.step, *numerics, ranks, passes.together()
-        )
+        limit, together = config.max_grad_norm, passes.together()
+        row = take_step(working, optimizer, step_blocks, state.step, limit, ranks, together)
         schedule.step()
         state.tokens += blocks.tokens(numbers)
         state.seconds = time.monotonic() - started
@@ -111,7 +105,7 @@ def train(
         took = time.monotonic() - step_started
         row |= meter.row(blocks.sequence_lengths(numbers), targets, took)
         if state.step in measured:
-            row |= measure(model, unseen, precision)
+            row |= measure(working.model, unseen, working.precision)
         state.log.append(row)
         progress(state.tokens, f"step {state.step} of {len(steps)}, loss {row['loss']:.3f}")
         if state.step < len(steps) and ranks.broadcast(due):

@@ -38,6 +38,14 @@ def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrained
         add_adapters(model, config.lora)
         if device != "meta":
             _check_adapters(model, precision)
+    return as_asked(model, config)
+
+
+def as_asked(model: PreTrainedModel, config: JobConfig) -> PreTrainedModel:
+    """The model in training mode, with the job's settings of activations and of compiling.
+
+    Raises UserError for a class that has no activation checkpointing, where the job asks for it.
+    """
     if config.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UserError(

@@ -29,6 +29,7 @@ from symtune_pipeline.tuning.passes import fitting
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
 from symtune_pipeline.tuning.trainable import decoder_layers, load_trainable, trained
+from symtune_pipeline.tuning.working import Working
 
 
 def gradients(config: JobConfig) -> dict[str, torch.Tensor]:
@@ -92,7 +93,13 @@ def test_blocks_that_run_together_are_the_same_step(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = load_trainable(config, "fp32", "cpu")
         step = take_step(
-            model, make_optimizer(model, config), blocks, 1, 1.0, "fp32", ALONE, together
+            Working(model, model, "fp32"),
+            make_optimizer(model, config),
+            blocks,
+            1,
+            1.0,
+            ALONE,
+            together,
         )
         found.append((step, torch.cat([p.detach().flatten() for p in model.parameters()])))
     (step, weights), *others = found
