@@ -38,9 +38,7 @@ def main() -> int:
     parser.add_argument(
         "--select", help="assets in Dagster's selection syntax, such as '+key:int_examples'"
     )
-    parser.add_argument(
-        "--partition", help="a model of the experiment (default: its first)"
-    )
+    parser.add_argument("--partition", help="a model of the experiment (default: its first)")
     arguments = parser.parse_args()
     from symtune_pipeline.environment import experiment_name
     from symtune_pipeline.experiment import load_experiment
