@@ -59,8 +59,9 @@ def run(experiment: Experiment, model: str, select: str | None) -> int:
     from assets.location import EVERYTHING, code_location
     from resources.console import keep_showing
     from symtune_pipeline.commands.report import print_report
+    from symtune_pipeline.commands.whole_run import missing_roles
 
-    lacking = None if select else experiment.missing_roles()
+    lacking = None if select else missing_roles(experiment)
     if lacking:
         print(f"warning: {lacking}", file=sys.stderr)
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))

@@ -1,31 +1,31 @@
 """The assets `eval_icl`, `eval_flipped` and `eval_algorithmic`: what every variant of a model predicts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 
-from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset
+from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
-from symtune_pipeline.evaluation.predictions import paths
+from symtune_pipeline.evaluation.config import JobConfig, Weights
+from symtune_pipeline.evaluation.predictions import of_model, paths
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import content_hash
-from symtune_pipeline.progress import Progress
+from symtune_pipeline.files import TABLE, content_hash, read_table
 from symtune_pipeline.report.numbers import of_predictions
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     ALGORITHMIC_SUITE,
     CLASSIFICATION_PREDICTIONS,
     CLASSIFICATION_SUITE,
+    Suite,
     Table,
     benchmarks_of,
 )
 
-Predict = Callable[[Step, Path, pl.DataFrame, Progress], pl.DataFrame]
+EXAMPLES = "int_evaluation_examples"  # whose inputs a classification suite refers to
 
 
 def weights(experiment: Experiment) -> dict[str, str]:
@@ -34,33 +34,19 @@ def weights(experiment: Experiment) -> dict[str, str]:
     return parent | {"untuned": "base_model", "tuned": "symbol_tuned_model"}
 
 
-def _classify(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) -> pl.DataFrame:
-    from symtune_pipeline.evaluation.classification import classify
-
-    examples = step.artifacts.read_table("int_evaluation_examples").sort("example")
-    inputs = examples["input"].to_list()
-    return classify(model, suite, inputs, step.experiment.evaluation, progress)
-
-
-def _generate(step: Step, model: Path, suite: pl.DataFrame, progress: Progress) -> pl.DataFrame:
-    from symtune_pipeline.evaluation.generation import generate
-
-    return generate(model, suite, step.experiment.evaluation, progress)
-
-
 @dataclass(frozen=True)
 class Asked:
-    """Some benchmarks of a suite, who predicts them, and the table of the predictions."""
+    """Some benchmarks of a suite, and the table of the predictions."""
 
     asset: str
     benchmarks: Sequence[str]
-    suite: Table
+    suite: Suite
+    queried: Table
     predictions: Table
-    predict: Predict
 
     def queries(self, step: Step) -> pl.DataFrame:
         """The rows of the suite that are asked."""
-        suite = step.artifacts.read_table(self.suite.asset, name=self.suite.file)
+        suite = step.artifacts.read_table(self.queried.asset, name=self.queried.file)
         return suite.filter(pl.col("benchmark").is_in(self.benchmarks))
 
     def variants(self, step: Step) -> dict[str, str]:
@@ -71,35 +57,62 @@ class Asked:
 
     def build(self, step: Step, folder: Path) -> Metadata:
         """Predict with each variant, and write the predictions as one table."""
-        suite = self.queries(step)
-        table = pl.concat(
-            self._predicted(step, suite, variant, weights)
-            for variant, weights in self.variants(step).items()
-        )
+        table = pl.concat(self._predicted(step))
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
         return {"path": dg.MetadataValue.json(paths(table))}
 
-    def numbers(self, step: Step) -> Metadata:
+    def finish(self, step: Step) -> Metadata:
         """Accuracy and gain of each setting, also of what was recognised: a history has no gaps."""
+        clear_work(step)
         table = step.artifacts.read_table(self.asset, step.partition)
         if "benchmark" not in table.columns:
             table = table.with_columns(benchmark=pl.lit(self.benchmarks[0]))
         return as_metadata(of_predictions(table))
 
-    def _predicted(self, step: Step, suite: pl.DataFrame, variant: str, asset: str) -> pl.DataFrame:
-        """Kept by variant, so that none is ever asked the same twice, also after an interrupt."""
-        inputs, code = step.inputs(), step.code_version
-        asked = [code, inputs["eval"], inputs["int_evaluation_examples"]]
-        model = step.artifacts.folder(asset, step.partition)
-        progress = step.progress(f"{variant} model", len(suite), "queries")
-        table = step.artifacts.table_once(
-            f"predictions_{self.asset}",
-            f"{step.partition}-{variant}",
-            content_hash([*asked, inputs[f"{asset}/{step.partition}"]]),
-            partial(self.predict, step, model, suite, progress),
+    def _predicted(self, step: Step) -> Iterator[pl.DataFrame]:
+        """Each variant's, kept by variant, so that none is ever asked the same twice."""
+        kept, key = step.artifacts, f"predictions_{self.asset}"
+        made_from = {
+            variant: content_hash([self._made_from(step), _version(step, asset)])
+            for variant, asset in self.variants(step).items()
+        }
+        names = {variant: f"{step.partition}-{variant}" for variant in made_from}
+        lacking = [v for v in made_from if not kept.up_to_date(key, names[v], made_from[v])]
+        if lacking:
+            job = self._job(step, lacking)
+            result = step.context.resources.launcher.run(step.context, job)
+        for variant, name in names.items():
+            table = kept.table_once(
+                key,
+                name,
+                made_from[variant],
+                lambda variant=variant: read_table(result / f"{variant}.parquet"),  # type: ignore[misc]
+            )
+            yield of_model(table, str(step.partition), variant)
+
+    def _job(self, step: Step, variants: Sequence[str]) -> JobConfig:
+        every, settings = self.variants(step), step.experiment.evaluation
+        examples = step.artifacts.folder(EXAMPLES) / TABLE
+        return JobConfig(
+            output_folder=step.work_folder,
+            suite=self.suite,
+            queries=step.artifacts.folder(self.queried.asset) / self.queried.file,
+            benchmarks=tuple(self.benchmarks),
+            inputs=examples if self.suite == "classification" else None,
+            variants={variant: _weights(step, every[variant]) for variant in variants},
+            made_from=self._made_from(step),
+            precision=settings.precision,
+            chat_template=settings.chat_template,
         )
-        return table.with_columns(model=pl.lit(step.partition), variant=pl.lit(variant))
+
+    def _made_from(self, step: Step) -> dict[str, str]:
+        """What all variants' predictions depend on."""
+        inputs = step.inputs()
+        return {
+            "code": step.code_version,
+            **{key: inputs[key] for key in (self.queried.asset, EXAMPLES)},
+        }
 
     def predicted_once(self, step: Step) -> Verdict:
         """Whether every query has one prediction of every variant."""
@@ -115,6 +128,15 @@ class Asked:
         """Whether no variant is worse than guessing."""
         low = below_chance(step.artifacts.read_table(self.asset, step.partition))
         return Verdict(not low, "; ".join(low) or "No setting is below chance.")
+
+
+def _version(step: Step, asset: str) -> str:
+    return step.inputs()[f"{asset}/{step.partition}"]
+
+
+def _weights(step: Step, asset: str) -> Weights:
+    folder = step.artifacts.folder(asset, step.partition)
+    return Weights(folder=folder, version=_version(step, asset))
 
 
 def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
@@ -141,22 +163,24 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         description=description,
         group="predictions",
         kinds={"pytorch", "parquet"},
-        deps=lambda e: ["eval", "int_evaluation_examples", *weights(e).values()],
-        code=[code],
+        deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
+        code=[JOB, code],
         settings=lambda e: (e.evaluation.chat_template, e.evaluation.precision),
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,
         pool=GPU,
-        after=asked.numbers,
+        resources=["launcher"],
+        after=asked.finish,
     )(asked.build)
 
 
 def _classified(name: str, benchmark: str) -> Asked:
     tables = CLASSIFICATION_SUITE, CLASSIFICATION_PREDICTIONS
-    return Asked(name, [benchmark], *tables, _classify)
+    return Asked(name, [benchmark], "classification", *tables)
 
 
+JOB = "symtune_pipeline.evaluation.job"  # which names the two below, and imports neither
 SCORING = "symtune_pipeline.evaluation.classification"
 GENERATING = "symtune_pipeline.evaluation.generation"
 
@@ -176,9 +200,9 @@ eval_algorithmic = _predictions(
     Asked(
         "eval_algorithmic",
         benchmarks_of("algorithmic"),
+        "algorithmic",
         ALGORITHMIC_SUITE,
         ALGORITHMIC_PREDICTIONS,
-        _generate,
     ),
     "List functions, Turing concepts and their kin, answered by greedy generation, matched exactly.",
     GENERATING,

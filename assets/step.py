@@ -10,6 +10,7 @@ a user error becomes one sentence.
 """
 
 import inspect
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,11 @@ class Step:
         """The version of the code and settings that the asset is made with."""
         return str(self.context.assets_def.code_versions_by_key[self.context.asset_key])
 
+    @property
+    def work_folder(self) -> Path:
+        """What a job keeps until it is finished."""
+        return self.resource.work_folder(self.context.asset_key.to_user_string(), self.partition)
+
     def inputs(self) -> dict[str, str]:
         """The versions of what the asset depends on, by asset and partition."""
         return self.resource.inputs(self.context, self.context.asset_key)
@@ -98,6 +104,11 @@ class Step:
     def progress(self, what: str, total: int, unit: str) -> Progress:
         """Progress of long work, as lines of the log."""
         return Progress(what, total, unit, self.say)
+
+
+def clear_work(step: Step) -> None:
+    """Only now: a run killed before finds the finished job's result and need not do it again."""
+    shutil.rmtree(step.work_folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -175,8 +186,8 @@ class asset:  # in lower case, as a decorator is
 
     What its content depends on, beside its inputs: the modules `code` (by default the function's
     own) and all that they import, the values that `settings` takes from the experiment, and what
-    `sources` says of the world outside and of the partition's model alone. `after` is called once the artifact is there, and gives
-    more metadata.
+    `sources` says of the world outside and of the partition's model alone. `after` is called once
+    the artifact is there, and gives more metadata.
     """
 
     group: str

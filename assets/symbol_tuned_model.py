@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.step import GPU, Check, Step, Verdict, asset
+from assets.step import GPU, Check, Step, Verdict, asset, clear_work
 from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
@@ -48,12 +48,6 @@ def _finite(step: Step) -> Verdict:
 FINITE_LOSS = Check("finite_loss", "The loss of every step is a finite number.", _finite)
 
 
-def _clear(step: Step) -> Metadata:
-    """Only now: a run killed before finds the finished job's result and need not tune again."""
-    shutil.rmtree(step.resource.work_folder(NAME, step.partition), ignore_errors=True)
-    return {}
-
-
 @asset(
     group="models",
     kinds={"pytorch", "huggingface"},
@@ -65,7 +59,7 @@ def _clear(step: Step) -> Metadata:
     partitioned=True,
     pool=GPU,
     resources=["launcher", "tracker"],
-    after=_clear,
+    after=clear_work,
 )
 def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     """The output of the fine-tune job: a folder that transformers loads."""
@@ -94,7 +88,7 @@ def _job(step: Step) -> JobConfig:
         step.experiment,
         model_folder=step.artifacts.folder("base_model", step.partition),
         blocks=step.artifacts.folder("packed_mixture", step.partition) / TABLE,
-        output_folder=step.resource.work_folder(NAME, step.partition),
+        output_folder=step.work_folder,
         checkpoint_url=step.resource.checkpoint_url(NAME, step.partition),
         # The code counts too: no job goes on from the checkpoint of another program.
         inputs=step.inputs() | {"code": code_version(CODE, None)},

@@ -34,11 +34,11 @@ from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.errors import is_out_of_memory
 from symtune_pipeline.evaluation.classification import predict
 from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.jobs.ranks import Ranks
 from symtune_pipeline.models.proof import choose_path
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.metrics import Meter, peak_flops
 from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
-from symtune_pipeline.tuning.parallel import Ranks
 from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss

@@ -1,4 +1,4 @@
-"""The fine-tune job as a task on Amazon ECS."""
+"""A job as a task on Amazon ECS."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import dagster as dg
 
 from resources.pipes import ENVIRONMENT, run_client
+from symtune_pipeline.jobs.job import Job
+from symtune_pipeline.jobs.job_file import put_job
 from symtune_pipeline.store.bucket import Bucket
-from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job_file import put_job
 
 
 def run_on_ecs(
     context: dg.AssetExecutionContext,
-    config: JobConfig,
+    job: Job,
     staging: str,
     container: str,
     task: Mapping[str, Any],
@@ -30,8 +30,8 @@ def run_on_ecs(
     from botocore.exceptions import BotoCoreError, ClientError
     from dagster_aws.pipes import PipesCloudWatchMessageReader, PipesECSClient
 
-    bucket = Bucket(f"{staging.rstrip('/')}/{config.fingerprint()}")
-    command = ["python", "-m", "symtune_pipeline.tuning", "--config", put_job(config, bucket)]
+    bucket = Bucket(f"{staging.rstrip('/')}/{job.fingerprint()}")
+    command = ["python", "-m", job.package, "--config", put_job(job, bucket)]
     environment = [{"name": name, "value": value} for name, value in ENVIRONMENT.items()]
     override = {"name": container, "command": command, "environment": environment}
     reader = PipesCloudWatchMessageReader(client=boto3.client("logs"))
@@ -44,8 +44,9 @@ def run_on_ecs(
             pipes_container_name=container,
         ),
         (ClientError, BotoCoreError, RuntimeError),
-        "The fine-tune job on ECS",
+        f"The {job.name} on ECS",
+        job.goes_on,
     )
-    bucket.download_folder("model", config.output_folder / "model")
+    bucket.download_folder(job.result, job.result_folder)
     bucket.remove_folder("")
-    return config.output_folder / "model"
+    return job.result_folder

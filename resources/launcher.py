@@ -1,4 +1,4 @@
-"""What starts the fine-tune job, chosen by a file of `launchers/`. The job does not know it."""
+"""What starts a job, chosen by a file of `launchers/`. Neither knows the other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from resources.pipes import run_here
 from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.files import parse_yaml
-from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.jobs.job import Job
 
+ON_RAY = "symtune_pipeline.jobs.on_ray"
 LAUNCHERS = Path(__file__).resolve().parent.parent / "launchers"
 
 
@@ -25,8 +26,8 @@ class Launcher(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @abstractmethod
-    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
-        """Run the job to its end, passing its lines on; returns the folder of the tuned model.
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
+        """Run the job to its end, passing its lines on; returns the folder of its result.
 
         Raises UserError with the job's own sentence where a setting or the data is at fault, and
         JobLost where the job ended early.
@@ -38,9 +39,9 @@ class LocalLauncher(Launcher):
 
     kind: Literal["local"] = "local"
 
-    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
-        return run_here(context, config, "symtune_pipeline.tuning")
+        return run_here(context, job, job.package)
 
 
 class TorchrunLauncher(Launcher):
@@ -49,11 +50,11 @@ class TorchrunLauncher(Launcher):
     kind: Literal["torchrun"] = "torchrun"
     processes: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
 
-    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
         ranks = ("--standalone", "--nproc-per-node", str(self.processes))
-        program = ("symtune_pipeline.tuning.on_torchrun", *ranks, "-m", "symtune_pipeline.tuning")
-        return run_here(context, config, *program)
+        program = ("symtune_pipeline.jobs.on_torchrun", *ranks, "-m", job.package)
+        return run_here(context, job, *program)
 
 
 class RayLauncher(Launcher):
@@ -66,7 +67,7 @@ class RayLauncher(Launcher):
     gpus_per_worker: Annotated[int, Ge(0)] = 0
     max_failures: Annotated[int, Ge(0)] = 3
 
-    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
         if not (find_spec("ray") and find_spec("dagster_ray")):
             raise UserError(
@@ -76,10 +77,10 @@ class RayLauncher(Launcher):
         numbers = self.model_dump(exclude={"kind", "address"})
         options = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
         if self.address is None:
-            return run_here(context, config, "symtune_pipeline.tuning.on_ray", "--local", *options)
+            return run_here(context, job, ON_RAY, "--local", *options, "-m", job.package)
         from resources.ray_cluster import run_on_cluster
 
-        return run_on_cluster(context, config, self.address, options)
+        return run_on_cluster(context, job, self.address, options)
 
 
 class EcsLauncher(Launcher):
@@ -93,7 +94,7 @@ class EcsLauncher(Launcher):
     subnets: tuple[str, ...] = ()
     security_groups: tuple[str, ...] = ()
 
-    def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
         from resources.ecs import run_on_ecs
 
@@ -101,7 +102,7 @@ class EcsLauncher(Launcher):
         if self.subnets:
             network = {"subnets": self.subnets, "securityGroups": self.security_groups}
             task["networkConfiguration"] = {"awsvpcConfiguration": network}
-        return run_on_ecs(context, config, self.staging, self.container, task)
+        return run_on_ecs(context, job, self.staging, self.container, task)
 
 
 Kinds = Annotated[

@@ -1,8 +1,9 @@
-"""Running a fine-tune job through a Dagster Pipes client, and hearing how it ended."""
+"""Running a job through a Dagster Pipes client, and hearing how it ended."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from dagster._core.errors import DagsterPipesExecutionError
 
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.files import write_text
-from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.jobs.job import Job
 
 # Tensors of 32 MiB and more go back to the system when freed; smaller ones stay in glibc's heap,
 # as it takes long to hand out memory anew: at blocks of 1,024 tokens a step is a fifth faster than
@@ -27,27 +28,29 @@ ENVIRONMENT = {
 }
 
 INTERRUPTED = ("code 130", "code 143")  # how a job ends that was interrupted before it could say so
+CODE = re.compile(r"code -?\d+$")  # how any program on this machine ends
 
 
-def run_here(context: dg.AssetExecutionContext, config: JobConfig, *program: str) -> Path:
+def run_here(context: dg.AssetExecutionContext, job: Job, *program: str) -> Path:
     """Run a job as a program on this machine, `python -m <program> --config <the job's file>`."""
     reader = dg.PipesTempFileMessageReader()
     client = dg.PipesSubprocessClient(env=ENVIRONMENT, message_reader=reader)
-    command = [sys.executable, "-m", *program, "--config", str(write_job(config))]
+    command = [sys.executable, "-m", *program, "--config", str(write_job(job))]
     result = run_client(
         reader,
         lambda: client.run(context=context, command=command, extras={"launcher": os.getpid()}),
         (DagsterPipesExecutionError,),
-        f"The fine-tune job {config.output_folder}",
+        f"The {job.name} {job.output_folder}",
+        job.goes_on,
     )
     return Path(result)
 
 
-def write_job(config: JobConfig) -> Path:
+def write_job(job: Job) -> Path:
     """Write the job's file into its output folder."""
-    config.output_folder.mkdir(parents=True, exist_ok=True)
-    path = config.output_folder / "job.json"
-    write_text(path, config.model_dump_json(indent=1))
+    job.output_folder.mkdir(parents=True, exist_ok=True)
+    path = job.output_folder / "job.json"
+    write_text(path, job.model_dump_json(indent=1))
     return path
 
 
@@ -56,11 +59,13 @@ def run_client(
     run: Callable[[], object],
     failures: Sequence[type[Exception]],
     job: str,
+    goes_on: str,
 ) -> str:
     """Run a Pipes client with `reader`; returns where the job says that its result lies.
 
     Raises UserError with the job's own sentence where a setting or the data is at fault, and JobLost
-    with one that begins with `job` where it ended early or could not start, which is one of `failures`.
+    with one that begins with `job` where it ended early or could not start, which is one of `failures`;
+    `goes_on` says what it does when it is started again.
     Where somebody has stopped the job or the run, Dagster's exception for that ends the run.
     """
     handlers = _handlers(reader)
@@ -81,14 +86,15 @@ def run_client(
         for message in handler.get_custom_messages()
         for key, text in message.items()
     }
-    if "interrupted" in messages or reason.endswith(INTERRUPTED):
-        raise dg.DagsterExecutionInterruptedError(f"{job} was interrupted.")
     if "user_error" in messages:
         raise UserError(messages["user_error"])
+    # A rank is asked to end as if by a user where another one has died: then the program's code tells.
+    if reason.endswith(INTERRUPTED) or ("interrupted" in messages and not CODE.search(reason)):
+        raise dg.DagsterExecutionInterruptedError(f"{job} was interrupted.")
     if "result" not in messages:
         raise JobLost(
             f"{job} did not come to its end ({reason}); its messages are above, and starting it again"
-            " goes on from the last checkpoint."
+            f" {goes_on}."
         )
     return str(messages["result"])
 

@@ -1,4 +1,4 @@
-"""The fine-tune job on a Ray cluster that already runs, as a Ray job."""
+"""A job on a Ray cluster that already runs, as a Ray job."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import dagster as dg
 
 import symtune_pipeline
 from resources.pipes import ENVIRONMENT, run_client, write_job
-from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.jobs.job import Job
 
 
 def run_on_cluster(
-    context: dg.AssetExecutionContext, config: JobConfig, address: str, options: Sequence[str]
+    context: dg.AssetExecutionContext, job: Job, address: str, options: Sequence[str]
 ) -> Path:
     """Run `on_ray` with `options` on the cluster whose dashboard is at `address`.
 
@@ -25,8 +25,8 @@ def run_on_cluster(
     from dagster_ray.core.pipes import PipesRayJobClient, PipesRayJobMessageReader
     from ray.exceptions import RayError
 
-    program = ["python", "-m", "symtune_pipeline.tuning.on_ray"]
-    entrypoint = shlex.join([*program, "--config", str(write_job(config)), *options])
+    program = ["python", "-m", "symtune_pipeline.jobs.on_ray", *options, "-m", job.package]
+    entrypoint = shlex.join([*program, "--config", str(write_job(job))])
     library = str(Path(symtune_pipeline.__file__).parent)
     environment = {"py_modules": [library], "env_vars": dict(ENVIRONMENT)}
     reader = PipesRayJobMessageReader()
@@ -38,6 +38,7 @@ def run_on_cluster(
             submit_job_params={"entrypoint": entrypoint, "runtime_env": environment},
         ),
         (RuntimeError, OSError, RayError),
-        f"The fine-tune job on the Ray cluster {address}",
+        f"The {job.name} on the Ray cluster {address}",
+        job.goes_on,
     )
     return Path(result)

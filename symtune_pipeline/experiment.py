@@ -20,6 +20,7 @@ from pydantic import (
 from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_dataset
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.own import OwnDataset
+from symtune_pipeline.catalog.splits import PAPER, Split, as_split, evaluated
 from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.files import name_fault, parse_yaml
 from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
@@ -53,6 +54,8 @@ class DataConfig(Section):
     """Sets of your own by name, in small letters, digits and underscores."""
     datasets: tuple[str, ...] = ()
     """The catalogue's sets by key; empty: every one that the source has."""
+    split: str | tuple[str, ...] = PAPER
+    """The catalogue's sets that are evaluated, all others tuned on: a name of a split, or a list of sets."""
     missing: Literal["error", "leave_out"] = "error"
     """What happens when a public set cannot be had."""
     train_rows: Positive = 400
@@ -77,6 +80,19 @@ class DataConfig(Section):
         if public and info.data.get("source") == "generated":
             raise ValueError(f"'{public[0]}' is a public set; set data.source to hub")
         return keys
+
+    @field_validator("split")
+    @classmethod
+    def _divides(cls, split: Split, info: ValidationInfo) -> Split:
+        try:
+            held_out = evaluated(split)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        chosen = info.data.get("datasets")
+        left_out = sorted(held_out.difference(chosen)) if held_out and chosen else []
+        if left_out and isinstance(split, tuple):
+            raise ValueError(f"'{left_out[0]}' is not among data.datasets; name it there too")
+        return split
 
     @model_validator(mode="after")
     def _has_data(self) -> DataConfig:
@@ -310,8 +326,9 @@ class Experiment(Section):
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""
         data = self.data
         generated = data.source == "generated"
+        held_out = evaluated(data.split)
         chosen = [
-            entry
+            as_split(entry, held_out)
             for key, entry in all_datasets().items()
             if (key in data.datasets if data.datasets else (entry.hub is None) == generated)
         ]
@@ -327,23 +344,6 @@ class Experiment(Section):
                 f" {', '.join(datasets)}."
             )
         return datasets[key]
-
-    def missing_roles(self) -> str | None:
-        """What the report of a whole run will lack, in a sentence; None where it is nothing.
-
-        Raises UserError where there is nothing to tune on, or nothing to evaluate.
-        """
-        roles, asked = {entry.role for entry in self.datasets()}, self.evaluation
-        way_out = "add one to data.own or data.datasets, or set data.source to generated or hub"
-        if "tuning" not in roles:
-            raise UserError(f"Experiment '{self.name}' has no set to tune on; {way_out}.")
-        if "evaluation" in roles:
-            return None
-        lacking = f"Experiment '{self.name}' has no set with 'role: evaluation'"
-        concepts = asked.list_functions + asked.turing_programs + sum(asked.concepts.values())
-        if not concepts and not asked.published:
-            raise UserError(f"{lacking} and no algorithmic concept, so no result; {way_out}.")
-        return f"{lacking}, so the report will only have algorithmic benchmarks; {way_out}."
 
     def model(self, key: str) -> Model:
         """The model called `key`; raises UserError where this experiment has none."""

@@ -14,7 +14,7 @@ import psutil
 
 from resources.launcher import Launcher
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.jobs.job import Job
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Launched:
         return pl.DataFrame(log)["loss"].to_list()
 
 
-def launch(launcher: Launcher, config: JobConfig) -> Launched:
+def launch(launcher: Launcher, job: Job) -> Launched:
     """Run a job to its end; an exception that is no user error is raised."""
     ended: dict[str, Any] = {}
 
     @dg.asset
     def tuned(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         try:
-            ended["result"] = launcher.run(context, config)
+            ended["result"] = launcher.run(context, job)
         except UserError as error:
             ended["error"] = str(error)
         return dg.MaterializeResult()

@@ -22,7 +22,15 @@ def forked() -> Any:
     Importing takes a process seconds, and one that has used polars cannot be forked.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ranks", "symtune_pipeline.tuning.job"])
+    context.set_forkserver_preload(
+        [
+            "ranks",
+            "symtune_pipeline.tuning.job",
+            "symtune_pipeline.evaluation.job",
+            "symtune_pipeline.evaluation.classification",
+            "symtune_pipeline.evaluation.generation",
+        ]
+    )
     return context
 
 
@@ -33,14 +41,7 @@ def on_ranks(
 
     Returns each rank's UserError, or None; any other error fails the test. `meeting` is a file.
     """
-    context = forked()
-    results = context.SimpleQueue()
-    processes = [
-        context.Process(target=_rank, args=(number, count, meeting, results, work, *arguments))
-        for number in range(count)
-    ]
-    for process in processes:
-        process.start()
+    processes, results = start_ranks(count, meeting, work, *arguments)
     for process in processes:
         process.join(WAIT)
         process.kill()
@@ -50,6 +51,24 @@ def on_ranks(
     crashed = [text for _, how, text in ended if how == "crash"]
     assert not crashed, "\n".join(crashed)
     return [text for _, _, text in ended]
+
+
+def start_ranks(
+    count: int, meeting: Path, work: Callable[..., Any], *arguments: Any
+) -> tuple[list[Any], Any]:
+    """Start the ranks; returns their processes, and the queue in which they say how they ended.
+
+    A queue that is forgotten is gone for a process that has just been started, too.
+    """
+    context = forked()
+    results = context.SimpleQueue()
+    processes = [
+        context.Process(target=_rank, args=(number, count, meeting, results, work, *arguments))
+        for number in range(count)
+    ]
+    for process in processes:
+        process.start()
+    return processes, results
 
 
 def _rank(

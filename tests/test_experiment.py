@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
+from symtune_pipeline.commands.whole_run import missing_roles
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
 
@@ -229,9 +230,9 @@ def test_a_setting_in_the_wrong_section_is_told_the_right_one(
 
 def test_an_experiment_says_what_its_report_will_lack(tmp_path: Path) -> None:
     """Before anything runs: minutes later the report would look empty, or the run end in an error."""
-    assert _load(tmp_path, MODELS + DATA + MIXTURE).missing_roles() is None
+    assert missing_roles(_load(tmp_path, MODELS + DATA + MIXTURE)) is None
     tuning_only = _load(tmp_path, MODELS + OWN.format(role="tuning") + MIXTURE)
-    said = tuning_only.missing_roles()
+    said = missing_roles(tuning_only)
     assert said and "no set with 'role: evaluation'" in said and "only have algorithmic" in said
 
 
@@ -246,4 +247,4 @@ def test_a_run_that_cannot_end_is_refused_before_it_starts(
     role: str, asked: str, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):
-        _load(tmp_path, MODELS + OWN.format(role=role) + MIXTURE + asked).missing_roles()
+        missing_roles(_load(tmp_path, MODELS + OWN.format(role=role) + MIXTURE + asked))

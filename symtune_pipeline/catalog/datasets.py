@@ -17,6 +17,7 @@ class HubLocation(Fact):
     repository: str
     config: str = "default"
     splits: dict[str, str]  # our split ('train' or 'test') to the hub's
+    held_out: str | None = None  # the hub's split with queries, where a tuning set is evaluated
     revision: str | None = None
     # The revision is on the hub's own Parquet branch, where a configuration is a folder.
     parquet_branch: bool = False

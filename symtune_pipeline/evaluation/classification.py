@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.predictions import ranked
 from symtune_pipeline.evaluation.scorer import Query, Tree, score
 from symtune_pipeline.experiment import EvaluationConfig
-from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
@@ -35,11 +36,19 @@ def classify(
     inputs: Sequence[str],
     config: EvaluationConfig,
     progress: Callable[[int], None] = lambda _: None,
+    asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The predictions of the model in a folder; see `predict`."""
     device, precision = device_and_precision(config.precision)
-    model = load_model(folder, precision, device).eval()
-    return predict(model, open_tokenizer(folder), suite, inputs, progress, config.chat_template)
+
+    def loaded() -> PreTrainedModel:
+        with fitting(folder):
+            model: PreTrainedModel = load_model(folder, precision, device).eval()
+            return model
+
+    model = asking.together(loaded)
+    tokenizer = open_tokenizer(folder)
+    return predict(model, tokenizer, suite, inputs, progress, config.chat_template, asking)
 
 
 def predict(
@@ -49,13 +58,15 @@ def predict(
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
     chat: bool = False,
+    asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The predictions of a model, as `predictions.ranked` describes them.
 
     `inputs` are the inputs by example number. The model comes from `loading.load_model`. `progress`
-    is called with the number of queries done. With `chat`, prompts stand in the tokenizer's chat
-    template. Raises UserError for a prompt that does not fit with one exemplar per class, for labels
-    that are the same tokens or none, and where `SegmentTokenizer` or `scorer.score` does.
+    is called with the number of queries done, and `asking` says who asks which. With `chat`, prompts
+    stand in the tokenizer's chat template. Raises UserError for a prompt that does not fit with one
+    exemplar per class, for labels that are the same tokens or none, and where `SegmentTokenizer` or
+    `scorer.score` does.
     """
     by_segment = SegmentTokenizer(tokenizer, chat)
     grouped = groupby(suite.iter_rows(named=True), key=lambda row: [row[name] for name in CONTEXT])
@@ -63,7 +74,7 @@ def predict(
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     fitted = [_tree(rows, by_segment, inputs, limit) for rows in contexts]
     dropped = [left_out for tree, left_out in fitted for _ in tree.queries]
-    by_tree = score(model, [tree for tree, _ in fitted], progress=progress)
+    by_tree = score(model, [tree for tree, _ in fitted], progress=progress, asking=asking)
     logprobs = [of_query for of_tree in by_tree for of_query in of_tree]
     return ranked(suite, logprobs, dropped, attention_of(model))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,10 @@ import torch
 from transformers import GenerationConfig
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.experiment import EvaluationConfig
-from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.generating import Batch, Generating, choose_generating
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
@@ -38,12 +39,19 @@ def generate(
     suite: pl.DataFrame,
     config: EvaluationConfig,
     progress: Callable[[int], None] = lambda _: None,
+    asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The completions of the model in a folder; see `complete`."""
     device, precision = device_and_precision(config.precision)
-    model = open_model(folder, precision, device, attention=None).eval()
-    way = choose_generating(model)
-    return complete(model, open_tokenizer(folder), suite, way, progress, config.chat_template)
+
+    def opened() -> tuple[PreTrainedModel, Generating]:
+        with fitting(folder):
+            model = open_model(folder, precision, device, attention=None).eval()
+            return model, choose_generating(model)
+
+    model, way = asking.together(opened)
+    tokenizer = open_tokenizer(folder)
+    return complete(model, tokenizer, suite, way, progress, config.chat_template, asking)
 
 
 def complete(
@@ -53,17 +61,17 @@ def complete(
     way: Generating,
     progress: Callable[[int], None] = lambda _: None,
     chat: bool = False,
+    asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The completions of a model, as `predictions.generated` describes them.
 
     The model must attend with transformers' own attention, and `way` be what `choose_generating` finds
-    right for it. `progress` is called with the number of completions done. With `chat`, prompts stand in
-    the tokenizer's chat template. A batch that runs out of memory is tried again with fewer prompts.
-    Raises UserError where one prompt alone runs out of memory or exceeds the model's context with its
-    completion, for a token that the model does not know, and where `SegmentTokenizer` does.
+    right for it. `progress` is called with the number of completions done, and `asking` says who asks
+    for which. With `chat`, prompts stand in the tokenizer's chat template. A batch that runs out of
+    memory is tried again with fewer prompts. Raises UserError where one prompt alone runs out of memory
+    or exceeds the model's context with its completion, for a token that the model does not know, and
+    where `SegmentTokenizer` does.
     """
-    from accelerate.utils import find_executable_batch_size
-
     by_segment = SegmentTokenizer(tokenizer, chat)
     rows = suite.iter_rows(named=True)
     texts = [render(algorithmic_prompt(row, by_segment.frame)) for row in rows]
@@ -77,32 +85,47 @@ def complete(
     longest = max(added, default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     concepts = list(suite.select(CONCEPT).iter_rows())
-    waiting = _in_turn(prompts, concepts)
-    completions = [""] * len(prompts)
+    turns, size = _in_turn(prompts, concepts), BATCH if way.batched else 1
+    batches = [turns[start : start + size] for start in range(0, len(turns), size)]
 
-    def complete_waiting(batch_size: int) -> None:
-        """Called again with a smaller batch where memory runs out; goes on where it was."""
-        while waiting:
-            batch = waiting[:batch_size]
-            asked = [prompts[i] for i in batch], [concepts[i] for i in batch]
-            lines = _first_lines(model, tokenizer, *asked, longest, limit, way)
-            for i, line in zip(batch, lines, strict=True):
-                completions[i] = line
-            del waiting[:batch_size]
-            progress(len(prompts) - len(waiting))
+    def first_lines(batch: list[int]) -> list[str]:
+        asked = [prompts[i] for i in batch], [concepts[i] for i in batch]
+        return _first_lines(model, tokenizer, *asked, longest, limit, way)
 
-    try:
-        find_executable_batch_size(
-            complete_waiting, starting_batch_size=BATCH if way.batched else 1
-        )()
-    except RuntimeError as error:
-        if "No executable batch size" not in str(error):
-            raise
-        raise UserError(
-            f"Model {model.name_or_path} runs out of memory on one prompt of the algorithmic benchmarks;"
-            " lower evaluation.algorithmic_shots or use a machine with more memory."
-        ) from error
-    return generated(suite, completions, str(way))
+    answer = _WithinMemory(first_lines, model.name_or_path)
+    lines: list[list[str]] = asking.all(batches, answer, len, progress, str(way))
+    line_of = dict(zip(chain.from_iterable(batches), chain.from_iterable(lines), strict=True))
+    return generated(suite, [line_of[i] for i in range(len(prompts))], str(way))
+
+
+class _WithinMemory:
+    """Answers batches of prompts, in smaller ones where memory has run out.
+
+    Batches come in order of length, so that one is parted alike whichever came before it.
+    """
+
+    def __init__(self, first_lines: Callable[[list[int]], list[str]], name: str | None) -> None:
+        self._first_lines, self._name, self._size = first_lines, name, BATCH
+
+    def __call__(self, batch: list[int]) -> list[str]:
+        """The first line that the model adds to each prompt, by number."""
+        from accelerate.utils import find_executable_batch_size
+
+        def in_parts(size: int) -> list[str]:
+            self._size = size
+            parts = (batch[start : start + size] for start in range(0, len(batch), size))
+            return [line for part in parts for line in self._first_lines(part)]
+
+        try:
+            lines: list[str] = find_executable_batch_size(in_parts, self._size)()
+        except RuntimeError as error:
+            if "No executable batch size" not in str(error):
+                raise
+            raise UserError(
+                f"Model {self._name} runs out of memory on one prompt of the algorithmic benchmarks; lower"
+                " evaluation.algorithmic_shots or use a machine with more memory."
+            ) from error
+        return lines
 
 
 def _in_turn(prompts: list[list[int]], concepts: list[Concept]) -> list[int]:

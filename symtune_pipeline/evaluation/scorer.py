@@ -10,9 +10,10 @@ Shapes: N positions that predict a label token, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
@@ -21,17 +22,20 @@ import numpy as np
 import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.models.attention import packed_logits
 from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.models.packing import Branch, PackedSequence
 from symtune_pipeline.models.plain import logits_alone
-from symtune_pipeline.models.proof import is_packed
+from symtune_pipeline.models.proof import attention_of, is_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
 Numbered = tuple[int, "Tree"]  # a tree, or some of its queries, with its number
+Batch = list[Numbered]  # what runs in one pass
+
 
 # A pass above this is no faster on a CPU, and only takes memory; on a GPU it is hardly faster. Its size
 # depends on nothing but the device, so that a GPU gives the numbers of another one of its kind.
@@ -69,40 +73,62 @@ def score(
     trees: Sequence[Tree],
     max_tokens: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    asking: Asking = ALONE,
 ) -> list[list[list[float]]]:
     """Summed log-probability of each label, in nats: result[tree][query][label].
 
     Trees run together up to `max_tokens` a pass (None: what suits the device); a larger tree runs its
-    queries in several passes. A pass that runs out of memory is tried again at half its size.
-    `progress` is called with the number of queries done. Raises UserError for a token beyond the
-    model's vocabulary, where its output is not a number, and where one query alone runs out of memory.
+    queries in several passes. A pass that runs out of memory is tried again in halves. `progress` is
+    called with the number of queries done, and `asking` says who runs which passes. Raises UserError
+    for a token beyond the model's vocabulary, where its output is not a number, and where one query
+    alone runs out of memory.
     """
     check_vocabulary(model, _tokens(trees))
     max_tokens = max_tokens or (GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS)
+    passes = _passes(enumerate(trees), max_tokens)
+    answers = asking.all(passes, _Scorer(model), _queries, progress, attention_of(model))
     scores: list[list[list[float]]] = [[] for _ in trees]
-    waiting = deque(enumerate(trees))
-    done = 0
-    while waiting:
-        batch = _take(waiting, max_tokens)
-        try:
-            by_tree = _score_batch(model, [tree for _, tree in batch])
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            size = sum(tree.tokens for _, tree in batch)
-            if sum(len(tree.queries) for _, tree in batch) == 1:
-                raise UserError(
-                    f"Model {model.name_or_path} runs out of memory on a prompt of {size} tokens; lower"
-                    " evaluation.exemplars_per_class or use a machine with more memory."
-                ) from error
-            max_tokens = size // 2
-            waiting.extendleft(reversed(batch))
-            continue
+    for batch, by_tree in zip(passes, answers, strict=True):
         for (number, _), of_tree in zip(batch, by_tree, strict=True):
             scores[number].extend(of_tree)
-            done += len(of_tree)
-        progress(done)
     return scores
+
+
+def _queries(batch: Batch) -> int:
+    return sum(len(tree.queries) for _, tree in batch)
+
+
+class _Scorer:
+    """Scores passes, and remembers which are too large for the memory.
+
+    A pass runs in halves where it, or a smaller one before it, has run out of memory: its parts are
+    the same whichever passes came before.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._too_large = math.inf  # tokens
+
+    def __call__(self, batch: Batch) -> list[list[list[float]]]:
+        """Log-probabilities by the pass's trees, their queries and labels."""
+        size = sum(tree.tokens for _, tree in batch)
+        if size < self._too_large or _queries(batch) == 1:
+            try:
+                return _score_batch(self._model, [tree for _, tree in batch])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if _queries(batch) == 1:
+                    raise UserError(
+                        f"Model {self._model.name_or_path} runs out of memory on a prompt of {size} tokens;"
+                        " lower evaluation.exemplars_per_class or use a machine with more memory."
+                    ) from error
+                self._too_large = size
+        scores: dict[int, list[list[float]]] = {number: [] for number, _ in batch}
+        for half in _passes(batch, size // 2):
+            for (number, _), of_tree in zip(half, self(half), strict=True):
+                scores[number].extend(of_tree)
+        return list(scores.values())
 
 
 def _tokens(trees: Sequence[Tree]) -> Iterator[int]:
@@ -112,9 +138,17 @@ def _tokens(trees: Sequence[Tree]) -> Iterator[int]:
             yield from chain(query.tokens, *query.labels)
 
 
-def _take(waiting: deque[Numbered], max_tokens: int) -> list[Numbered]:
+def _passes(trees: Iterable[Numbered], max_tokens: int) -> list[Batch]:
+    """All trees, as many a pass as fit."""
+    waiting, passes = deque(trees), []
+    while waiting:
+        passes.append(_take(waiting, max_tokens))
+    return passes
+
+
+def _take(waiting: deque[Numbered], max_tokens: int) -> Batch:
     """The next trees, up to `max_tokens`; one above that leaves its later queries waiting."""
-    batch: list[Numbered] = []
+    batch: Batch = []
     room = max_tokens
     while waiting and (not batch or waiting[0][1].tokens <= room):
         number, tree = waiting.popleft()

@@ -29,9 +29,9 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
 from symtune_pipeline.files import sha256, write_text
+from symtune_pipeline.jobs.ranks import ALONE, Ranks
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.limits import disk_space
-from symtune_pipeline.tuning.parallel import ALONE, Ranks
 from symtune_pipeline.tuning.trainable import trained
 
 STATE = "state.json"

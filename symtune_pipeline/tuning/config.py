@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import ClassVar, Literal
 
 from symtune_pipeline.experiment import Lora, LossName, OptimizerName
 from symtune_pipeline.files import content_hash
+from symtune_pipeline.jobs.job import Job
 
 
-class JobConfig(BaseModel):
+class JobConfig(Job):
     """Everything that the job needs; `inputs` are the versions of the model and the blocks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    package: ClassVar[str] = "symtune_pipeline.tuning"
+    name: ClassVar[str] = "fine-tune job"
+    goes_on: ClassVar[str] = "goes on from the last checkpoint"
+    result: ClassVar[str] = "model"
 
     model_folder: Path
     blocks: Path
-    output_folder: Path
     inputs: dict[str, str]
     optimizer: OptimizerName
     learning_rate: float
@@ -36,7 +37,6 @@ class JobConfig(BaseModel):
     compile: bool
     checkpoint_seconds: float
     keep_checkpoints: int
-    checkpoint_url: str | None = None  # an s3:// prefix that keeps them too
     seed: int
 
     def fingerprint(self) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock, Timeout
 
+from symtune_pipeline.jobs.ranks import Ranks, work_as_rank
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of, is_packed, set_path
 from symtune_pipeline.store.bucket import Bucket
@@ -24,7 +24,7 @@ from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.limits import disk_space, memory
 from symtune_pipeline.tuning.optimizer import make_optimizer
-from symtune_pipeline.tuning.parallel import Ranks, joined
+from symtune_pipeline.tuning.parallel import shard, trained_weights
 from symtune_pipeline.tuning.train import train
 from symtune_pipeline.tuning.trainable import finished, load_trainable
 from symtune_pipeline.tuning.working import working
@@ -33,35 +33,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@contextmanager
-def only_job(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock; it goes with the process, so a killed job never leaves it behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout:
-        say("tuning: waiting for another process that tunes this model")
-        held = lock.acquire()
-    with held:
-        yield
-
-
 def run_job(config: JobConfig, say: Callable[[str], None]) -> Path:
     """Tune the model; returns the folder of the result, at once where it is already finished.
 
     Raises UserError for what a setting, the data or the machine is at fault for; the last
     checkpoint stays. Where several ranks run it, only rank 0 speaks.
     """
-    with joined() as ranks:
-        if ranks.rank:
-            return _run(config, ranks, lambda _: None)
-        with only_job(config.output_folder, say):
-            return _run(config, ranks, say)
+    return work_as_rank(config.output_folder, say, partial(_run, config))
 
 
 def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
-    result = config.output_folder / "model"
+    result = config.result_folder
     if ranks.broadcast(lambda: _finished(result, config)):
         return result
     device = ranks.device.type
@@ -93,7 +75,7 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
 
     attention = attention_of(model)
     if config.lora or ranks.count > 1:
-        weights = ranks.trained_weights(model)
+        weights = trained_weights(ranks, model)
         model = finished(config, weights) if ranks.rank == 0 else model
     if ranks.rank == 0:
         facts = {"precision": precision, "device": device, "attention": attention}
@@ -111,13 +93,13 @@ def _loaded(config: JobConfig, precision: str, ranks: Ranks) -> PreTrainedModel:
     # One rank reads the whole, which no device has to hold, and lets go of it.
     values = None if ranks.rank else load_trainable(config, precision, "cpu")
     set_path(model, ranks.broadcast(lambda: attention_of(values) if values else ""))
-    ranks.shard(model, values, precision)
+    shard(ranks, model, values, precision)
     return model
 
 
 def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[str, str]) -> None:
     """The result, written beside and renamed."""
-    result = config.output_folder / "model"
+    result = config.result_folder
     beside = config.output_folder / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
     with disk_space(result, model.num_parameters() * 4):

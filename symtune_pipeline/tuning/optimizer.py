@@ -12,10 +12,11 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.jobs.ranks import Ranks
 from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.metrics import Row
-from symtune_pipeline.tuning.parallel import Ranks, whole
+from symtune_pipeline.tuning.parallel import whole
 from symtune_pipeline.tuning.step import Block, block_loss, block_losses
 from symtune_pipeline.tuning.trainable import trained
 from symtune_pipeline.tuning.working import Working

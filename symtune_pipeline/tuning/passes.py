@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from symtune_pipeline.jobs.ranks import Ranks
 from symtune_pipeline.tuning.order import PASS_TOKENS
-from symtune_pipeline.tuning.parallel import Ranks
 
 ROOM = 0.8  # of a GPU's memory: passes differ in how many targets they predict
 

@@ -222,7 +222,7 @@ class Plan:
         return fast / 3_600 * self.gpus * cheap, slow / 3_600 * self.gpus * dear
 
     def ways_out(self) -> list[str]:
-        """What would make it fit, nearest first: another way of tuning, more or other GPUs, shorter blocks."""
+        """What would make it fit: another way of tuning, more or larger GPUs, shorter blocks."""
         ways = {"": self}
         if not self.activation_checkpointing:
             ways[" with activation checkpointing"] = replace(self, activation_checkpointing=True)

@@ -12,6 +12,7 @@ import torch
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import read_table
+from symtune_pipeline.jobs.ranks import Ranks
 from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
@@ -20,7 +21,6 @@ from symtune_pipeline.tuning.held_out import measure
 from symtune_pipeline.tuning.metrics import Meter, Row
 from symtune_pipeline.tuning.optimizer import learning_rates, take_step
 from symtune_pipeline.tuning.order import blocks_per_step, held_out, measured_steps, step_plan
-from symtune_pipeline.tuning.parallel import Ranks
 from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.step import Block
 from symtune_pipeline.tuning.working import Working

@@ -9,9 +9,10 @@ from launching import Launched, launch
 from tiny_models import tiny_job
 
 from resources.launcher import EcsLauncher
+from symtune_pipeline.jobs.job_file import opened_job, put_job
 from symtune_pipeline.store.bucket import Bucket
+from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
-from symtune_pipeline.tuning.job_file import opened_job, put_job
 
 ECS = EcsLauncher(
     staging="s3://bucket/staging", cluster="gpus", task_definition="tuning", container="tuning"
@@ -26,7 +27,7 @@ def test_a_job_on_s3_brings_its_inputs_and_its_result_lies_beside_it(tmp_path: P
     (tmp_path / "here").mkdir()
     config = tiny_job(tmp_path / "here")
     bucket = Bucket(f"s3://bucket/{tmp_path.name}")
-    with opened_job(put_job(config, bucket)) as elsewhere:
+    with opened_job(put_job(config, bucket), JobConfig) as elsewhere:
         assert not elsewhere.output_folder.is_relative_to(tmp_path)
         run_job(elsewhere, print)
     bucket.download_folder("model", tmp_path / "fetched")

@@ -33,11 +33,12 @@ from tiny_models import (
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import LossName
 from symtune_pipeline.files import sha256
+from symtune_pipeline.jobs.ranks import only_job
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job import only_job, run_job
+from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.step import Block, block_loss
@@ -338,7 +339,7 @@ def test_a_second_job_in_a_folder_waits_for_the_first_and_says_so(tmp_path: Path
             time.sleep(0.01)
         events.append("first")
     thread.join()
-    waits = "tuning: waiting for another process that tunes this model"
+    waits = "waiting for another process that does the same"
     assert events == [waits, "first", "second"]
 
 

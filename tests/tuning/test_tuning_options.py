@@ -16,6 +16,7 @@ from tiny_models import random_blocks, reference_model, save_tiny_model, tiny_jo
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, load_experiment
+from symtune_pipeline.jobs.ranks import ALONE
 from symtune_pipeline.models.attention import attending
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.packing import Pack, PackedSequence
@@ -24,7 +25,6 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
 from symtune_pipeline.tuning.order import step_plan
-from symtune_pipeline.tuning.parallel import ALONE
 from symtune_pipeline.tuning.passes import fitting
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss

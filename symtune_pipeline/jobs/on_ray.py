@@ -1,6 +1,6 @@
-"""The job on a Ray cluster: `python -m symtune_pipeline.tuning.on_ray --config job.json --workers 2`.
+"""A job on a Ray cluster: `python -m symtune_pipeline.jobs.on_ray --workers 2 -m <package> --config …`.
 
-Each worker is a rank. Where one dies, all start again and go on from the last checkpoint.
+Each worker is a rank. Where one dies, all start again and go on where they were.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.errors.interrupts import run_command
-from symtune_pipeline.tuning import INTERRUPTED
-from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.launched import Say, run_launched
+from symtune_pipeline.jobs.job import Job, Program, Say
+from symtune_pipeline.jobs.launched import run_launched
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -33,10 +32,11 @@ LOCAL = {
 
 
 def main() -> int:
-    """Run the job that the configuration describes."""
+    """Run the job that the command line describes."""
     parser = argparse.ArgumentParser(
-        prog="python -m symtune_pipeline.tuning.on_ray", description=__doc__
+        prog="python -m symtune_pipeline.jobs.on_ray", description=__doc__
     )
+    parser.add_argument("-m", dest="package", required=True, help="the job's package")
     parser.add_argument("--config", required=True, help="the job's JSON file")
     parser.add_argument("--local", action="store_true", help="start a cluster here, for the job")
     parser.add_argument("--workers", type=int, default=1)
@@ -44,10 +44,14 @@ def main() -> int:
     parser.add_argument("--gpus-per-worker", type=int, default=0)
     parser.add_argument("--max-failures", type=int, default=3, help="how often to start again")
     options = parser.parse_args()
-    return run_launched(options.config, partial(tune_on_ray, options))
+    program = Program(options.package)
+    return run_command(
+        lambda: run_launched(options.config, program, partial(run_on_ray, options)),
+        program.interrupted,
+    )
 
 
-def tune_on_ray(options: argparse.Namespace, config: JobConfig, say: Say) -> Path:
+def run_on_ray(options: argparse.Namespace, config: Job, say: Say) -> Path:
     """Run the job on workers and pass their lines on; returns the folder of the result.
 
     Ray ends the workers when this program ends, which is after the launcher was told the result or
@@ -97,14 +101,18 @@ def _connect(options: argparse.Namespace) -> None:
         )
 
 
-def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> None:
+def _fit(options: argparse.Namespace, config: Job, messages: Queue) -> None:
     """Run the ranks; the last message is the result or an error."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
         _rank,  # type: ignore[arg-type]
-        train_loop_config={"config": config.model_dump_json(), "messages": messages},
+        train_loop_config={
+            "package": config.package,
+            "config": config.model_dump_json(),
+            "messages": messages,
+        },
         scaling_config=ScalingConfig(
             num_workers=options.workers,
             use_gpu=options.gpus_per_worker > 0,
@@ -122,24 +130,22 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
         messages.put(
             (
                 "error",
-                f"The workers of the fine-tune job failed more than {options.max_failures} times"
-                f" ({reason}); starting it again goes on from the last checkpoint.",
+                f"The workers of the {config.name} failed more than {options.max_failures} times"
+                f" ({reason}); starting it again {config.goes_on}.",
             )
         )
 
 
 def _rank(settings: dict[str, Any]) -> str:
     """What a worker does; its return value is the result's folder."""
-    from symtune_pipeline.tuning.job import run_job
-
-    messages = settings["messages"]
-    config = JobConfig.model_validate_json(settings["config"])
+    messages, program = settings["messages"], Program(settings["package"])
+    config = program.config.model_validate_json(settings["config"])
     try:
-        return str(run_job(config, lambda line: messages.put(("line", line))))
+        return str(program.run(config, lambda line: messages.put(("line", line))))
     except UserError as error:  # ends the job at once: no number of attempts would help
         messages.put(("error", str(error)))
         raise
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, INTERRUPTED))
+    sys.exit(main())

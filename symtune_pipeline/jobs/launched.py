@@ -16,16 +16,15 @@ import psutil
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
 from symtune_pipeline.errors import UserError, interrupts
-from symtune_pipeline.tuning import INTERRUPTED
-from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.job_file import opened_job
+from symtune_pipeline.jobs.job import Job, Program, Say
+from symtune_pipeline.jobs.job_file import opened_job
 
-Say = Callable[[str], None]
+Work = Callable[[Job, Say], Path]
 PATIENCE = 30  # seconds that a job has to end by itself
 
 
-def run_launched(address: str, work: Callable[[JobConfig, Say], Path]) -> int:
-    """Do the work of a job file; returns the exit status: 2 after a user error, or an interrupt's.
+def run_launched(address: str, program: Program, work: Work) -> int:
+    """Do the work of a program's job file; returns the exit status: 2 after a user error, or an interrupt's.
 
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
     error's sentence. Where nobody listens, and for the other ranks under torchrun, they are printed.
@@ -34,29 +33,30 @@ def run_launched(address: str, work: Callable[[JobConfig, Say], Path]) -> int:
 
     first = get_node_local_rank(fallback_rank=0) == 0
     if not (first and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
-        return _run(address, work, _print, lambda message: _print(*message.values()))
+        return _run(address, program, work, _print, lambda message: _print(*message.values()))
     with open_dagster_pipes() as pipes:
         _end_with_launcher(pipes)
         try:
-            return _run(address, work, pipes.log.info, pipes.report_custom_message)
+            return _run(address, program, work, pipes.log.info, pipes.report_custom_message)
         except BaseException:
             if not interrupts.interrupted():
                 raise
             # Here, since of what leaves this block Dagster logs the traceback.
-            pipes.log.warning(INTERRUPTED)
-            pipes.report_custom_message({"interrupted": INTERRUPTED})
+            pipes.log.warning(program.interrupted)
+            pipes.report_custom_message({"interrupted": program.interrupted})
             return interrupts.status()
 
 
 def _run(
     address: str,
-    work: Callable[[JobConfig, Say], Path],
+    program: Program,
+    work: Work,
     say: Say,
     report: Callable[[dict[str, str]], None],
 ) -> int:
     try:
-        with opened_job(address) as config:
-            result = work(config, say)
+        with opened_job(address, program.config) as job:
+            result = work(job, say)
         report({"result": str(result)})
     except UserError as error:
         report({"user_error": str(error)})

@@ -1,0 +1,128 @@
+"""The answers of one model, kept pass by pass, so that several ranks share the work and none is done twice.
+
+    <folder>/<rank>-<random>.jsonl    a line for each pass: its number and its answer
+
+A pass belongs to the rank that its number, modulo the number of ranks, names. Every process appends to a
+file of its own and reads those of all, also of earlier runs on another number of ranks. A line that a
+kill has cut off is ignored, and its pass is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.asking import Answer, Asking, Done, Found, Pass
+from symtune_pipeline.jobs.ranks import Ranks
+from symtune_pipeline.store.bucket import Bucket
+
+LOOK = 10.0  # seconds until a rank looks again how far the others are
+SAVE = 60.0  # seconds until answers are copied to the bucket again
+
+
+@dataclass(frozen=True)
+class KeptAnswers(Asking):
+    """Asks the passes of this rank that have no answer yet; `folder` is one that all ranks see.
+
+    `going_on` is told how many queries were answered before, if any. Where there is a `bucket`, the
+    answers are kept below its prefix too.
+    """
+
+    folder: Path
+    ranks: Ranks
+    going_on: Done
+    bucket: Bucket | None = None
+
+    def together(self, work: Callable[[], Found]) -> Found:
+        """What `work` returns on this rank; raises UserError where it does so on any."""
+        return self.ranks.together(work)
+
+    def all(
+        self,
+        passes: Sequence[Pass],
+        answer: Callable[[Pass], Answer],
+        queries: Callable[[Pass], int],
+        progress: Done,
+        how: str,
+    ) -> list[Answer]:
+        """As of `Asking`, on every rank.
+
+        Raises UserError where one rank does, where ranks run the model in different ways, and where
+        they do not see each other's answers.
+        """
+        if len(set(self.ranks.all_gather((len(passes), how)))) > 1:
+            raise UserError(
+                "The ranks of the evaluation run the model in different ways; start them on machines of"
+                " one kind, with the same packages and the same files."
+            )
+        sizes = [queries(each) for each in passes]
+
+        told = self.together(lambda: self._ask_own(passes, answer, sizes, progress))
+        known = self._read()
+        missing = [number for number in range(len(passes)) if number not in known]
+        if missing:
+            raise UserError(
+                f"Rank {missing[0] % self.ranks.count} has answered and its answers are not in"
+                f" {self.folder}; give the job a folder that all its machines see."
+            )
+        if told < sum(sizes):
+            progress(sum(sizes))
+        return [known[number] for number in range(len(passes))]
+
+    def _ask_own(
+        self,
+        passes: Sequence[Pass],
+        answer: Callable[[Pass], Answer],
+        sizes: Sequence[int],
+        progress: Done,
+    ) -> int:
+        """Returns how many queries `progress` was told that have an answer."""
+        told = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.bucket:
+            self.bucket.download_folder(self.folder.name, self.folder)
+        done = set(self._read())
+        if done:
+            self.going_on(sum(sizes[number] for number in done))
+        path = self.folder / f"{self.ranks.rank}-{uuid4().hex[:8]}.jsonl"
+        looked = saved = time.monotonic()
+        with path.open("a", encoding="utf-8") as file:
+            for number in range(self.ranks.rank, len(passes), self.ranks.count):
+                if number in done:
+                    continue
+                file.write(f"{json.dumps([number, answer(passes[number])])}\n")
+                file.flush()
+                done.add(number)
+                now = time.monotonic()
+                if now - looked > LOOK:
+                    done |= set(self._read())
+                    looked = now
+                if now - saved > SAVE:
+                    self._save(path)
+                    saved = now
+                told = sum(sizes[number] for number in done)
+                progress(told)
+        self._save(path)
+        return told
+
+    def _save(self, path: Path) -> None:
+        if self.bucket:
+            self.bucket.write(f"{self.folder.name}/{path.name}", path.read_bytes())
+
+    def _read(self) -> dict[int, Any]:
+        """The answers in all files, by the number of their pass."""
+        known: dict[int, Any] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+                try:
+                    number, answer = json.loads(line)
+                except ValueError:
+                    continue
+                known.setdefault(number, answer)
+        return known

@@ -1,0 +1,47 @@
+"""How a model is asked: in passes, each of which holds queries that run together.
+
+Which queries a pass holds depends on the suite and the model only. So an answer does not depend on who
+asks the other passes, nor on where an interrupted evaluation was. This module knows nothing about models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Pass = TypeVar("Pass")
+Answer = TypeVar("Answer")
+Found = TypeVar("Found")
+Done = Callable[[int], None]  # is told how many queries are answered
+
+
+class Asking:
+    """Asks all passes, one after another, in this process."""
+
+    def together(self, work: Callable[[], Found]) -> Found:
+        """What `work` returns; where others ask too, its UserError is that of all."""
+        return work()
+
+    def all(
+        self,
+        passes: Sequence[Pass],
+        answer: Callable[[Pass], Answer],
+        queries: Callable[[Pass], int],
+        progress: Done,
+        how: str,
+    ) -> list[Answer]:
+        """The answers to all passes, in their order.
+
+        An answer is made of lists, numbers and texts. `queries` counts those of a pass, `progress` is
+        told how many are answered, and `how` says how the model is run, which must be the same for all
+        who ask.
+        """
+        answers, done = [], 0
+        for each in passes:
+            answers.append(answer(each))
+            done += queries(each)
+            progress(done)
+        return answers
+
+
+ALONE = Asking()

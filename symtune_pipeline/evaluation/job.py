@@ -1,0 +1,132 @@
+"""The evaluation job: a suite and models in, a table of predictions for each model out.
+
+Every rank holds a whole model and asks it some of the suite's passes. The job writes into its output
+folder: `answers/` while it runs, and `predictions/` with the table of each variant as soon as it is
+complete. This module knows nothing about who launched it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import polars as pl
+
+from symtune_pipeline.errors import UserError, brief
+from symtune_pipeline.evaluation.answers import KeptAnswers
+from symtune_pipeline.evaluation.asking import Asking
+from symtune_pipeline.evaluation.config import JobConfig, Weights
+from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.files import content_hash, read_table, sha256
+from symtune_pipeline.jobs.job import Say
+from symtune_pipeline.jobs.ranks import Ranks, work_as_rank
+from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.progress import Progress
+from symtune_pipeline.store.bucket import Bucket
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, Suite, Table
+
+SUITES: dict[Suite, Table] = {
+    "classification": CLASSIFICATION_SUITE,
+    "algorithmic": ALGORITHMIC_SUITE,
+}
+# By name: what scores does not depend on what generates, nor the other way round.
+ANSWERING: dict[Suite, str] = {
+    "classification": "symtune_pipeline.evaluation.classification",
+    "algorithmic": "symtune_pipeline.evaluation.generation",
+}
+MADE_FROM = "made from"  # in the metadata of a finished table
+
+
+def run_job(config: JobConfig, say: Say) -> Path:
+    """Ask every variant; returns the folder of the tables. What is finished is not asked again.
+
+    Raises UserError for what a setting, the data or the machine is at fault for; the answers so far
+    are kept. Where several ranks run it, only rank 0 speaks.
+    """
+    return work_as_rank(config.output_folder, say, partial(_run, config))
+
+
+def _run(config: JobConfig, ranks: Ranks, say: Say) -> Path:
+    suite, read = ranks.together(lambda: _read(config))
+    seen = ranks.all_gather(read)
+    other = next((rank for rank, found in enumerate(seen) if found != seen[0]), None)
+    if other is not None:
+        raise UserError(
+            f"Rank {other} of the evaluation has another suite than rank 0, or other settings; give all"
+            f" its machines the same folder for {config.queries}."
+        )
+    for variant, weights in config.variants.items():
+        made_from = content_hash([read, weights.version])[:16]
+        path = config.result_folder / f"{variant}.parquet"
+        if ranks.broadcast(lambda path=path, made=made_from: _made_from(path) == made):  # type: ignore[misc]
+            continue
+        progress = Progress(f"{variant} model", len(suite), "queries", say)
+        answers = _answers(config, ranks, made_from, progress)
+        table = _predict(config, suite, weights, progress, answers)
+        if ranks.rank == 0:
+            _write(table, path, made_from)
+        gc.collect()  # a model may hold itself
+    ranks.barrier()  # to no rank is it finished before the result is there
+    return config.result_folder
+
+
+def _read(config: JobConfig) -> tuple[pl.DataFrame, str]:
+    """The queries that are asked, and a hash of all that decides the answers but the weights.
+
+    The device counts, as its numbers differ from another's.
+    """
+    try:
+        rows = SUITES[config.suite].checked(read_table(config.queries))
+        files = [sha256(path) for path in (config.queries, config.inputs) if path]
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(
+            f"The suite {config.queries} cannot be read ({brief(error)}); materialise it again."
+        ) from error
+    device, precision = device_and_precision(config.precision)
+    settings = [config.benchmarks, config.chat_template, config.made_from]
+    asked = rows.filter(pl.col("benchmark").is_in(config.benchmarks))
+    return asked, content_hash([files, settings, device, str(precision)])
+
+
+def _answers(config: JobConfig, ranks: Ranks, made_from: str, progress: Progress) -> KeptAnswers:
+    def going_on(done: int) -> None:
+        progress.resume(done)
+        progress.say(f"{progress.what}: going on, {done:,} {progress.unit} were answered before")
+
+    folder = config.output_folder / "answers" / made_from
+    bucket = Bucket(config.checkpoint_url) if config.checkpoint_url else None
+    return KeptAnswers(folder, ranks, going_on, bucket)
+
+
+def _predict(
+    config: JobConfig, suite: pl.DataFrame, weights: Weights, progress: Progress, asking: Asking
+) -> pl.DataFrame:
+    """What the model in a folder predicts, whichever way its suite is answered."""
+    answering = import_module(ANSWERING[config.suite])
+    settings = EvaluationConfig(precision=config.precision, chat_template=config.chat_template)
+    if config.inputs is None:
+        generate: Callable[..., pl.DataFrame] = answering.generate
+        return generate(weights.folder, suite, settings, progress, asking)
+    inputs = read_table(config.inputs).sort("example")["input"].to_list()
+    classify: Callable[..., pl.DataFrame] = answering.classify
+    return classify(weights.folder, suite, inputs, settings, progress, asking)
+
+
+def _made_from(path: Path) -> str | None:
+    """What a finished table was made from; None where there is none."""
+    try:
+        return pl.read_parquet_metadata(path).get(MADE_FROM)
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+
+
+def _write(table: pl.DataFrame, path: Path, made_from: str) -> None:
+    """Write a table beside, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    table.write_parquet(beside, metadata={MADE_FROM: made_from})
+    os.replace(beside, path)
