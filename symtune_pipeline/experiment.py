@@ -347,13 +347,12 @@ class Experiment(Section):
 
     def model(self, key: str) -> Model:
         """The model called `key`; raises UserError where this experiment has none."""
-        model = find_model(key)
-        if key not in self.models:
+        if find_model(key).key not in self.models:
             raise UserError(
-                f"Experiment '{self.name}' has no model '{key}'; choose one of"
-                f" {', '.join(self.models)}, or add it to 'models' in the experiment's file."
+                f"Experiment '{self.name}' has no model '{key}'; choose one of {', '.join(self.models)},"
+                " or add it to 'models' in the experiment's file."
             )
-        return model
+        return find_model(key)
 
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""

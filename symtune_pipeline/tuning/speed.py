@@ -57,7 +57,7 @@ def _of_layers(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
-    from symtune_pipeline.tuning.parallel import Ranks
+    from symtune_pipeline.jobs.ranks import Ranks
     from symtune_pipeline.tuning.trainable import load_trainable
     from symtune_pipeline.tuning.working import working
 
