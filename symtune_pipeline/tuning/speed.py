@@ -56,8 +56,8 @@ def _of_layers(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
     from symtune_pipeline.jobs.ranks import Ranks
+    from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
     from symtune_pipeline.tuning.trainable import load_trainable
     from symtune_pipeline.tuning.working import working
 
