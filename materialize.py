@@ -38,17 +38,14 @@ def main() -> int:
     parser.add_argument(
         "--select", help="assets in Dagster's selection syntax, such as '+key:int_examples'"
     )
-    parser.add_argument(
-        "--partition", help="a model of the catalogue (default: the experiment's first)"
-    )
+    parser.add_argument("--partition", help="a model of the experiment (default: its first)")
     arguments = parser.parse_args()
-    from symtune_pipeline.catalog.models import find_model
     from symtune_pipeline.environment import experiment_name
     from symtune_pipeline.experiment import load_experiment
 
     try:
         experiment = load_experiment(arguments.experiment or experiment_name())
-        model = find_model(arguments.partition or experiment.models[0])
+        model = experiment.model(arguments.partition or experiment.models[0])
         return run(experiment, model.key, arguments.select)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,7 +59,11 @@ def run(experiment: Experiment, model: str, select: str | None) -> int:
     from assets.location import EVERYTHING, code_location
     from resources.console import keep_showing
     from symtune_pipeline.commands.report import print_report
+    from symtune_pipeline.commands.whole_run import missing_roles
 
+    lacking = None if select else missing_roles(experiment)
+    if lacking:
+        print(f"warning: {lacking}", file=sys.stderr)
     os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
     defs = code_location(experiment)
     job = defs.resolve_job_def(EVERYTHING)

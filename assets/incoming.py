@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.step import GPU, user_errors
+from assets.step import GPU, as_metadata, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
@@ -54,6 +54,7 @@ def _shown(artifacts: Store, folder: Path, accuracy: pl.DataFrame) -> dg.AssetMa
         name: paths(artifacts.read_table(key, folder.name)).get("incoming")
         for name, key in KEPT.items()
     }
+    numbers = zip(accuracy["setting"], accuracy["accuracy"], strict=True)
     return dg.AssetMaterialization(
         "incoming_model",
         description="Accuracy of a dropped model, with 95% Wilson intervals.",
@@ -62,6 +63,7 @@ def _shown(artifacts: Store, folder: Path, accuracy: pl.DataFrame) -> dg.AssetMa
             "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
             "path": dg.MetadataValue.json(path),
             "folder": dg.MetadataValue.path(str(folder)),
+            **as_metadata({f"{setting}: accuracy": value for setting, value in numbers}),
         },
     )
 

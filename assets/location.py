@@ -21,7 +21,6 @@ from assets.symbol_pool import symbol_pool
 from assets.symbol_tuned_model import symbol_tuned_model
 from assets.tuning_mixture import tuning_mixture
 from resources import console, resources_of
-from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.environment import git_tree
 from symtune_pipeline.experiment import Experiment
 
@@ -34,7 +33,7 @@ def code_location(experiment: Experiment) -> dg.Definitions:
     # Of code references and checks' partitions, now and when jobs are resolved; Dagster is pinned.
     for kind in (dg.BetaWarning, dg.PreviewWarning):
         warnings.simplefilter("ignore", kind)
-    models = dg.StaticPartitionsDefinition(list(all_models()))
+    models = dg.StaticPartitionsDefinition(list(experiment.models))
     jobs = _jobs(models)
     return dg.Definitions(
         assets=with_attributes(_assets(experiment, models), git_tree()),

@@ -11,7 +11,7 @@ from assets.step import Check, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, read_frames, scan_table, write_frames, write_text
-from symtune_pipeline.prompts.blocks import packed_blocks
+from symtune_pipeline.prompts.blocks import TooLong, packed_blocks
 from symtune_pipeline.prompts.held_out_tokens import packed_held_out
 from symtune_pipeline.prompts.symbols import shared_token_sequences
 from symtune_pipeline.tables import HELD_OUT_PROMPTS, PACKED_HELD_OUT, PACKED_MIXTURE
@@ -69,29 +69,41 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     from symtune_pipeline.models.opening import open_tokenizer
 
     tokenizer = open_tokenizer(step.artifacts.folder("base_model", step.partition))
+    size = step.experiment.tuning.block_tokens_for(step.model)
+    left_out = _pack(step, tokenizer, size, folder / TABLE)
+    _write_held_out(step, folder, tokenizer)
+    chat = step.experiment.evaluation.chat_template
+    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
+    write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
+    return _counts(folder / TABLE, size) | {"prompts left out": dg.MetadataValue.json(left_out)}
+
+
+def _pack(
+    step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Path
+) -> dict[str, int]:
+    """Write the blocks; returns how many prompts were too long for one, by dataset."""
+    mixture = step.artifacts.folder("tuning_mixture") / TABLE
     prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")
-    size = step.experiment.tuning.block_tokens_for(step.model)
-    chat = step.experiment.evaluation.chat_template
+    too_long = TooLong()
     blocks = packed_blocks(
-        read_frames(step.artifacts.folder("tuning_mixture") / TABLE),
+        read_frames(mixture),
         examples["input"],
         step.experiment.instructions(),
         tokenizer,
         size,
         step.progress("packing", prompts, "prompts"),
-        chat,
+        step.experiment.evaluation.chat_template,
+        too_long,
     )
-    write_frames(folder / TABLE, (PACKED_MIXTURE.checked(frame) for frame in blocks))
-    _write_held_out(step, folder, examples["input"], tokenizer)
-    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
-    write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
-    return _counts(folder / TABLE, size)
+    write_frames(file, (PACKED_MIXTURE.checked(frame) for frame in blocks))
+    for sentence in too_long.sentences(size):
+        step.warn(sentence)
+    return dict(sorted(too_long.prompts.items()))
 
 
-def _write_held_out(
-    step: Step, folder: Path, inputs: pl.Series, tokenizer: "PreTrainedTokenizerBase"
-) -> None:
+def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    inputs = step.artifacts.read_table("int_tuning_examples").sort("example")["input"]
     drawn = step.artifacts.read_table("tuning_mixture", name=HELD_OUT_PROMPTS.file)
     size = step.experiment.tuning.block_tokens_for(step.model)
     chat = step.experiment.evaluation.chat_template

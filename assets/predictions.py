@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.step import GPU, Check, KeptAsset, Step, Verdict, asset, clear_work
+from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
@@ -15,6 +15,7 @@ from symtune_pipeline.evaluation.config import JobConfig, Weights
 from symtune_pipeline.evaluation.predictions import of_model, paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, content_hash, read_table
+from symtune_pipeline.report.numbers import of_predictions
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     ALGORITHMIC_SUITE,
@@ -59,11 +60,15 @@ class Asked:
         table = pl.concat(self._predicted(step))
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
-        right = table.group_by("variant").agg(pl.col("correct").mean()).sort("variant")
-        return {
-            "accuracy": dg.MetadataValue.json(dict(right.iter_rows())),
-            "path": dg.MetadataValue.json(paths(table)),
-        }
+        return {"path": dg.MetadataValue.json(paths(table))}
+
+    def finish(self, step: Step) -> Metadata:
+        """Accuracy and gain of each setting, also of what was recognised: a history has no gaps."""
+        clear_work(step)
+        table = step.artifacts.read_table(self.asset, step.partition)
+        if "benchmark" not in table.columns:
+            table = table.with_columns(benchmark=pl.lit(self.benchmarks[0]))
+        return as_metadata(of_predictions(table))
 
     def _predicted(self, step: Step) -> Iterator[pl.DataFrame]:
         """Each variant's, kept by variant, so that none is ever asked the same twice."""
@@ -166,7 +171,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         partitioned=True,
         pool=GPU,
         resources=["launcher"],
-        after=clear_work,
+        after=asked.finish,
     )(asked.build)
 
 

@@ -8,12 +8,13 @@ import dagster as dg
 import polars as pl
 
 from assets.raw import raw_key
-from assets.step import Step, code_reference, user_errors
+from assets.step import Step, as_metadata, code_reference, user_errors
 from assets.versions import code_version
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE, scan_table
+from symtune_pipeline.files import TABLE, read_table, scan_table
+from symtune_pipeline.report.numbers import of_summary
 from symtune_pipeline.sql.engine import TestResult, run_model, run_tests
 from symtune_pipeline.sql.model import SqlModel, column_lineage, load_models
 from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, RAW_EXAMPLES, SOURCES
@@ -23,6 +24,7 @@ SQL = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 GROUPS = {"staging": "examples", "intermediate": "examples", "marts": "scores"}
 GROUPS |= {"int_contamination": "mixture", "int_outcomes": "scores", "int_scores": "scores"}
 BLOCKING = "int_contamination"
+SUMMARY = "mart_summary"
 SCREEN = 40  # rows
 CODE = ("symtune_pipeline.sql.engine",)
 CATALOG = (CATALOG_DATASETS.name, CATALOG_MODELS.name)
@@ -85,6 +87,8 @@ def _run(step: Step, model: SqlModel) -> dg.MaterializeResult:
         "dagster/column_lineage": _lineage(model, step.experiment),
         "preview": dg.MetadataValue.md(_preview(path)),
     }
+    if model.name == SUMMARY:
+        more |= as_metadata(of_summary(read_table(path)))
     return made._replace(
         metadata={**(made.metadata or {}), **more}, check_results=[_result(test) for test in tested]
     )

@@ -11,7 +11,7 @@ a user error becomes one sentence.
 
 import inspect
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -171,6 +171,11 @@ def contract(table: Table, asset: str) -> Check:
     )
 
 
+def as_metadata(numbers: Mapping[str, float]) -> Metadata:
+    """Numbers as Dagster keeps them: it draws a history of each, and alerts can compare them."""
+    return {name: dg.MetadataValue.float(round(number, 4)) for name, number in numbers.items()}
+
+
 def _nothing(_: object) -> None:
     return None
 
@@ -181,8 +186,8 @@ class asset:  # in lower case, as a decorator is
 
     What its content depends on, beside its inputs: the modules `code` (by default the function's
     own) and all that they import, the values that `settings` takes from the experiment, and what
-    `sources` says of the world outside. `after` is called once the artifact is there, and gives
-    more metadata.
+    `sources` says of the world outside and of the partition's model alone. `after` is called once
+    the artifact is there, and gives more metadata.
     """
 
     group: str
@@ -190,7 +195,7 @@ class asset:  # in lower case, as a decorator is
     deps: Sequence[str] | Callable[[Experiment], Sequence[str | dg.AssetDep]] = ()
     code: Sequence[str] = ()
     settings: Callable[[Experiment], object] = _nothing
-    sources: Callable[[Experiment], object] = _nothing
+    sources: Callable[[Step], object] = _nothing
     tables: Sequence[Table] = ()
     checks: Sequence[Check] = ()
     partitioned: bool = False  # by model
@@ -250,7 +255,7 @@ class KeptAsset:
         """Make the artifact or recognise it, then check it."""
         words = {k: v for table in self.about.tables for k, v in table.descriptions.items()}
         with user_errors():
-            sources = self.about.sources(step.experiment)
+            sources = self.about.sources(step)
             made = step.resource.make(
                 step.context, partial(self.build, step), columns=words, sources=sources
             )

@@ -14,7 +14,6 @@ from symtune_pipeline.evaluation.suites import (
     language_suite,
     short_of_queries,
 )
-from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import sha256
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
@@ -26,9 +25,9 @@ from symtune_pipeline.tables import (
 BENCHMARKS = "symtune_pipeline.evaluation.benchmarks"  # found by name, so that no import shows them
 
 
-def _published(experiment: Experiment) -> list[str]:
+def _published(step: Step) -> list[str]:
     """The hashes of BIG-bench's own files, where they are asked."""
-    folder = experiment.evaluation.published
+    folder = step.experiment.evaluation.published
     return [sha256(path) for path in published_files(folder)] if folder else []
 
 
@@ -54,6 +53,10 @@ def suites(step: Step, folder: Path) -> Metadata:
     CLASSIFICATION_SUITE.write(suite, folder)
     ALGORITHMIC_SUITE.write(algorithmic, folder)
     LANGUAGE_SUITE.write(language_suite(examples, config.language_texts, seed), folder)
+    if suite.is_empty():
+        step.warn(
+            "There is no set to evaluate on; the report will only have algorithmic benchmarks."
+        )
     short = short_of_queries(suite, config)
     if short:
         counts = ", ".join(f"{dataset} {count}" for dataset, count in short.items())

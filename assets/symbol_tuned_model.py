@@ -11,7 +11,6 @@ import polars as pl
 from assets.step import GPU, Check, Step, Verdict, asset, clear_work
 from assets.versions import code_version
 from resources.store import Metadata
-from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, write_text
 from symtune_pipeline.report.curves import curves
@@ -27,10 +26,14 @@ OF_THIS_MACHINE = {"model_folder", "blocks", "held_out", "output_folder", "check
 
 
 def _settings(experiment: Experiment) -> object:
-    """What the job gets of the experiment and of each model's entry in the catalogue."""
-    models = [find_model(key) for key in experiment.models]
-    plans = [(m.tuning, m.plan.lora_rank, m.plan.activation_checkpointing) for m in models]
-    return experiment.seed, experiment.tuning, plans
+    """What the job gets of the experiment."""
+    return experiment.seed, experiment.tuning
+
+
+def _plan(step: Step) -> object:
+    """What the job gets of the model's entry in the catalogue; other models change nothing."""
+    tuning, plan = step.model.tuning, step.model.plan
+    return [tuning.model_dump(mode="json"), plan.lora_rank, plan.activation_checkpointing]
 
 
 def _finite(step: Step) -> Verdict:
@@ -82,6 +85,7 @@ LEARNS_SYMBOLS = Check(
     deps=["base_model", "packed_mixture"],
     code=CODE,
     settings=_settings,
+    sources=_plan,
     checks=[FINITE_LOSS, LEARNS_SYMBOLS],
     partitioned=True,
     pool=GPU,

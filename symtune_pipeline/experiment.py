@@ -360,6 +360,15 @@ class Experiment(Section):
             )
         return datasets[key]
 
+    def model(self, key: str) -> Model:
+        """The model called `key`; raises UserError where this experiment has none."""
+        if find_model(key).key not in self.models:
+            raise UserError(
+                f"Experiment '{self.name}' has no model '{key}'; choose one of {', '.join(self.models)},"
+                " or add it to 'models' in the experiment's file."
+            )
+        return find_model(key)
+
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}

@@ -47,8 +47,10 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """'8 s', '1 min 10 s' or '2 h 5 min'."""
+    """'8 s', '1 min 10 s', '2 h 5 min' or, from two days on, '3 d 4 h'."""
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 48 * 60:
+        return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

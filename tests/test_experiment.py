@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
+from symtune_pipeline.commands.whole_run import missing_roles
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
 
@@ -53,7 +59,7 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
     ("text", "says"),
     [
         (MODELS + DATA + MIXTURE + "sede: 1", ["'sede'", "unknown setting (did you mean 'seed'?);"]),
-        (MODELS + DATA + "mixture: {prompts: 10, shots: 3}", ["'mixture.shots'", "(known: prompts, exem"]),
+        (MODELS + DATA + "mixture: {prompts: 10, fixed: 3}", ["'mixture.fixed'", "(known: prompts, exem"]),
         (MODELS + DATA + MIXTURE + "tuning: {lora: {rnak: 2}}", ["'tuning.lora.rnak'", "mean 'rank'?"]),
         (MODELS + DATA + MIXTURE + "tuning: {lora: 5}", ["'tuning.lora'", "dictionary"]),
         (MODELS + DATA + MIXTURE + "seed: many", ["'seed'", "valid integer"]),
@@ -164,3 +170,81 @@ def test_the_published_prompts_lie_beside_the_experiment_file(tmp_path: Path) ->
     text = MODELS + DATA + MIXTURE + "evaluation: {published: ../bigbench}"
     assert _load(tmp_path, text).evaluation.published == tmp_path / "../bigbench"
     assert _load(tmp_path, MODELS + DATA + MIXTURE).evaluation.published is None
+
+
+OWN = """data:
+  own:
+    mine:
+      role: {role}
+      files: {{train: a.csv}}
+      columns: [text]
+      label_column: stars
+      labels: {{1: bad, 5: good}}
+      instruction: Which?
+"""
+
+
+def _settings(model: type[BaseModel], where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every setting as the names that lead to it, as pydantic's own fields have them."""
+    for name, field in model.model_fields.items():
+        yield (*where, name)
+        parts = () if get_origin(field.annotation) is dict else get_args(field.annotation)
+        for part in (field.annotation, *parts):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _settings(part, (*where, name))
+
+
+@pytest.mark.parametrize(
+    "where",
+    [*_settings(Experiment), *_settings(OwnDataset, ("data", "own", "mine"))],
+    ids=".".join,
+)
+def test_a_misspelled_setting_is_told_its_name_at_every_depth(
+    where: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Alone in its section, which then lacks the required settings too."""
+    right = where[-1]
+    for wrong in {f"{right}s", right[:-2] + right[:-3:-1], right.upper(), right.replace("_", "-")}:
+        if wrong != right:
+            settings: object = 1
+            for name in (wrong, *reversed(where[:-1])):
+                settings = {name: settings}
+            sentence = _refused(tmp_path, yaml.safe_dump(settings))
+            named = ".".join((*where[:-1], wrong))
+            assert f"setting '{named}': unknown setting (did you mean '{right}'?)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learning_rate: 1e-5", "'learning_rate': unknown setting (did you mean 'tuning.learning_rate'?)"),
+        ("precision: fp32", "(did you mean 'tuning.precision' or 'evaluation.precision'?)"),
+        ("tuning: {prompts: 5}", "'tuning.prompts': unknown setting (did you mean 'mixture.prompts'?)"),
+    ],
+)  # fmt: skip
+def test_a_setting_in_the_wrong_section_is_told_the_right_one(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    assert says in _refused(tmp_path, text)
+
+
+def test_an_experiment_says_what_its_report_will_lack(tmp_path: Path) -> None:
+    """Before anything runs: minutes later the report would look empty, or the run end in an error."""
+    assert missing_roles(_load(tmp_path, MODELS + DATA + MIXTURE)) is None
+    tuning_only = _load(tmp_path, MODELS + OWN.format(role="tuning") + MIXTURE)
+    said = missing_roles(tuning_only)
+    assert said and "no set with 'role: evaluation'" in said and "only have algorithmic" in said
+
+
+@pytest.mark.parametrize(
+    ("role", "asked", "says"),
+    [
+        ("evaluation", "", r"no set to tune on; add one to data\.own"),
+        ("tuning", "evaluation: {list_functions: 0, turing_programs: 0}", "so no result; add one"),
+    ],
+)
+def test_a_run_that_cannot_end_is_refused_before_it_starts(
+    role: str, asked: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=says):
+        missing_roles(_load(tmp_path, MODELS + OWN.format(role=role) + MIXTURE + asked))

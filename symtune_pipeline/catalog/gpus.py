@@ -17,7 +17,6 @@ class Gpu(Fact):
     dollars_per_hour: tuple[float, float] | None = None  # cheapest and dearest
     runtime_gb: float = 2.0  # of a process before it has a model
     fragmentation: float = 0.0  # free memory between activations, in proportion to them
-    utilisation: tuple[float, float] | None = None  # of the peak; None: by the size of the model
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.commands.plan_tables import details, markdown
@@ -43,6 +44,8 @@ def plan(
 
     Example: symtune plan --model olmo2-7b --gpus 8 --gpu h100
     """
+    if gpu:
+        find_gpu(gpu)  # before anything that takes time
     store, experiment = current_store(), current_experiment()
     if every:
         plans = [

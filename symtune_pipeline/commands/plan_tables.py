@@ -12,6 +12,8 @@ from symtune_pipeline.tuning.plan import GB, USABLE, Plan
 
 COLUMNS = ["model", "parameters", "tuned", "on", "memory of a GPU", "tokens", "time", "price"]
 
+NOWHERE = "none: it does not fit"
+
 
 def details(plan: Plan, experiment: str) -> Group:
     """A plan with everything that it was computed from."""
@@ -24,7 +26,7 @@ def details(plan: Plan, experiment: str) -> Group:
         "tokens": f"{_short(plan.tokens)} in {plan.steps:,} steps of {plan.job.tokens_per_step:,}"
         f" ({plan.load.source})",
         "computation": f"{plan.flops:.2g} FLOP",
-        "time": f"{_time(plan)}, {_utilisation(plan)}",
+        "time": _time(plan),
         "price": _price(plan),
     }.items():
         facts.add_row(name, text)
@@ -49,7 +51,7 @@ def markdown(plans: Sequence[Plan]) -> str:
             f"{plan.needed / GB:,.1f} of {plan.gpu.memory_gb:,.0f} GB"
             + ("" if plan.fits else ": does not fit"),
             _short(plan.tokens),
-            _time(plan),
+            _time(plan).partition(",")[0],
             _price(plan).partition(":")[0],
         ]
         for plan in plans
@@ -68,16 +70,23 @@ def _tuned(plan: Plan) -> str:
 
 
 def _time(plan: Plan) -> str:
+    if not plan.fits:
+        return NOWHERE
     low, high = map(duration, plan.seconds)
-    return low if low == high else f"{low} to {high}"
+    return f"{low if low == high else f'{low} to {high}'}, {_speed(plan)}"
 
 
-def _utilisation(plan: Plan) -> str:
+def _speed(plan: Plan) -> str:
+    """Where a time comes from."""
+    if plan.gpu.key == "cpu":
+        return f"measured here: {plan.speed.of_block:.2g} s a block of {plan.job.block_tokens:,} tokens"
     low, high = plan.utilisation
     return f"assuming {low:.0%} to {high:.0%} of the {plan.gpu.tflops:,.3g} TFLOP/s at its best"
 
 
 def _price(plan: Plan) -> str:
+    if not plan.fits:
+        return NOWHERE
     if plan.dollars is None:
         return "none"
     low, high = (
@@ -87,16 +96,16 @@ def _price(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan) -> str:
-    room = f"{USABLE:.0%} of {plan.gpu.memory_gb:,.0f} GB"
+    assert plan.gpu.memory_gb is not None
+    total = plan.gpu.memory_gb
+    room = f"{USABLE * total:,.1f} GB are usable ({USABLE:.0%} of {total:,.1f} GB)"
+    needs = f"it needs {plan.needed / GB:,.1f} GB, and {room}"
     if plan.fits:
-        return f"It fits: {plan.needed / GB:,.1f} GB in {room}."
-    ways = plan.ways_out()
-    way = (
-        f"what would: {'; '.join(ways)}"
-        if ways
-        else "take a larger GPU or lower tuning.block_tokens"
-    )
-    return f"It does not fit: {plan.needed / GB:,.1f} GB in {room}; {way}."
+        return f"It fits: {needs}."
+    ways = "; ".join(plan.ways_out())
+    # A GPU takes at least a block of each step: with more of them, more GPUs can share the weights.
+    none = f"no GPU that the catalogue has; raise tuning.tokens_per_step, now {plan.job.tokens_per_step:,}"
+    return f"It does not fit: {needs}. What would fit: {ways or none}."
 
 
 def _short(number: float) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from symtune_pipeline.errors.settings import UNKNOWN, missing_kind, unknown_setting
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -47,29 +48,16 @@ def is_out_of_memory(error: Exception) -> bool:
 def first_fault(error: ValidationError, schema: Mapping[str, Any]) -> tuple[list[str], str]:
     """The first wrong setting, as the names that lead to it, and what is wrong with it.
 
-    `schema` is the JSON schema that the settings were held against: of an unknown setting it gives
-    the nearest name.
+    An unknown setting comes before all else: where a name is misspelled, its section also lacks the
+    right one. `schema` is the JSON schema that the settings were held against.
     """
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    if first["type"] != "extra_forbidden":
-        return where, first["msg"].removeprefix("Value error, ").rstrip(".")
-    names = list(_section(schema, where[:-1]).get("properties", ()))
-    near = get_close_matches(where[-1], names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-    return where, f"unknown setting ({hint})"
-
-
-def _section(schema: Mapping[str, Any], where: Sequence[str]) -> Mapping[str, Any]:
-    """The part of a JSON schema where names lead to: settings, a set's name, a launcher's kind."""
-    found = schema
-    for part in [*where, None]:
-        while "$ref" in found or "anyOf" in found:
-            found = found.get("anyOf", [found])[0]  # what may be left out stands before null
-            found = schema["$defs"][found["$ref"].rpartition("/")[2]] if "$ref" in found else found
-        if part is not None:
-            kinds = found.get("discriminator", {}).get("mapping", {})
-            names = found.get("properties", {}) | {k: {"$ref": ref} for k, ref in kinds.items()}
-            any_name = [*found.get("patternProperties", {}).values(), {}][0]
-            found = names.get(part, any_name)
-    return found
+    faults = error.errors()
+    first = next((fault for fault in faults if fault["type"] == UNKNOWN), faults[0])
+    where = [str(part) for part in first["loc"] if part != "[key]"]
+    if first["type"] == UNKNOWN:
+        return where, unknown_setting(where, schema)
+    if first["type"] == "missing":
+        return where, "a required setting is missing"
+    if first["type"] == "union_tag_not_found" and isinstance(first["input"], dict):
+        return where, missing_kind(first["ctx"]["discriminator"].strip("'"), first["input"])
+    return where, first["msg"].removeprefix("Value error, ").rstrip(".")

@@ -18,6 +18,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
@@ -153,7 +154,9 @@ def _attend_in_pack(
     attention: Callable[..., torch.Tensor] = (
         _softmax_attention if exact else scaled_dot_product_attention
     )
-    if usual and query_BHTD.is_cpu and kernel.computed_in(query_BHTD) == torch.bfloat16:
+    # Fake tensors stand for those of any device (`sizing`), and nothing may be kept of them.
+    on_cpu = query_BHTD.is_cpu and not isinstance(query_BHTD, FakeTensor)
+    if usual and on_cpu and kernel.computed_in(query_BHTD) == torch.bfloat16:
         attention, options = _short_attention, {"scale": scaling}
     grid_PP = None if attention_mask is None else attention_mask[0, 0]
     qkv = (t.split(pack.lengths, dim=2) for t in (query_BHTD, key_BKTD, value_BKTD))

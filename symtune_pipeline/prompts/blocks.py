@@ -11,6 +11,7 @@ Shapes: P prompts, E examples of all of them, S segments of an example (`text.EX
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,37 @@ if TYPE_CHECKING:
 CHUNK = 10_000  # prompts packed at a time: bounds memory, and leaves one block partly filled each
 
 
+class TooLong:
+    """Prompts that exceed a block even with one exemplar per class, and so are left out."""
+
+    def __init__(self) -> None:
+        self.prompts: Counter[str] = Counter()  # by dataset
+        self._shortest: dict[str, int] = {}  # tokens, by dataset
+
+    def add(self, dataset: str, tokens: int) -> None:
+        """Count a prompt that has so many tokens with one exemplar per class."""
+        self.prompts[dataset] += 1
+        self._shortest[dataset] = min(tokens, self._shortest.get(dataset, tokens))
+
+    def sentences(self, capacity: int) -> list[str]:
+        """What was left out of blocks of `capacity` tokens, a sentence a dataset."""
+        return [
+            f"{dataset}: left out {prompts:,} prompts that exceed a block of {capacity:,} tokens even"
+            " with one exemplar per class; tuning.block_tokens sets the size"
+            for dataset, prompts in sorted(self.prompts.items())
+        ]
+
+    def check(self, drawn: Mapping[str, int], capacity: int) -> None:
+        """Raise UserError for a dataset that has no prompt left of those drawn, by dataset."""
+        for dataset, shortest in self._shortest.items():
+            if self.prompts[dataset] == drawn[dataset]:
+                raise UserError(
+                    f"No prompt of dataset '{dataset}' fits a block of {capacity:,} tokens: the"
+                    f" shortest of {drawn[dataset]:,} has {shortest:,} with one exemplar per class;"
+                    f" raise tuning.block_tokens to {shortest:,} or more, or leave the dataset out."
+                )
+
+
 def packed_blocks(
     mixture: Iterable[pl.DataFrame],
     inputs: pl.Series,
@@ -40,28 +72,36 @@ def packed_blocks(
     block_tokens: int,
     progress: Callable[[int], None] = lambda _: None,
     chat: bool = False,
+    too_long: TooLong | None = None,
 ) -> Iterator[pl.DataFrame]:
     """The prompts of a mixture as blocks of at most `block_tokens` tokens, in frames.
 
     The frames are of `tables.PACKED_MIXTURE`; `mixture` comes in those of `tables.TUNING_MIXTURE`,
     `inputs` by example number and `instructions` by dataset. Every prompt begins with what the
     tokenizer puts before a text; with `chat`, it stands in the tokenizer's chat template. One longer
-    than a block loses exemplars, evenly by class, until it fits. Raises UserError for one that does
-    not fit with an exemplar of every class, for a label without tokens, and where `SegmentTokenizer`
-    does. `progress` is called with the number of prompts done. Memory grows with the number of
-    different inputs and labels, not with that of prompts.
+    than a block loses exemplars, evenly by class, until it fits; one that does not fit with an
+    exemplar of every class is left out, and counted in `too_long`. Raises UserError for a dataset
+    that has no other prompt, for a label without tokens, and where `SegmentTokenizer` does.
+    `progress` is called with the number of prompts done. Memory grows with the number of different
+    inputs and labels, not with that of prompts.
     """
     composer = Composer(inputs, SegmentTokenizer(tokenizer, chat))
+    too_long = too_long or TooLong()
+    drawn: Counter[str] = Counter()
     blocks = done = 0
     for frame in mixture:
         for rows in frame.iter_slices(CHUNK):
             prompts = Prompts.from_frame(rows, instructions)
-            for fitted in _fitted(prompts, composer, block_tokens):
+            drawn.update(prompts.datasets)
+            for fitted in _fitted(prompts, composer, block_tokens, too_long):
+                if not len(fitted[0].numbers):
+                    continue
                 packed = _blocks(*fitted, block_tokens)
                 yield packed.with_columns(block=pl.col("block") + blocks)
                 blocks += len(packed)
             done += len(rows)
             progress(done)
+    too_long.check(drawn, block_tokens)
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -90,23 +130,22 @@ def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _fitted(
-    prompts: Prompts, composer: Composer, capacity: int
+    prompts: Prompts, composer: Composer, capacity: int, too_long: TooLong
 ) -> Iterator[tuple[Prompts, Ints, TokenPool]]:
     """Prompts that fit, the addresses of their segments [E, S], and the pool that these are in.
 
-    First those that are composed, then those that are tokenised whole, where there are any.
+    First those that are composed, then those that are tokenised whole; of either there may be none.
     """
     addresses = composer.segments(prompts)
     composing = composer.composing(prompts, addresses)
-    if composing.any():
-        of_examples = np.repeat(composing, prompts.counts)
-        yield _composed(prompts.where(composing), addresses[of_examples], composer.pool, capacity)
-    if not composing.all():
-        yield _whole(prompts.where(~composing), composer, capacity)
+    of_examples = np.repeat(composing, prompts.counts)
+    composed, addresses = prompts.where(composing), addresses[of_examples]
+    yield _composed(composed, addresses, composer.pool, capacity, too_long)
+    yield _whole(prompts.where(~composing), composer, capacity, too_long)
 
 
 def _composed(
-    prompts: Prompts, addresses: Ints, pool: TokenPool, capacity: int
+    prompts: Prompts, addresses: Ints, pool: TokenPool, capacity: int, too_long: TooLong
 ) -> tuple[Prompts, Ints, TokenPool]:
     lengths = pool.lengths[addresses].sum(axis=1)
     kept = np.ones(len(lengths), dtype=np.bool_)
@@ -118,11 +157,14 @@ def _composed(
             return int(of_example[some].sum())
 
         kept[own] = False
-        kept[prompts.starts[prompt] + np.array(_fitting(prompts, prompt, tokens, capacity))] = True
-    return prompts.only(kept), addresses[kept], pool
+        stays = _fitting(prompts, prompt, tokens, capacity, too_long)
+        kept[prompts.starts[prompt] + stays] = True
+    return _without_empty(prompts.only(kept)), addresses[kept], pool
 
 
-def _whole(prompts: Prompts, composer: Composer, capacity: int) -> tuple[Prompts, Ints, TokenPool]:
+def _whole(
+    prompts: Prompts, composer: Composer, capacity: int, too_long: TooLong
+) -> tuple[Prompts, Ints, TokenPool]:
     inputs, by_segment = composer.inputs, composer.by_segment
     before, frame = by_segment.encoder.before, by_segment.frame
 
@@ -144,31 +186,42 @@ def _whole(prompts: Prompts, composer: Composer, capacity: int) -> tuple[Prompts
             def tokens(some: Sequence[int], prompt: int = prompt) -> int:
                 return len(before) + sum(map(len, tokens_of(prompt, some)))
 
-            stays = _fitting(prompts, prompt, tokens, capacity)
+            stays = _fitting(prompts, prompt, tokens, capacity, too_long)
             kept[prompts.of(prompt)] = False
-            kept[prompts.starts[prompt] + np.array(stays)] = True
-            found = tokens_of(prompt, stays)
+            kept[prompts.starts[prompt] + stays] = True
+            if not len(stays):
+                continue
+            found = tokens_of(prompt, stays.tolist())
         texts += [before + found[0], *found[1:]]
     pool = TokenPool()  # each prompt has texts of its own
-    return prompts.only(kept), pool.add(texts).reshape(-1, len(EXAMPLE)), pool
+    return _without_empty(prompts.only(kept)), pool.add(texts).reshape(-1, len(EXAMPLE)), pool
 
 
 def _fitting(
-    prompts: Prompts, prompt: int, tokens: Callable[[Sequence[int]], int], capacity: int
-) -> list[int]:
-    """The examples of a prompt that stay, as few as need be left out; `tokens` counts theirs."""
+    prompts: Prompts,
+    prompt: int,
+    tokens: Callable[[Sequence[int]], int],
+    capacity: int,
+    too_long: TooLong,
+) -> Ints:
+    """The examples of a prompt that stay, as few as need be left out; `tokens` counts theirs.
+
+    None where the prompt does not fit with one exemplar per class, which `too_long` counts.
+    """
     targets = prompts.targets[prompts.of(prompt)].tolist()
     kept = list(range(len(targets)))
     while (count := tokens(kept)) > capacity:
         index = exemplar_to_drop([targets[i] for i in kept[:-1]])
         if index is None:
-            raise UserError(
-                f"Prompt {prompts.numbers[prompt]} of dataset '{prompts.datasets[prompt]}' has"
-                f" {count} tokens with one exemplar per class; raise tuning.block_tokens above"
-                f" {capacity} or leave the dataset out."
-            )
+            too_long.add(prompts.datasets[prompt], count)
+            return np.empty(0, np.int64)
         kept.pop(index)
-    return kept
+    return np.array(kept)
+
+
+def _without_empty(prompts: Prompts) -> Prompts:
+    """Without those of which no example stays."""
+    return prompts.where(prompts.counts > 0)
 
 
 def _blocks(prompts: Prompts, addresses: Ints, pool: TokenPool, capacity: int) -> pl.DataFrame:

@@ -40,8 +40,13 @@ class ClassPool:
 def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
     """Pools from a table of examples (example, dataset, label, label_id), datasets in order.
 
-    Raises UserError for a dataset with one class, or with fewer than two examples of a class.
+    Raises UserError for a dataset with one class, or with fewer than two examples of a class, and
+    where there is no dataset.
     """
+    if examples.is_empty():
+        raise UserError(
+            "There is no example to tune on; add a set with 'role: tuning' to the experiment."
+        )
     pools = []
     for (dataset,), group in examples.group_by("dataset", maintain_order=True):
         classes = (

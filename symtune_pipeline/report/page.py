@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -97,7 +98,8 @@ def write_report(
     write(folder / "summary.json", records.encode())
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
-    write(folder / "index.html", render(summary, figures, tables, provenance).encode())
+    html = render(summary, figures, tables, provenance, training_log)
+    write(folder / "index.html", html.encode())
 
 
 def render(
@@ -105,6 +107,7 @@ def render(
     figures: list[Figure],
     tables: dict[str, str],
     provenance: dict[str, Any],
+    training_log: dict[str, pl.DataFrame],
 ) -> str:
     """The page's HTML, with the chart library in it once."""
     import jinja2
@@ -122,7 +125,8 @@ def render(
         figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
         tables=tables,
-        provenance=list(flat(provenance)),
+        facts=facts(provenance, training_log),
+        provenance={name: list(flat(value)) for name, value in provenance.items()},
         script=chart_library(),
     )
 
@@ -181,6 +185,32 @@ def headline(opening: str, pair: Comparison) -> str:
         f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points{doubt}"
         f" (n = {pair.tuned['n']})."
     )
+
+
+def facts(provenance: dict[str, Any], training_log: dict[str, pl.DataFrame]) -> list[str]:
+    """What was run, in a few words each: the experiment, its sets, what each model was tuned on."""
+    experiment, sets = provenance.get("experiment", {}), provenance.get("datasets", {})
+    found = [f"experiment {experiment['name']}"] if "name" in experiment else []
+    kinds = Counter(_kind(origin) for origin in sets.values())
+    if kinds:
+        found.append(f"data: {', '.join(f'{n} {kind} sets' for kind, n in kinds.items())}")
+    for model, log in training_log.items():
+        if "tokens" in log.columns and log.height:
+            found.append(
+                f"{model} tuned on {log['tokens'][-1]:,} tokens in {log['step'][-1]:,} steps"
+            )
+    if "evaluation" in experiment:
+        asked = experiment["evaluation"]
+        found.append(
+            f"{asked['queries']} queries of each context or set, {asked['protocol']} exemplars"
+        )
+    return found
+
+
+def _kind(origin: str) -> str:
+    """Whether a set is generated, the user's own, or public."""
+    source = origin.partition(";")[0]
+    return {"generated": "generated", "own files": "own"}.get(source, "public")
 
 
 def stand_ins(provenance: dict[str, Any]) -> dict[str, str]:

@@ -1,22 +1,22 @@
 """What a fine-tune will need before it costs money: memory, time and price on given GPUs.
 
 Sizes are counted (`sizing`), not measured. What is assumed rather than counted: the share of its
-peak that a GPU reaches and its price (catalog/gpus.yaml), and the constants below.
+peak that a GPU reaches and its price (catalog/gpus.yaml), and the constants below. The time on this
+machine's CPU is measured (`speed`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from math import ceil, inf, prod
 from pathlib import Path
 
 import polars as pl
 import psutil
 
-from symtune_pipeline.catalog.gpus import Gpu, find_gpu
+from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, LossName
@@ -26,6 +26,7 @@ from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.order import PASS_TOKENS, blocks_per_step
 from symtune_pipeline.tuning.settings import job_config
+from symtune_pipeline.tuning.speed import Speed, measured_speed
 
 GB = 1e9
 USABLE = 0.9  # of the memory: the rest is lost between tensors
@@ -35,10 +36,13 @@ LAUNCH_SECONDS = 1e-3
 # What tuning reaches of a GPU's peak, least and most, for models of up to so many parameters. Measured on
 # an H100 with compiled layers: 18% of it at 135M and 30% at 360M (docs/results.md); by hand 45% at 1.7B,
 # and 7% at 135M without compiling. At 8B, 22 to 39% were published.
+# Of the measured time on a CPU: checkpoints, and whatever else the machine does, come on top.
+ON_CPU = (0.9, 1.3)
 UTILISATION = ((250e6, 0.07, 0.18), (1e9, 0.15, 0.30), (inf, 0.20, 0.45))
 # Tokens of an example with its label, of which one in TOKENS_PER_TARGET is a target; for estimates.
 GENERATED_TOKENS, PUBLIC_TOKENS, TOKENS_PER_TARGET = 22, 45, 8
 POWERS = [2**power for power in range(11)]
+LEAST_BLOCK = 128  # tokens: shorter ones hold no prompt of a mixture
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,14 @@ class Plan:
     @property
     def sizes(self) -> Sizes:
         """The model's counts."""
-        return _counted(self.model.key, self.bf16, self.gpus > 1 or self.lora_rank is not None)
+        halved = self.gpus > 1 or self.lora_rank is not None or self._has_copy
+        return _counted(self.model.key, self.bf16, halved)
+
+    @property
+    def _has_copy(self) -> bool:
+        """On a CPU in bf16, passes run a copy of the model that is tuned (`working`)."""
+        alone = self.gpus == 1 and not self.lora_rank
+        return self.bf16 and self.gpu.key == "cpu" and alone
 
     @property
     def trained(self) -> Sequence[tuple[int, ...]]:
@@ -101,7 +112,9 @@ class Plan:
             needed["activations"] += block * sizes.residual_bytes * sizes.layers
         if self.gpu.fragmentation:
             needed["fragmentation"] = self.gpu.fragmentation * needed["activations"]
-        if self.bf16 and self.gpus == 1 and not self.lora_rank:
+        if self._has_copy:
+            needed["bf16 copy"] = (2 + 2) * sizes.parameters  # with its gradients
+        elif self.bf16 and self.gpus == 1 and not self.lora_rank:
             # autocast makes them of all matrices and keeps them to the end of the forward pass or
             # longer.
             needed["bf16 copies"] = 2 * (sizes.layer_matrices + sizes.lm_head)
@@ -168,11 +181,14 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Least and most, at the assumed utilisation."""
+        """Least and most, at the assumed utilisation; on a CPU, about what was measured."""
+        if self.gpu.key == "cpu":
+            measured = self.blocks * self.speed.of_block + self.steps * self.speed.of_step
+            return ON_CPU[0] * measured, ON_CPU[1] * measured
         assert self.gpu.tflops is not None
         of_step = ceil(blocks_per_step(self.job) / self.gpus)  # blocks of a rank
         together = max(1, min(of_step, PASS_TOKENS // self.job.block_tokens))
-        launches = 0.0 if self.gpu.key == "cpu" else self.sizes.layers * LAUNCH_SECONDS / together
+        launches = self.sizes.layers * LAUNCH_SECONDS / together
         of_block = self.flops / self.blocks / (self.gpu.tflops * 1e12)
         low, high = (max(of_block / share, launches) for share in reversed(self.utilisation))
         return self.steps * of_step * low, self.steps * of_step * high
@@ -180,9 +196,22 @@ class Plan:
     @property
     def utilisation(self) -> tuple[float, float]:
         """The share of the peak that is assumed, least and most."""
-        if self.gpu.utilisation:
-            return self.gpu.utilisation
         return next((low, high) for most, low, high in UTILISATION if self.sizes.parameters <= most)
+
+    @cached_property
+    def speed(self) -> Speed:
+        """Of this machine's CPU, measured when it is asked for; ranks share the machine."""
+        job = self.job.model_copy(
+            update={
+                "lora": Lora(rank=self.lora_rank) if self.lora_rank else None,
+                "activation_checkpointing": self.activation_checkpointing,
+            }
+        )
+        targets = round(self.load.targets / self.load.blocks)
+        precision = "bf16" if self.bf16 else "fp32"
+        return measured_speed(
+            self.model.architecture, job, precision, self.load.prompt_tokens, targets
+        )
 
     @property
     def dollars(self) -> tuple[float, float] | None:
@@ -193,7 +222,7 @@ class Plan:
         return fast / 3_600 * self.gpus * cheap, slow / 3_600 * self.gpus * dear
 
     def ways_out(self) -> list[str]:
-        """What would make it fit: each way of tuning, on the fewest GPUs of this kind."""
+        """What would make it fit: another way of tuning, more or larger GPUs, shorter blocks."""
         ways = {"": self}
         if not self.activation_checkpointing:
             ways[" with activation checkpointing"] = replace(self, activation_checkpointing=True)
@@ -204,14 +233,37 @@ class Plan:
                 )
                 for name, way in ways.items()
             }
-        fitting = []
-        for name, way in ways.items():
-            most = self.gpus if self.gpu.key == "cpu" else blocks_per_step(self.job)
-            numbers = [self.gpus, *(n for n in POWERS if self.gpus < n <= most)]
-            fewest = next((n for n in numbers if replace(way, gpus=n).fits), None)
-            if fewest:
-                fitting.append(f"{fewest} x {self.gpu.key}{name}")
-        return fitting
+        for gpu in [self.gpu, *_larger(self.gpu)]:
+            fitting = [
+                f"{fewest} x {gpu.key}{name}"
+                for name, way in ways.items()
+                if (fewest := replace(way, gpu=gpu)._fewest_gpus())
+            ]
+            if fitting:
+                return fitting + self._shorter_blocks()
+        return self._shorter_blocks()
+
+    def _fewest_gpus(self) -> int | None:
+        """On how many GPUs of its kind it fits; None where a step has too few blocks to share."""
+        most = self.gpus if self.gpu.key == "cpu" else blocks_per_step(self.job)
+        numbers = [self.gpus, *(n for n in POWERS if self.gpus < n <= most)]
+        return next((n for n in numbers if replace(self, gpus=n).fits), None)
+
+    def _shorter_blocks(self) -> list[str]:
+        """The largest half, quarter and so on of a block with which it fits; none where weights fill it."""
+        block = self.job.block_tokens
+        while (block := block // 2) >= LEAST_BLOCK:
+            shorter = self.job.model_copy(update={"block_tokens": block})
+            if replace(self, job=shorter).fits:
+                return [f"tuning.block_tokens: {block}"]
+        return []
+
+
+def _larger(gpu: Gpu) -> list[Gpu]:
+    """The kinds with more memory than this one, small to large; beside a CPU, all kinds of GPU."""
+    least = 0 if gpu.key == "cpu" else gpu.memory_gb or 0
+    others = [other for key, other in all_gpus().items() if key != "cpu"]
+    return [other for other in others if (other.memory_gb or 0) > least]
 
 
 def make_plan(
@@ -231,6 +283,7 @@ def make_plan(
     """
     from symtune_pipeline.tuning.job import resolve_precision
 
+    kind = find_gpu(gpu or model.plan.gpu)
     anywhere = Path()  # nothing is run
     job = job_config(
         model, experiment, model_folder=anywhere, blocks=anywhere, output_folder=anywhere, inputs={}
@@ -246,7 +299,7 @@ def make_plan(
         job,
         load,
         bf16,
-        _with_this_machine(find_gpu(gpu or model.plan.gpu), count, bf16),
+        _with_this_machine(kind, count),
         count,
         rank,
         job.activation_checkpointing
@@ -312,24 +365,9 @@ def estimated_workload(experiment: Experiment, source: str) -> Workload:
     )
 
 
-def _with_this_machine(gpu: Gpu, ranks: int, bf16: bool) -> Gpu:
-    """A CPU with a rank's share of this machine's memory and of its measured speed."""
+def _with_this_machine(gpu: Gpu, ranks: int) -> Gpu:
+    """A CPU with a rank's share of this machine's memory."""
     if gpu.key != "cpu":
         return gpu
     memory = psutil.virtual_memory().total
-    return gpu.model_copy(
-        update={"memory_gb": memory / GB / ranks, "tflops": _measured_tflops(bf16) / ranks}
-    )
-
-
-def _measured_tflops(bf16: bool) -> float:
-    """The fastest of some products of matrices on this machine's CPU."""
-    import torch
-
-    size, fastest = 1_024, float("inf")
-    matrix = torch.randn(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
-    for _ in range(20):
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        fastest = min(fastest, time.perf_counter() - started)
-    return 2 * size**3 / fastest / 1e12
+    return gpu.model_copy(update={"memory_gb": memory / GB / ranks})

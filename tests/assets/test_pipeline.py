@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 from conftest import ROOT, Ended, Home
@@ -90,6 +91,38 @@ def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set
         (partition,) = home.store.partitions(name) or [None]
         assert home.store.folder(name, partition).is_dir()
     assert not list(home.store.root.rglob(".writing*"))
+
+
+def numbers(home: Home, asset: str) -> dict[str, float]:
+    """The numbers among the metadata of an asset's last run that are results."""
+    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+        record = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    assert record and record.asset_materialization
+    metadata = record.asset_materialization.metadata
+    return {
+        name: value.value
+        for name, value in metadata.items()
+        if isinstance(value, dg.FloatMetadataValue) and ": " in name
+    }
+
+
+def test_results_are_numbers_of_which_dagster_keeps_a_history(home: Home) -> None:
+    """Of every setting, by whatever asset; the predictions' own counts agree with the mart's."""
+    summary = home.store.read_table("mart_summary")
+    expected = {
+        f"{row['setting']}: accuracy {row['variant']}": row["accuracy"]
+        for row in summary.filter(pl.col("benchmark") == "icl").iter_rows(named=True)
+    }
+    gains = summary.filter(pl.col("benchmark") == "icl", pl.col("variant") == "tuned")
+    expected |= {f"{r['setting']}: gain in points": 100 * r["gain"] for r in gains.to_dicts()}
+    assert numbers(home, "eval_icl") == pytest.approx(expected, abs=1e-4)
+    parts = [numbers(home, f"eval_{name}") for name in ("icl", "flipped", "algorithmic")]
+    whole = {name: value for part in parts for name, value in part.items()}
+    assert len(whole) == 3 * len(summary.filter(pl.col("variant") == "tuned"))
+    assert numbers(home, "mart_summary") == pytest.approx(whole, abs=1e-4)
+    again = home.run("--select", "key:eval_icl or key:mart_summary")
+    assert unchanged(again) == {"eval_icl", "mart_summary"}
+    assert numbers(home, "eval_icl") == pytest.approx(expected, abs=1e-4), "no gap in the history"
 
 
 @pytest.mark.slow
@@ -254,6 +287,11 @@ def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> N
             ("--partition", "smol"),
             "smoke",
             "There is no model 'smol' in the catalogue; choose one of ",
+        ),
+        (
+            ("--partition", "smollm2-135m"),
+            "smoke",
+            "Experiment 'smoke' has no model 'smollm2-135m'; choose one of micro, or add it to",
         ),
         ((), "smoky", "Experiment file "),
     ],

@@ -43,7 +43,9 @@ def with_chat(experiment: Experiment) -> Experiment:
 def materialised(
     store: Store, selection: list[str], model: str | None
 ) -> dg.ExecuteInProcessResult:
-    return materialise(with_parents(load_experiment("smoke")), store.root, selection, model)
+    experiment = with_parents(load_experiment("smoke"))
+    experiment = experiment.model_copy(update={"models": (ORPHAN, PARENT)})
+    return materialise(experiment, store.root, selection, model)
 
 
 @pytest.fixture

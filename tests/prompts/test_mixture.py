@@ -219,6 +219,11 @@ def test_a_rare_class_lowers_the_number_of_exemplars(symbols: pl.DataFrame) -> N
     assert {Counter(row["targets"][:-1])[label] for row in rows for label in (0, 1)} == {2, 3}
 
 
+def test_a_mixture_of_no_dataset_is_one_sentence(symbols: pl.DataFrame) -> None:
+    with pytest.raises(UserError, match=r"^There is no example to tune on; .*'role: tuning'"):
+        _mixture(_toy(no=30, yes=4).clear(), symbols, exemplars=(2, 10), prompts=200)
+
+
 @pytest.mark.parametrize("classes", [{"no": 5}, {"no": 5, "yes": 1}])
 def test_a_dataset_too_small_for_a_prompt_is_one_sentence(
     classes: dict[str, int], symbols: pl.DataFrame

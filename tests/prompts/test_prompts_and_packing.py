@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -15,10 +18,10 @@ from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts import blocks as packing
-from symtune_pipeline.prompts.blocks import fill, packed_blocks
+from symtune_pipeline.prompts.blocks import TooLong, fill, packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
-from symtune_pipeline.prompts.text import Role, Segment, render, segments
+from symtune_pipeline.prompts.text import Role, Segment, render, segments, tuning_prompt
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
 from symtune_pipeline.tables import PACKED_MIXTURE, TUNING_MIXTURE
 
@@ -317,14 +320,64 @@ def _labels(tokens: list[int], inside: list[tuple[int, int]], tokenizer: Any) ->
     return [tokenizer.decode(run) for run in runs]
 
 
-def test_a_class_is_never_dropped_to_fit_a_block(
+def _with_an_exemplar_per_class(
+    mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any
+) -> Iterator[tuple[str, int]]:
+    """Every prompt's dataset and its tokens with the first exemplar of each class."""
+    for row in mixture.iter_rows(named=True):
+        *exemplars, _ = row["targets"]
+        kept = [*map(exemplars.index, dict.fromkeys(exemplars)), -1]
+        short = {name: [row[name][i] for i in kept] for name in ("examples", "targets")}
+        text = render(tuning_prompt(row | short, inputs, INSTRUCTIONS))
+        yield row["dataset"], len(_ids(tokenizer, text))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["composed", "tokenised whole"])
+def test_a_prompt_too_long_for_a_block_is_left_out_and_counted(
+    mixture: pl.DataFrame,
+    inputs: pl.Series,
+    tokenizer: Any,
+    whole: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if whole:
+        monkeypatch.setattr(
+            packing.Composer,
+            "composing",
+            lambda _, prompts, __: np.zeros(len(prompts.counts), bool),
+        )
+    shortest = list(_with_an_exemplar_per_class(mixture, inputs, tokenizer))
+    least: dict[str, int] = {}
+    for dataset, length in shortest:
+        least[dataset] = min(length, least.get(dataset, length))
+    size = max(least.values()) + 5  # room for a prompt of every dataset, and not for all
+    expected = Counter(dataset for dataset, length in shortest if length > size)
+    assert 0 < expected.total() < len(mixture), "the case under test must occur"
+
+    too_long = TooLong()
+    blocks = packed_blocks([mixture], inputs, INSTRUCTIONS, tokenizer, size, too_long=too_long)
+    packed = pl.concat(blocks)
+    assert too_long.prompts == expected
+    sequences = packed["sequence_lengths"].list.len().sum()
+    assert sequences == len(mixture) - expected.total()
+    for sentence in too_long.sentences(size):
+        dataset = sentence.partition(":")[0]
+        assert f" {expected[dataset]:,} prompts" in sentence
+
+
+def test_a_dataset_without_a_prompt_that_fits_is_an_error(
     mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any
 ) -> None:
-    with pytest.raises(
-        UserError, match=r"^Prompt \d+ of dataset '\w+' has \d+ tokens .*block_tokens"
-    ) as error:
-        _packed(mixture, inputs, tokenizer, 40)
+    """It names the size that makes room for one, which is then enough for that dataset."""
+    [dataset] = mixture["dataset"].unique().sort()[:1]
+    of_one = mixture.filter(pl.col("dataset") == dataset)
+    with pytest.raises(UserError, match=rf"^No prompt of dataset '{dataset}' fits") as error:
+        _packed(of_one, inputs, tokenizer, 20)
     assert "\n" not in str(error.value)
+    [enough] = re.findall(r"raise tuning\.block_tokens to (\d+) or more", str(error.value))
+    assert len(_packed(of_one, inputs, tokenizer, int(enough))) > 0
+    with pytest.raises(UserError, match=r"^No prompt of dataset"):
+        _packed(of_one, inputs, tokenizer, int(enough) - 1)
 
 
 @settings(deadline=None, max_examples=60)

@@ -458,3 +458,32 @@ def test_only_the_table_of_sets_shows_a_corrected_p() -> None:
 @pytest.mark.parametrize(("p", "text"), [(0.0004, "<0.001"), (0.05, "0.050"), (None, "")])
 def test_a_small_p_is_never_shown_as_zero(p: float | None, text: str) -> None:
     assert tables.p_text(p) == text
+
+
+def test_the_page_says_at_its_top_what_was_run_and_folds_where_it_comes_from(
+    tmp_path: Path,
+) -> None:
+    inputs = marts()
+    inputs["provenance"] = {
+        "experiment": {
+            "name": "quick <start>",
+            "evaluation": {"queries": 20, "protocol": "shared"},
+        },
+        "datasets": {"a": "generated; MIT", "b": "generated; MIT", "c": "x/y at 12; CC0"},
+    }
+    log = pl.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "tokens": [1_000, 2_345]})
+    inputs["training_log"] = {"smollm2-135m": log}
+    page.write_report(tmp_path, **inputs)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    top = html[: html.index("<main>")]
+    for fact in (
+        "experiment quick &lt;start&gt;",
+        "data: 2 generated sets, 1 public sets",
+        "smollm2-135m tuned on 2,345 tokens in 2 steps",
+        "20 queries of each context or set, shared exemplars",
+    ):
+        assert fact in top
+    folded = html[html.index(">Provenance<") :]
+    tables_of = re.findall(r"<details class=\"origin\">\s*<summary>(.*?)</summary>", folded)
+    assert tables_of == ["experiment", "datasets"]
+    assert folded.count('<table class="provenance">') == 2

@@ -104,7 +104,9 @@ def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("kind: slurm", r"setting 'kind': .*'slurm'.*'local', 'torchrun', 'ray', 'ecs'"),
-        ("workers: 2", r"setting 'kind': .*discriminator 'kind'"),
+        ("workers: 2", r"setting 'kind': a required setting is missing;"),
+        ("knd: ray", r"setting 'kind': .* 'knd' is unknown \(did you mean 'kind'\?\)"),
+        ("kind: ecs\nstagin: x", r"setting 'stagin': unknown setting \(did you mean 'staging'\?\)"),
         ("kind: torchrun\nprocesses: 0", r"setting 'processes.*': .* greater than 0"),
         ("kind: ray\nworkers: two", r"setting 'workers': .*integer"),
         (

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tiny_models import SETTINGS, random_blocks, save_tiny_tokenizer, tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resources.pipes import ENVIRONMENT
 from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
+from symtune_pipeline.commands.plan import plan as plan_command
 from symtune_pipeline.commands.plan import workload
-from symtune_pipeline.commands.plan_tables import markdown
+from symtune_pipeline.commands.plan_tables import details, markdown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, Lora, load_experiment
 from symtune_pipeline.models.sizing import attention_width, sizes_of
+from symtune_pipeline.progress import duration
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.metrics import Meter
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.plan import GB, Plan, Workload, estimated_workload, make_plan
+from symtune_pipeline.tuning.speed import measured_speed
 from symtune_pipeline.tuning.trainable import load_trainable
 
 MICRO = find_model("micro")
@@ -118,6 +127,27 @@ def test_the_planned_memory_is_that_of_a_real_run(tmp_path: Path) -> None:
     # Most of it is Python and torch. What longer blocks add is the model's own.
     assert measured == pytest.approx(planned, rel=0.15)
     assert measured[1] - measured[0] == pytest.approx(planned[1] - planned[0], rel=0.25)
+
+
+@pytest.mark.slow
+def test_the_planned_time_on_a_cpu_is_that_of_a_real_run(tmp_path: Path) -> None:
+    """Both run on the same machine, one after the other, whatever else it does."""
+    job = job_of_micro(tmp_path, 1_024).model_copy(update={"epochs": 8})
+    load = Workload("", 2 * 1_024, 2, 2 * 16, 16, 256)
+    plan = Plan(MICRO, job, load, False, find_gpu("cpu"), 1, None, False)
+    log = json.loads((run_job(job, lambda _: None) / "log.json").read_text(encoding="utf-8"))
+    took = [row["seconds"] for row in log["log"] if row["step"]]
+    steps = [after - before for before, after in pairwise(took)]
+    planned = plan.speed.of_step + plan.speed.of_block  # a step has one block
+    assert 0.5 * min(steps) < planned < 2 * statistics.median(steps)
+    assert plan.seconds[0] < plan.steps * planned < plan.seconds[1]
+
+
+def test_a_plan_asks_nothing_of_the_cpu_for_a_gpu(
+    paper: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("symtune_pipeline.tuning.plan.measured_speed", None)
+    assert planned(paper, "smollm2-135m", gpu="l4").seconds[0] > 0
 
 
 @pytest.mark.parametrize("model", all_models().values(), ids=list(all_models()))
@@ -230,6 +260,77 @@ def test_a_plan_that_does_not_fit_says_what_would(paper: Experiment) -> None:
     assert lora.memory["weights"] < plan.memory["weights"]  # frozen weights are kept in bf16
     assert lora.trained_parameters < 0.01 * plan.trained_parameters
     assert replace(plan, activation_checkpointing=True).needed < plan.needed
+
+
+def test_what_is_advised_makes_it_fit(paper: Experiment) -> None:
+    """834 GB on an L4: no shorter block helps, but GPUs that the catalogue has."""
+    plan = planned(paper, "llama3.1-405b", gpu="l4", gpus=1)
+    assert not plan.fits
+    ways = plan.ways_out()
+    assert ways == ["32 x a100"]
+    assert planned(paper, "llama3.1-405b", gpu="a100", gpus=32).fits
+    assert not planned(paper, "llama3.1-405b", gpu="a100", gpus=16).fits
+    said = Console(width=200)
+    with said.capture() as shown:
+        said.print(details(plan, "paper"))
+    assert "tuning.block_tokens" not in shown.get()
+    assert shown.get().count("none: it does not fit") == 2, "no time and no price"
+
+
+def test_shorter_blocks_are_advised_where_they_are_enough(paper: Experiment) -> None:
+    plan = planned(paper, "smollm2-360m", gpu="l4", gpus=1)
+    few = plan.memory["activations"] + plan.memory["logits"]
+    tight = plan.gpu.model_copy(update={"memory_gb": (plan.needed - 0.3 * few) / 0.9 / GB})
+    short = replace(plan, gpu=tight)
+    assert not short.fits
+    (advice,) = [way for way in short.ways_out() if "block_tokens" in way]
+    size = int(advice.rpartition(" ")[2])
+    assert size == plan.job.block_tokens // 2
+    shorter = plan.job.model_copy(update={"block_tokens": size})
+    assert replace(short, job=shorter).fits
+
+
+def test_what_fits_is_said_in_numbers_that_compare(paper: Experiment) -> None:
+    plan = planned(paper, "k2-65b", gpu="h200", gpus=1)
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(details(plan, "paper"))
+    found = re.search(
+        r"does not fit: it needs ([\d.]+) GB, and ([\d.]+) GB are usable \(90% of 141.0 GB\)",
+        shown.get(),
+    )
+    assert found and float(found[1]) > float(found[2]) == pytest.approx(0.9 * 141, abs=0.05)
+
+
+def test_counting_a_model_leaves_nothing_behind_for_a_real_pass() -> None:
+    """Counted twice in bf16, and then run: nothing that a counted pass made is used again."""
+    for _ in range(2):
+        sizes_of(MICRO.architecture, bf16=True, halved=True)
+    job = planned(load_experiment("smoke"), "micro", gpu="cpu").job
+    speed = measured_speed(MICRO.architecture, job, "bf16", 100, 8)
+    assert speed.of_block > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (8.4, "8 s"),
+        (70, "1 min 10 s"),
+        (2 * 3_600 + 300, "2 h 5 min"),
+        (47 * 3_600, "47 h 0 min"),
+        (1_821 * 3_600, "75 d 21 h"),
+    ],
+)
+def test_long_times_are_given_in_days(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_an_unknown_gpu_is_refused_before_anything_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("symtune_pipeline.commands.plan.current_store", None)
+    with pytest.raises(UserError, match="no GPU 'h9' in the catalogue; choose one of l4"):
+        plan_command(model="smollm2-135m", gpu="h9")
 
 
 def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment) -> None:
