@@ -18,6 +18,7 @@ from symtune_pipeline.report.curves import curves
 from symtune_pipeline.tables import TUNING_LOG
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.result import SUMMARY, read_result
 from symtune_pipeline.tuning.settings import job_config
 
 NAME, LOG = "symbol_tuned_model", "tuning_log"
@@ -67,7 +68,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     """The output of the fine-tune job: a folder that transformers loads."""
     job = _job(step)
     result = step.context.resources.launcher.run(step.context, job)
-    summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
+    summary = read_result(result)
     log = TUNING_LOG.frame(summary["log"])
     settings = job.model_dump(mode="json", exclude=OF_THIS_MACHINE)
     name = f"{step.experiment.name}-{step.partition}"
@@ -76,7 +77,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     with step.artifacts.writing(LOG, step.partition) as beside:
         log.write_parquet(beside / TABLE)
         write_text(beside / "settings.json", json.dumps(settings, indent=1))
-    shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("log.json"))
+    shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SUMMARY))
     base = step.artifacts.folder("base_model", step.partition)
     provenance = json.loads((base / "provenance.json").read_text(encoding="utf-8"))
     card = model_card(step.model, step.experiment, provenance, step.inputs(), log)

@@ -1,4 +1,4 @@
-"""Files: hashes, atomic text, YAML, and tables that are written and read a part at a time."""
+"""Files: hashes, atomic and sealed text, JSON, YAML, and tables that are read a part at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pyarrow import parquet
 from symtune_pipeline.errors import UserError
 
 TABLE = "data.parquet"  # the file of an artifact that holds one table
+SEAL = "sha256"  # where a sealed object has its checksum
 LONGEST_NAME = 200  # bytes: file systems end at 255, and what is written beside is longer
 
 # How plain words and numbers of YAML are read, by their first letters; any other is a text.
@@ -37,6 +38,12 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder by its path there, in order of name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
 
 
 def content_hash(value: object) -> str:
@@ -96,6 +103,27 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds; raises ValueError for whatever cannot be read, also for its depth."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets within brackets, too deep to read") from error
+
+
+def sealed(value: Mapping[str, Any]) -> str:
+    """An object as JSON with its own checksum, so that what guards other files is guarded too."""
+    return json.dumps({**value, SEAL: content_hash(value)}, indent=1)
+
+
+def unsealed(text: str | bytes) -> dict[str, Any]:
+    """The object of a text that `sealed` made; raises ValueError for any other."""
+    value = parse_json(text)
+    if not isinstance(value, dict) or value.pop(SEAL, None) != content_hash(value):
+        raise ValueError("it does not match its own checksum")
+    return value
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import leads_out
-from symtune_pipeline.store.folder import MANIFEST, Manifest, Store, artifact_path, remove_others
+from symtune_pipeline.store.folder import (
+    MANIFEST,
+    Damaged,
+    Manifest,
+    Store,
+    artifact_path,
+    remove_others,
+)
 
 ADDRESS = re.compile(r"s3://([A-Za-z0-9._-]{3,255})(?:/(.*))?")
 MISSING = ("NoSuchKey", "404")  # the second answers a HEAD, which has no body for a name
@@ -191,11 +198,13 @@ class BucketStore(Store):
         return self._bucket.download_file(path.relative_to(self.root).as_posix(), path)
 
     def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
-        before = self.find(key, partition)
+        before = None
+        with suppress(Damaged):  # then it is not known what it was of
+            before = self.find(key, partition)
         name = artifact_path(key, partition)
         folder = self.location(key, partition, manifest)
         self._bucket.upload_folder(folder, f"{name}/{manifest.version}")
-        self._bucket.write_text(f"{name}/{MANIFEST}", manifest.as_json())
+        self._bucket.write_text(f"{name}/{MANIFEST}", manifest.as_json(name))
         # Only the version that was replaced: another host may be uploading one of its own.
         if before and before.version != manifest.version:
             self._bucket.remove_folder(f"{name}/{before.version}")

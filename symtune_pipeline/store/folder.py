@@ -11,7 +11,6 @@ s3.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -28,12 +27,15 @@ import psutil
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import (
     TABLE,
+    checksums,
     content_hash,
     leads_out,
     name_fault,
     read_table,
     scan_table,
+    sealed,
     sha256,
+    unsealed,
     write_text,
 )
 
@@ -51,20 +53,23 @@ class Manifest:
     made_from: str  # hash of everything it was made from: an equal one need not be made again
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError or TypeError for what is no manifest, and for names that lead elsewhere."""
-        manifest = cls(**json.loads(text))
+    def from_json(cls, text: str, artifact: str) -> Manifest:
+        """Raises ValueError or TypeError for what is not, whole, the manifest of the artifact."""
+        kept = unsealed(text)
+        if kept.pop("artifact", None) != artifact:
+            raise ValueError("it is that of another artifact")
+        manifest = cls(**kept)
         if not VERSION.fullmatch(manifest.version) or any(map(leads_out, manifest.files)):
             raise ValueError("a name that no store has written")
         return manifest
 
-    def as_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(asdict(self), indent=1)
+    def as_json(self, artifact: str) -> str:
+        """The text of the file for the artifact at that path of the store."""
+        return sealed({"artifact": artifact, **asdict(self)})
 
 
 class Damaged(UserError):
-    """A file of an artifact is missing or was changed."""
+    """A file of an artifact is missing or was changed; making the artifact again mends it."""
 
 
 class Store:
@@ -105,10 +110,10 @@ class Store:
 
     def up_to_date(self, key: str, partition: str | None, made_from: str) -> Manifest | None:
         """The manifest where the artifact was made from the same and is undamaged, else None."""
-        known = self.find(key, partition)
-        if known is None or known.made_from != made_from:
-            return None
         try:
+            known = self.find(key, partition)
+            if known is None or known.made_from != made_from:
+                return None
             self.folder(key, partition)
         except Damaged:
             return None
@@ -127,8 +132,7 @@ class Store:
                 state = "does not match its manifest" if path.is_file() else "is missing"
                 where = self.address_of(key, partition)
                 raise Damaged(
-                    f"File {where}/{manifest.version}/{name} {state}; delete {where} and materialise"
-                    f" '{key}' again."
+                    f"File {where}/{manifest.version}/{name} {state}; materialise '{key}' again."
                 )
         return folder
 
@@ -141,7 +145,7 @@ class Store:
         return f"{self.address}/{artifact_path(key, partition)}"
 
     def manifest(self, key: str, partition: str | None = None) -> Manifest:
-        """The manifest of an artifact; raises UserError where it was never made."""
+        """The manifest of an artifact; raises UserError where it was never made, or as `find` does."""
         found = self.find(key, partition)
         if found is None:
             which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
@@ -151,16 +155,16 @@ class Store:
         return found
 
     def find(self, key: str, partition: str | None = None) -> Manifest | None:
-        """The manifest of an artifact, or None where it was never made."""
-        text = self._manifest_text(artifact_path(key, partition))
+        """The manifest of an artifact, or None where it was never made; raises Damaged."""
+        path = artifact_path(key, partition)
+        text = self._manifest_text(path)
         if text is None:
             return None
         try:
-            return Manifest.from_json(text)
+            return Manifest.from_json(text, path)
         except (ValueError, TypeError) as error:
-            where = self.address_of(key, partition)
-            raise UserError(
-                f"File {where}/{MANIFEST} is no manifest; delete {where} and materialise '{key}' again."
+            raise Damaged(
+                f"File {self.address_of(key, partition)}/{MANIFEST} is damaged; materialise '{key}' again."
             ) from error
 
     def artifacts(self, key: str | None = None) -> list[tuple[str, str | None]]:
@@ -200,7 +204,7 @@ class Store:
     def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
         """Let a version that is in the artifact's folder take effect, and remove the others."""
         home = self.root / artifact_path(key, partition)
-        write_text(home / MANIFEST, manifest.as_json())
+        write_text(home / MANIFEST, manifest.as_json(artifact_path(key, partition)))
         remove_others(home, manifest.version)
 
 
@@ -215,8 +219,7 @@ def artifact_path(key: str, partition: str | None) -> str:
 
 def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
     """Rename a folder to its version, and describe it."""
-    paths = sorted(path for path in beside.rglob("*") if path.is_file())
-    files = {path.relative_to(beside).as_posix(): sha256(path) for path in paths}
+    files = checksums(beside)
     rows = {
         name: scan_table(beside / name).select(pl.len()).collect().item()
         for name in files

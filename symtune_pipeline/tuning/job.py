@@ -6,7 +6,6 @@ The job writes into its output folder: `checkpoints/` while it runs, and at the 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from filelock import FileLock, Timeout
 
+from symtune_pipeline.errors import JobLost
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of, is_packed, set_path
 from symtune_pipeline.store.bucket import Bucket
@@ -25,6 +25,7 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.limits import disk_space, memory
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.parallel import Ranks, joined
+from symtune_pipeline.tuning.result import read_result, seal_result
 from symtune_pipeline.tuning.train import train
 from symtune_pipeline.tuning.trainable import finished, load_trainable
 
@@ -127,17 +128,16 @@ def _save(model: PreTrainedModel, config: JobConfig, state: State, facts: dict[s
             "seconds": state.seconds,
             "log": state.log,
         }
-        (beside / "log.json").write_text(json.dumps(summary), encoding="utf-8")
+        seal_result(beside, summary)
     shutil.rmtree(result, ignore_errors=True)  # of another job, or half removed
     os.rename(beside, result)
 
 
 def _finished(result: Path, config: JobConfig) -> bool:
     try:
-        log = json.loads((result / "log.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return bool(read_result(result)["fingerprint"] == config.fingerprint())
+    except JobLost:
         return False
-    return bool(log["fingerprint"] == config.fingerprint())
 
 
 def resolve_precision(asked: str, device: str) -> str:
