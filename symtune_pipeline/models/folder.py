@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import leads_out, parse_json, read_bounded
 
+MOST_JSON = 1 << 28  # bytes: the largest tokenizers have 40 MB
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -18,8 +20,9 @@ def lacking(folder: Path) -> str | None:
     weights = [folder / WEIGHTS]
     if (folder / INDEX).exists():
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            weights = [folder / name for name in sorted(set(index["weight_map"].values()))]
+            index = _read_json(folder / INDEX)
+            names = sorted(set(index["weight_map"].values()))
+            weights = [] if any(map(leads_out, names)) else [folder / name for name in names]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             weights = []
         if not weights:
@@ -42,16 +45,21 @@ def check_complete(folder: Path) -> None:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(_read_json(path), dict)
     except (OSError, ValueError):
         return False
-    return True
+
+
+def _read_json(path: Path) -> Any:
+    return parse_json(read_bounded(path, MOST_JSON))
 
 
 def _is_safetensors(path: Path) -> bool:
     """Whether the file is there in full: its header says how long it is."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():  # a pipe would let its reader wait
+        return False
     try:
         with safe_open(path, framework="numpy"):
             return True
