@@ -68,7 +68,9 @@ def name_fault(name: str) -> str | None:
         return "it begins with a dot"
     if any(character in "/\\" or ord(character) < ord(" ") for character in name):
         return "it holds a slash or a control character"
-    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "it holds what is not UTF-8"
+    if len(name.encode()) > LONGEST_NAME:
         return f"it is longer than {LONGEST_NAME} bytes"
     return None
 

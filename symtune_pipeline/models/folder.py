@@ -13,7 +13,13 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def lacking(folder: Path) -> str | None:
-    """What keeps a folder from being loaded, as the end of a sentence; None where it is complete."""
+    """What keeps a folder from being loaded, as the end of a sentence; None where it is complete.
+
+    Raises OSError where the folder cannot be read.
+    """
+    for path in sorted(folder.iterdir()):
+        if not (path.is_file() or path.is_dir()):  # a pipe would let its reader wait
+            return f"{path.name} is no ordinary file"
     for name in ("config.json", "tokenizer.json"):
         if not _is_json(folder / name):
             return f"{name} is missing or incomplete"
@@ -35,7 +41,10 @@ def lacking(folder: Path) -> str | None:
 
 def check_complete(folder: Path) -> None:
     """Raises UserError where `lacking` names something."""
-    reason = lacking(folder)
+    try:
+        reason = lacking(folder)
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror})"
     if reason:
         raise UserError(
             f"Folder {folder} is no complete model: {reason}; put a model there as transformers'"
@@ -58,8 +67,6 @@ def _is_safetensors(path: Path) -> bool:
     """Whether the file is there in full: its header says how long it is."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():  # a pipe would let its reader wait
-        return False
     try:
         with safe_open(path, framework="numpy"):
             return True

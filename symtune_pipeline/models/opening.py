@@ -5,12 +5,14 @@ What a folder says of other programs is not obeyed: no code, no adapter, no quan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # What transformers notes of how a tokenizer was loaded, and would write; and code that it names.
 OF_LOADING = ("auto_map", "is_local", "local_files_only", "_commit_hash", "_from_auto")
+
+SLACK = 1_000_000  # parameters that a folder may lack before it is another model's
 
 # Its bars show the loading of weights; progress that matters is reported by our own lines.
 logging.disable_progress_bar()
@@ -42,6 +46,7 @@ def open_model(
                 return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
                     config, dtype=dtype, attn_implementation=attention
                 )
+        _check_size(folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -52,6 +57,8 @@ def open_model(
             trust_remote_code=False,
             output_loading_info=True,
         )
+    except UserError:
+        raise
     except Exception as error:  # what a class makes of a configuration that nobody has tried
         if is_out_of_memory(error):
             raise
@@ -105,9 +112,11 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if not (folder / "tokenizer_config.json").exists():
             # A class that is guessed from the model's would add tokens and rules of its own.
             return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-        return _alone(
-            AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
         )
+        tokenizer("a")  # some settings are wrong only when it is used
+        return _alone(tokenizer)
     except Exception as error:  # of transformers and tokenizers, which raise bare ones too
         raise UserError(
             f"The tokenizer in {folder} does not load ({_first_line(error)}); put it there as"
@@ -152,6 +161,28 @@ def check_vocabulary(model: PreTrainedModel, tokens: Iterable[int]) -> None:
 def vocabulary(model: Any) -> int:
     """How many tokens the model knows."""
     return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _check_size(folder: Path, config: PretrainedConfig) -> None:
+    """Raises UserError where config.json asks for far more than the weights hold, before it is made."""
+    tensors, numbers = 0, 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            tensors += len(names)
+            numbers += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    wanted = 0
+    if layers <= tensors:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        wanted = sum(parameter.numel() for parameter in model.parameters())
+    if layers > tensors or wanted > 2 * numbers + SLACK:
+        asked = f"{wanted:,} parameters" if wanted else f"{layers:,} layers"
+        raise UserError(
+            f"File {folder / 'config.json'} asks for {asked}, and the weights hold {numbers:,} numbers in"
+            f" {tensors:,} tensors; put the configuration there that the weights were saved with."
+        )
 
 
 def _check_weights(folder: Path, class_name: str, found: dict[str, Any]) -> None:
