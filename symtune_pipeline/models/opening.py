@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -175,7 +176,8 @@ def _check_size(folder: Path, config: PretrainedConfig) -> None:
     wanted = 0
     if layers <= tensors:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            own = deepcopy(config)  # which the class may change
+            model = AutoModelForCausalLM.from_config(own, attn_implementation="eager")
         wanted = sum(parameter.numel() for parameter in model.parameters())
     if layers > tensors or wanted > 2 * numbers + SLACK:
         asked = f"{wanted:,} parameters" if wanted else f"{layers:,} layers"
