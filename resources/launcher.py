@@ -53,7 +53,7 @@ class TorchrunLauncher(Launcher):
 
     def run(self, context: dg.AssetExecutionContext, config: JobConfig) -> Path:
         """As of every launcher."""
-        ranks = ("--standalone", "--nproc-per-node", str(self.processes))
+        ranks = ("--nproc-per-node", str(self.processes))
         program = ("symtune_pipeline.tuning.on_torchrun", *ranks, "-m", "symtune_pipeline.tuning")
         return run_here(context, config, *program)
 

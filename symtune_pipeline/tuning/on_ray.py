@@ -18,8 +18,10 @@ from symtune_pipeline.errors.interrupts import run_command
 from symtune_pipeline.tuning import INTERRUPTED
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.launched import Say, run_launched
+from symtune_pipeline.tuning.on_one_machine import keep_to_loopback, meeting_folder
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchConfig
     from ray.util.queue import Queue
 
 # Read when Ray is imported. The first keeps Ray on the loopback address, as it otherwise stays on
@@ -104,6 +106,7 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
 
     trainer = TorchTrainer(
         _rank,  # type: ignore[arg-type]
+        torch_config=_meeting_in_a_file() if options.local else None,
         train_loop_config={"config": config.model_dump_json(), "messages": messages},
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -126,6 +129,38 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
                 f" ({reason}); starting it again goes on from the last checkpoint.",
             )
         )
+
+
+def _meeting_in_a_file() -> TorchConfig:
+    """How Ray Train sets up ranks of one machine; its own way listens on every interface."""
+    import ray
+    from ray.train.torch import config as of_ray
+
+    class Meeting(of_ray._TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+            gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+            worker_group.execute(keep_to_loopback)
+            worker_group.execute(of_ray._set_torch_distributed_env_vars)
+            arguments = {
+                "backend": "nccl" if gpus else "gloo",
+                "world_size": len(worker_group),
+                "init_method": (meeting_folder() / "ranks").as_uri(),
+                "timeout_s": backend_config.timeout_s,
+            }
+            setup = of_ray._setup_torch_process_group
+            ray.get(
+                [
+                    worker_group.execute_single_async(i, setup, world_rank=i, **arguments)
+                    for i in range(len(worker_group))
+                ]
+            )
+
+    class Config(of_ray.TorchConfig):
+        @property
+        def backend_cls(self) -> type[Meeting]:
+            return Meeting
+
+    return Config()
 
 
 def _rank(settings: dict[str, Any]) -> str:

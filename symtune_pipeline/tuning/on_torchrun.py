@@ -1,20 +1,34 @@
-"""PyTorch's launcher of ranks, which ends without a traceback when it is interrupted.
+"""PyTorch's launcher of ranks on this machine: it listens nowhere, and ends without a traceback.
 
-Takes the arguments of `torchrun`: `python -m symtune_pipeline.tuning.on_torchrun --standalone -m …`.
+Takes the arguments of `torchrun` but those of the meeting point:
+`python -m symtune_pipeline.tuning.on_torchrun --nproc-per-node 2 -m …`.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 
 from symtune_pipeline.errors.interrupts import run_command
+from symtune_pipeline.tuning.on_one_machine import (
+    keep_to_loopback,
+    meeting_folder,
+    torchrun_options,
+)
 
 
 def main() -> int:
     """Run the ranks to their end; they get every SIGINT and SIGTERM, too."""
     from torch.distributed.run import main as torchrun
 
-    torchrun()
+    keep_to_loopback()
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torchrun would open one for the ranks
+    folder = meeting_folder()
+    try:
+        torchrun([*torchrun_options(folder), *sys.argv[1:]])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from symtune_pipeline.tuning.on_one_machine import meeting
 from symtune_pipeline.tuning.trainable import decoder_layers, trained
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def joined() -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(local)
     if started:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", **meeting())
     yield Ranks(
         dist.get_rank(),
         dist.get_world_size(),
