@@ -23,7 +23,7 @@ from symtune_pipeline.sql.model import tables_read
 from symtune_pipeline.store.folder import Damaged, Store
 
 # No extension is fetched or loaded, and no name means an object of this program.
-_ALONE: dict[str, str | bool] = {
+_ALONE: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "python_enable_replacements": False,

@@ -60,9 +60,9 @@ def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
         # Texts of few kinds are often kept as numbers and a dictionary.
         if name in frame.columns and frame.schema[name] in (pl.Categorical, pl.Enum):
             frame = frame.with_columns(frame.get_column(name).cast(pl.String))
-    for name in {dataset.label_column, dataset.id_column} & set(frame.columns):
+    for key in {dataset.label_column, dataset.id_column or dataset.label_column}:
         with suppress(pl.exceptions.PolarsError):  # the normal form says what is wrong
-            frame = frame.with_columns(_as_text(frame.get_column(name or "")))
+            frame = frame.with_columns(_as_text(frame.get_column(key)))
     if frame.schema.get(dataset.label_column) != pl.String:
         return frame
     labels = frame.get_column(dataset.label_column)

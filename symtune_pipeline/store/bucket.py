@@ -103,11 +103,14 @@ class Bucket:
     def version(self, key: str) -> list[int] | None:
         """Size in bytes and modification time in ns of a file, or None where there is none."""
         head = self._head(key)
-        return head and [head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9]
+        if head is None:
+            return None
+        return [head["ContentLength"], int(head["LastModified"].timestamp()) * 10**9]
 
     def digest(self, key: str) -> str | None:
         """The SHA-256 with which `upload_file` has put a file there; None where it did not."""
-        return (self._head(key) or {}).get("Metadata", {}).get(DIGEST)
+        noted: dict[str, str] = (self._head(key) or {}).get("Metadata", {})
+        return noted.get(DIGEST)
 
     def read(self, key: str) -> bytes | None:
         """A file that fits into memory, or None where there is none."""

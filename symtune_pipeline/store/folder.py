@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -40,6 +41,9 @@ from symtune_pipeline.files import (
 )
 
 MANIFEST = "manifest.json"
+# What is written beside: an artifact by host and process, a manifest by process.
+LEFT = re.compile(r"(\.writing-.+|\.manifest\.json)-(\d{1,10})(?:-[0-9a-f]{8})?")
+ABANDONED = 3 * 24 * 60 * 60  # seconds without a write, after which another host's writer is gone
 VERSION = re.compile(r"[0-9a-f]{16}")
 
 
@@ -250,8 +254,27 @@ def _writing_here() -> str:
 
 
 def _remove_leftovers(home: Path) -> None:
-    """What processes of this host that were killed while writing have left."""
-    for path in home.glob(".writing-*"):
-        host, pid, _ = path.name.rsplit("-", 2)
-        if host == _writing_here() and not psutil.pid_exists(int(pid)):
+    """What processes that were killed while writing have left.
+
+    Of this host the process that is gone says so. Of others, as every container is one, nothing does
+    but that nothing was written there for days.
+    """
+    for path in home.iterdir():
+        left = LEFT.fullmatch(path.name)
+        if not left:
+            continue
+        gone = left[1] == _writing_here() and not psutil.pid_exists(int(left[2]))
+        if not (gone or time.time() - _last_written(path) > ABANDONED):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _last_written(path: Path) -> float:
+    """When something below a folder was written last, as seconds since 1970."""
+    try:
+        return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+    except FileNotFoundError:  # it is at work
+        return time.time()

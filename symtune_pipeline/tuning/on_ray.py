@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.errors.interrupts import run_command
 from symtune_pipeline.tuning import INTERRUPTED
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.launched import Say, run_launched
-from symtune_pipeline.tuning.on_one_machine import keep_to_loopback, meeting_folder
+from symtune_pipeline.tuning.on_one_machine import keep_to_loopback
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
@@ -106,7 +107,7 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
 
     trainer = TorchTrainer(
         _rank,  # type: ignore[arg-type]
-        torch_config=_meeting_in_a_file() if options.local else None,
+        torch_config=_meeting_in(config.output_folder / "ray") if options.local else None,
         train_loop_config={"config": config.model_dump_json(), "messages": messages},
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -131,20 +132,21 @@ def _fit(options: argparse.Namespace, config: JobConfig, messages: Queue) -> Non
         )
 
 
-def _meeting_in_a_file() -> TorchConfig:
-    """How Ray Train sets up ranks of one machine; its own way listens on every interface."""
+def _meeting_in(folder: Path) -> TorchConfig:
+    """How ranks of one machine meet by a file in a folder; Ray's way listens on every interface."""
     import ray
     from ray.train.torch import config as of_ray
 
     class Meeting(of_ray._TorchBackend):
         def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
             gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+            folder.mkdir(parents=True, exist_ok=True)
             worker_group.execute(keep_to_loopback)
             worker_group.execute(of_ray._set_torch_distributed_env_vars)
             arguments = {
                 "backend": "nccl" if gpus else "gloo",
                 "world_size": len(worker_group),
-                "init_method": (meeting_folder() / "ranks").as_uri(),
+                "init_method": (folder.absolute() / f"ranks-{uuid4().hex}").as_uri(),
                 "timeout_s": backend_config.timeout_s,
             }
             setup = of_ray._setup_torch_process_group

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -110,6 +112,31 @@ def test_a_killed_writer_leaves_the_old_artifact_and_the_next_one_tidies_up(stor
     _write(store, NEW)
     assert store.read_table("numbers").equals(NEW)
     assert len(list(home.iterdir())) == 2
+
+
+def test_what_writers_of_other_hosts_have_left_goes_when_nobody_can_be_at_work(
+    store: Store,
+) -> None:
+    """Every container is a new host, and its processes cannot be asked for."""
+    _write(store, OLD)
+    home = store.root / "numbers"
+    left = [home / ".writing-another-host-7-0123abcd", home / ".writing-host-8-0123abcd"]
+    for folder in left:
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "part").write_text("half")
+    left.append(home / ".manifest.json-7")
+    left[-1].write_text("{")
+    (home / ".writing").mkdir()
+    (home / "notes").write_text("somebody's own")
+    _write(store, NEW)
+    assert all(path.exists() for path in left), "somebody may be at work"
+    long_ago = time.time() - 4 * 24 * 60 * 60
+    for path in [each for top in left[:1] + left[2:] for each in (top, *top.rglob("*"))]:
+        os.utime(path, (long_ago, long_ago))
+    os.utime(left[1], (long_ago, long_ago))  # but in it is a file that was written just now
+    _write(store, OLD)
+    assert [path.exists() for path in left] == [False, True, False]
+    assert (home / ".writing").exists() and (home / "notes").exists()
 
 
 def test_a_first_write_that_is_killed_leaves_nothing_to_read(store: Store) -> None:
