@@ -45,13 +45,17 @@ def torchrun_options(folder: Path) -> list[str]:
 
 
 def meeting() -> dict[str, Any]:
-    """What init_process_group is told under torchrun: the file, or nothing where torchrun itself has
-    been started by somebody, for whose ranks on other machines a file will not do."""
-    folder = Path(os.environ[RUN])
+    """What init_process_group is told under torchrun: the file where `on_torchrun` has named one.
+
+    Where somebody has started torchrun itself it is told nothing: a file will not do for other machines.
+    """
+    from torch.distributed.elastic.utils import get_env_variable_or_raise as of_torchrun
+
+    folder = Path(of_torchrun(RUN))
     if not (folder.is_absolute() and folder.is_dir()):
         return {}
     return {
         "init_method": (folder / "ranks").as_uri(),
-        "rank": int(os.environ["RANK"]),
-        "world_size": int(os.environ["WORLD_SIZE"]),
+        "rank": int(of_torchrun("RANK")),
+        "world_size": int(of_torchrun("WORLD_SIZE")),
     }
