@@ -1,5 +1,6 @@
 """Models that someone else drops into a folder: found by a sensor, scored by a job."""
 
+from os import fsencode
 from pathlib import Path
 
 import dagster as dg
@@ -8,10 +9,9 @@ import polars as pl
 from assets.step import GPU, as_metadata, user_errors
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
-from symtune_pipeline.evaluation.incoming import fingerprint, score_folder
+from symtune_pipeline.evaluation.incoming import fingerprint, score_folder, unready
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import EvaluationConfig, Experiment
-from symtune_pipeline.models.folder import lacking
 from symtune_pipeline.report.robustness import calibrated_text
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.store.folder import Store
@@ -99,7 +99,7 @@ def incoming_models() -> dg.SensorResult | dg.SkipReason:
     """Evaluates every model that lies complete in a folder of `incoming`; off until switched on."""
     incoming = incoming_folder()
     folders = sorted(path for path in incoming.glob("*") if path.is_dir())
-    reasons = {folder: lacking(folder) for folder in folders}
+    reasons = {folder: unready(folder) for folder in folders}
     requests = [
         dg.RunRequest(
             run_key=f"{folder.name}-{fingerprint(folder)}",
@@ -110,5 +110,9 @@ def incoming_models() -> dg.SensorResult | dg.SkipReason:
     ]
     if requests:
         return dg.SensorResult(requests)
-    waiting = [f"Folder {folder} waits: {reason}." for folder, reason in reasons.items() if reason]
+    waiting = [
+        f"Folder {fsencode(folder).decode(errors='backslashreplace')} waits: {reason}."
+        for folder, reason in reasons.items()
+        if reason
+    ]
     return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} holds no folder with a model.")

@@ -18,6 +18,7 @@ from symtune_pipeline.tables import PACKED_HELD_OUT, TUNING_LOG, TUNING_LOG_BY_S
 from symtune_pipeline.tuning.card import final_metrics, model_card
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.log import by_set
+from symtune_pipeline.tuning.result import SUMMARY, read_result
 from symtune_pipeline.tuning.settings import job_config
 
 NAME, LOG = "symbol_tuned_model", "tuning_log"
@@ -96,7 +97,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     """The output of the fine-tune job: a folder that transformers loads."""
     job = _job(step)
     result = step.context.resources.launcher.run(step.context, job)
-    summary = json.loads((result / "log.json").read_text(encoding="utf-8"))
+    summary = read_result(result)
     log, sets = TUNING_LOG.frame(summary["log"]), by_set(summary["log"])
     settings = job.model_dump(mode="json", exclude=OF_THIS_MACHINE)
     name = f"{step.experiment.name}-{step.partition}"
@@ -106,7 +107,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
         TUNING_LOG.checked(log).write_parquet(beside / TABLE)
         TUNING_LOG_BY_SET.write(sets, beside)
         write_text(beside / "settings.json", json.dumps(settings, indent=1))
-    shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("log.json"))
+    shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SUMMARY))
     base = step.artifacts.folder("base_model", step.partition)
     provenance = json.loads((base / "provenance.json").read_text(encoding="utf-8"))
     card = model_card(step.model, step.experiment, provenance, step.inputs(), log)

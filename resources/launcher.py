@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from resources.pipes import run_here
 from symtune_pipeline.errors import UserError, first_fault
-from symtune_pipeline.files import parse_yaml
+from symtune_pipeline.files import parse_yaml, read_settings
 from symtune_pipeline.jobs.job import Job
 
 ON_RAY = "symtune_pipeline.jobs.on_ray"
+Positive = Annotated[int, Gt(0), Le(100_000)]
+Count = Annotated[int, Ge(0), Le(100_000)]
 LAUNCHERS = Path(__file__).resolve().parent.parent / "launchers"
 
 
 class Launcher(BaseModel, ABC):
     """The settings of a launcher file, and how to run a job with them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @abstractmethod
     def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
@@ -48,11 +50,11 @@ class TorchrunLauncher(Launcher):
     """Several ranks on this machine; `auto` is one per GPU, or per core where there is none."""
 
     kind: Literal["torchrun"] = "torchrun"
-    processes: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
+    processes: Positive | Literal["auto"] = "auto"
 
     def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
-        ranks = ("--standalone", "--nproc-per-node", str(self.processes))
+        ranks = ("--nproc-per-node", str(self.processes))
         program = ("symtune_pipeline.jobs.on_torchrun", *ranks, "-m", job.package)
         return run_here(context, job, *program)
 
@@ -62,10 +64,10 @@ class RayLauncher(Launcher):
 
     kind: Literal["ray"] = "ray"
     address: str | None = None  # of the cluster's dashboard, http://…
-    workers: Annotated[int, Gt(0)] = 1
-    cpus_per_worker: Annotated[int, Gt(0)] = 1
-    gpus_per_worker: Annotated[int, Ge(0)] = 0
-    max_failures: Annotated[int, Ge(0)] = 3
+    workers: Positive = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Count = 0
+    max_failures: Count = 3
 
     def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
@@ -117,7 +119,7 @@ def load_launcher(name: str) -> Launcher:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else LAUNCHERS / f"{name}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_settings(path)
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(p.stem for p in LAUNCHERS.glob("*.yaml")))
         raise UserError(

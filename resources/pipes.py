@@ -33,9 +33,15 @@ CODE = re.compile(r"code -?\d+$")  # how any program on this machine ends
 
 def run_here(context: dg.AssetExecutionContext, job: Job, *program: str) -> Path:
     """Run a job as a program on this machine, `python -m <program> --config <the job's file>`."""
-    reader = dg.PipesTempFileMessageReader()
-    client = dg.PipesSubprocessClient(env=ENVIRONMENT, message_reader=reader)
     command = [sys.executable, "-m", *program, "--config", str(write_job(job))]
+    # In the job's folder, which goes when the job is done: a temporary one outlives a killed run.
+    beside = job.output_folder.absolute() / f"pipes-{os.getpid()}"
+    reader = dg.PipesFileMessageReader(f"{beside}-messages")
+    client = dg.PipesSubprocessClient(
+        env=ENVIRONMENT,
+        context_injector=dg.PipesFileContextInjector(f"{beside}-context"),
+        message_reader=reader,
+    )
     result = run_client(
         reader,
         lambda: client.run(context=context, command=command, extras={"launcher": os.getpid()}),

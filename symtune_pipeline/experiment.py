@@ -22,7 +22,7 @@ from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.catalog.splits import PAPER, Split, as_split, evaluated
 from symtune_pipeline.errors import UserError, first_fault
-from symtune_pipeline.files import name_fault, parse_yaml
+from symtune_pipeline.files import name_fault, parse_yaml, read_settings
 from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
 
 LIBRARY = Path(__file__).resolve().parent
@@ -30,7 +30,11 @@ LIBRARY = Path(__file__).resolve().parent
 INSTALLED = (LIBRARY / "experiments").is_dir()
 RESERVED = ("incoming", "benchmarks")  # folders beside those of experiments
 EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
-Positive = Annotated[int, Gt(0)]
+# The most of anything that is counted: beyond lies no experiment, but a slip of the finger.
+Count = Annotated[int, Ge(0), Le(1_000_000_000)]
+Positive = Annotated[int, Gt(0), Le(1_000_000_000)]
+Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by one
+Concepts = Annotated[int, Ge(0), Le(100_000)]
 LossName = Literal["all_labels", "final_label"]
 OptimizerName = Literal["adamw", "adafactor"]
 TUNING_PER_CATEGORY = 10_000
@@ -42,7 +46,9 @@ class Section(BaseModel):
     A field's sentence is its docstring: docs/settings.md is made from them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
@@ -58,9 +64,9 @@ class DataConfig(Section):
     """The catalogue's sets that are evaluated, all others tuned on: a name of a split, or a list of sets."""
     missing: Literal["error", "leave_out"] = "error"
     """What happens when a public set cannot be had."""
-    train_rows: Positive = 400
+    train_rows: Few = 400
     """Rows of a generated set for training."""
-    test_rows: Positive = 200
+    test_rows: Few = 200
     """Rows of a generated set for testing."""
     cap: Positive = 25_000
     """Examples of a tuning set at most (Wei et al. 2023)."""
@@ -134,11 +140,11 @@ class MixtureConfig(Section):
 
     prompts: Positive
     """How many prompts are drawn."""
-    exemplars_per_class: tuple[Positive, Positive] = (2, 10)
+    exemplars_per_class: tuple[Few, Few] = (2, 10)
     """The smallest and the largest number of exemplars of a class in a prompt."""
     max_characters: Positive = 6_000
     """Characters of the inputs of one prompt at most."""
-    temperature: Annotated[float, Gt(0)] | None = None
+    temperature: Annotated[float, Gt(0), Le(1_000_000_000)] | None = None
     """A set is drawn in proportion to its size^(1/temperature); none: each equally often."""
     labels: Literal["symbols", "natural", "shuffled"] = "symbols"
     """What stands for the classes; two controls: the sets' own labels, and symbols dealt out at random."""
@@ -160,9 +166,9 @@ class MixtureConfig(Section):
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
 
-    rank: Annotated[int, Ge(0)] = 16
+    rank: Annotated[int, Ge(0), Le(100_000)] = 16
     """The rank of the adapters; 0: none, all weights are tuned."""
-    alpha: Annotated[float, Gt(0)] = 32
+    alpha: Annotated[float, Gt(0), Le(1_000_000_000)] = 32
     """What the adapters add is scaled by alpha / rank."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """The share of an adapter's inputs that is left out at random while tuning."""
@@ -175,13 +181,13 @@ class TuningConfig(Section):
     """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
     block_tokens: Positive = 1_024
     """Tokens of a block of prompts, at most the model's context."""
-    epochs: Positive = 1
+    epochs: Few = 1
     """How often the mixture is seen."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """The numbers it computes with; auto: bf16 where the hardware multiplies it; none: the model's own."""
     optimizer: OptimizerName | None = None
     """The optimizer; none: the model's own."""
-    learning_rate: Annotated[float, Gt(0)] | None = None
+    learning_rate: Annotated[float, Gt(0), Le(1_000)] | None = None
     """The highest rate, about ten times higher for adapters; none: the model's own."""
     tokens_per_step: Positive | None = None
     """Tokens of one step of the optimizer; none: the model's own."""
@@ -193,7 +199,7 @@ class TuningConfig(Section):
     """Less memory for about a third more time; none: as the catalogue plans the model."""
     compile: bool = False
     """Compiled layers: more than twice as fast for a small model on a GPU, after some seconds."""
-    checkpoint_seconds: Annotated[float, Gt(0)] = 60
+    checkpoint_seconds: Annotated[float, Gt(0), Le(1_000_000_000)] = 60
     """Seconds from one checkpoint to the next."""
     keep_checkpoints: Positive = 2
     """How many of the last checkpoints are kept."""
@@ -213,21 +219,21 @@ class EvaluationConfig(Section):
 
     protocol: Literal["shared", "per_query"] = "shared"
     """Exemplars drawn once for all queries of a context, or anew for every query (as in the paper)."""
-    exemplars_per_class: Positive = 4
+    exemplars_per_class: Few = 4
     """Exemplars of each class in a prompt."""
-    contexts: Positive = 2
+    contexts: Few = 2
     """Draws of exemplars per set; with `shared` only."""
-    queries: Positive = 20
+    queries: Few = 20
     """Queries per context; with `per_query`, per set."""
     flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
     """The shares of exemplars with a flipped label, each asked once."""
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
     """Exemplars of an algorithmic concept in a prompt."""
-    list_functions: Annotated[int, Ge(0)] = 40
+    list_functions: Concepts = 40
     """How many functions of lists are asked."""
-    turing_programs: Annotated[int, Ge(0)] = 40
+    turing_programs: Concepts = 40
     """How many Turing concepts are asked."""
-    concepts: dict[str, Annotated[int, Ge(0)]] = {}
+    concepts: dict[str, Concepts] = {}
     """How many concepts of the other algorithmic benchmarks are asked, by benchmark."""
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2
     """Queries of an algorithmic concept."""
@@ -282,7 +288,7 @@ class Experiment(Section):
 
     name: str
     """What the experiment is called, also its folder in the store; the file's name unless given."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Where all randomness starts: with the same seed come the same bytes."""
     models: Annotated[tuple[str, ...], MinLen(1)]
     """The catalogue's models by key, each a partition of the graph."""
@@ -391,7 +397,7 @@ def load_experiment(name: str) -> Experiment:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_settings(path)
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.yaml")))
         raise UserError(

@@ -15,7 +15,7 @@ from symtune_pipeline.files import parse_yaml
 class Fact(BaseModel):
     """An entry of the catalogue; an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 F = TypeVar("F", bound=Fact)

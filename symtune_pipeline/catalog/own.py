@@ -78,7 +78,7 @@ class OwnDataset(Fact):
     """What stands in the data in place of a label, such as -1; these rows are left out and counted."""
     instruction: str
     """What a prompt with an instruction says before its exemplars."""
-    id_column: str | None = None
+    id_column: Annotated[str, MinLen(1)] | None = None
     """The column that tells rows apart; none: their numbers do."""
     input: str | None = None
     """The input as text with every column in braces, once; none: the columns with ` | ` between them."""

@@ -39,6 +39,7 @@ from symtune_pipeline.tables import (
     TUNING_MIXTURE,
     benchmarks_of,
 )
+from symtune_pipeline.tuning.card import fence, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,6 +249,8 @@ def _card(store: Store, experiment: Experiment, rows: dict[str, int]) -> str:
     card = DatasetCard.from_template(
         data,
         template_path=str(CARD),
+        plain=plain,
+        fence=fence,
         experiment=experiment.name,
         seed=experiment.seed,
         chat=experiment.evaluation.chat_template,

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import duckdb
@@ -19,8 +20,14 @@ from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sql.model import tables_read
-from symtune_pipeline.store.folder import Store
+from symtune_pipeline.store.folder import Damaged, Store
 
+# No extension is fetched or loaded, and no name means an object of this program.
+_ALONE: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
 Part = tuple[str, str | None, str]  # key, partition and file
 
 # sqlglot warns of a statement that it does not know; we refuse it in a sentence.
@@ -33,20 +40,29 @@ def query(
 ) -> None:
     """Run SQL over the tables that the pipeline has made, all partitions of a table as one.
 
+    It reads these tables and nothing else: no other file, no network, no name of a Python object.
+
     Example: symtune query "SELECT role, sum(kept) FROM int_set_statistics GROUP BY role"
     """
     print_query(current_store(), sql, rows)
 
 
-def tables(store: Store) -> dict[str, list[Part]]:
+def tables(store: Store, needed: Collection[str] = ()) -> dict[str, list[Part]]:
     """The parts of each table by its name in SQL; all partitions are one table.
 
     A table has the name of its asset. One of several tables of an asset has its own name after it,
-    as in `eval.algorithmic`.
+    as in `eval.algorithmic`. A damaged manifest is raised where it is that of a table among `needed`,
+    in lower case; the others can be read without it.
     """
     parts: dict[str, list[Part]] = {}
     for key, partition in store.artifacts():
-        for file in store.manifest(key, partition).rows:
+        try:
+            manifest = store.manifest(key, partition)
+        except Damaged:
+            if key.lower() in {name.partition(".")[0] for name in needed}:
+                raise
+            continue
+        for file in manifest.rows:
             name = key if file == TABLE else f"{key}.{Path(file).stem}"
             parts.setdefault(name, []).append((key, partition, file))
     return parts
@@ -68,12 +84,15 @@ def database_of(store: Store, names: Collection[str]) -> Iterator[duckdb.DuckDBP
 
     There are no other views, because the tables of a store on s3 are fetched.
     """
-    parts = tables(store)
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
+    parts = tables(store, names)
+    with TemporaryDirectory() as spill, duckdb.connect(config=_ALONE) as database:
+        database.execute("SET temp_directory = ?", [spill])
         try:
             for name in parts:
                 if name.lower() in names:
                     _add_view(database, store, name, parts[name])
+            database.execute("SET enable_external_access = false")
+            database.execute("SET lock_configuration = true")
             yield database
         except duckdb.Error as error:
             reason = _reason(error)
@@ -125,8 +144,11 @@ def _add_view(
         database.execute(f"CREATE SCHEMA IF NOT EXISTS {exp.to_identifier(schema, quoted=True)}")
     view = exp.table_(own, schema or None, quoted=True).sql("duckdb")
     # To DuckDB a path is a pattern, and `=` in it a column.
-    paths = [escape(str(store.folder(key, partition) / file)) for key, partition, file in parts]
-    listed = exp.array(*map(exp.Literal.string, paths)).sql("duckdb")
+    files = [str(store.folder(key, partition) / file) for key, partition, file in parts]
+    # It may read what the pattern names, and the pattern itself is held against the list too.
+    allowed = [*files, *map(escape, files)]
+    database.execute("SET allowed_paths = current_setting('allowed_paths') || ?", [allowed])
+    listed = exp.array(*(exp.Literal.string(escape(file)) for file in files)).sql("duckdb")
     options = "union_by_name = true, hive_partitioning = false"
     database.execute(f"CREATE VIEW {view} AS FROM read_parquet({listed}, {options})")
 

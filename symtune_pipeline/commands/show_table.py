@@ -25,7 +25,7 @@ def table(
 
 def print_table(store: Store, name: str, rows: int) -> None:
     """Print the first rows of a table; raises UserError where it was not made."""
-    parts = tables(store)
+    parts = tables(store, {name.lower()})
     if name not in parts:
         raise UserError(f"There is no table '{name}' in {store.address}; {choice(parts)}.")
     with database_of(store, {name.lower()}) as database:

@@ -14,8 +14,8 @@ import polars as pl
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.experiment import EvaluationConfig
-from symtune_pipeline.files import content_hash, sha256
-from symtune_pipeline.models.folder import check_complete
+from symtune_pipeline.files import content_hash, name_fault, sha256
+from symtune_pipeline.models.folder import check_complete, lacking
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, CLASSIFICATION_PREDICTIONS
@@ -26,6 +26,19 @@ def fingerprint(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return content_hash(facts)[:12]
+
+
+def unready(folder: Path) -> str | None:
+    """Why a dropped folder is not evaluated yet, as the end of a sentence; None where it can be.
+
+    Whatever is odd about a folder is a reason of its own: the others beside it do not wait for it.
+    """
+    if fault := name_fault(folder.name):
+        return f"its name cannot be used: {fault}"
+    try:
+        return lacking(folder)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
 
 
 def score_folder(

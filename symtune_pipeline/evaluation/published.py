@@ -18,6 +18,7 @@ from symtune_pipeline.evaluation.concepts import (
     PublishedFormat,
     published_formats,
 )
+from symtune_pipeline.files import parse_json
 
 
 def published_files(folder: Path) -> list[Path]:
@@ -86,10 +87,10 @@ def _rows(path: Path, *names: str) -> Iterator[tuple[dict[str, Any], str]]:
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise UserError(
-                f"{where}: no JSON ({error.msg}); restore the file from BIG-bench."
+                f"{where}: no JSON ({error}); restore the file from BIG-bench."
             ) from error
         if not isinstance(row, dict) or not all(name in row for name in names):
             raise UserError(f"{where}: needs {', '.join(names)}; restore the file from BIG-bench.")

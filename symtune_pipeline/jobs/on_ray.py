@@ -12,13 +12,16 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.errors.interrupts import run_command
 from symtune_pipeline.jobs.job import Job, Program, Say
 from symtune_pipeline.jobs.launched import run_launched
+from symtune_pipeline.jobs.on_one_machine import keep_to_loopback
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchConfig
     from ray.util.queue import Queue
 
 # Read when Ray is imported. The first keeps Ray on the loopback address, as it otherwise stays on
@@ -108,6 +111,7 @@ def _fit(options: argparse.Namespace, config: Job, messages: Queue) -> None:
 
     trainer = TorchTrainer(
         _rank,  # type: ignore[arg-type]
+        torch_config=_meeting_in(config.output_folder / "ray") if options.local else None,
         train_loop_config={
             "package": config.package,
             "config": config.model_dump_json(),
@@ -134,6 +138,39 @@ def _fit(options: argparse.Namespace, config: Job, messages: Queue) -> None:
                 f" ({reason}); starting it again {config.goes_on}.",
             )
         )
+
+
+def _meeting_in(folder: Path) -> TorchConfig:
+    """How ranks of one machine meet by a file in a folder; Ray's way listens on every interface."""
+    import ray
+    from ray.train.torch import config as of_ray
+
+    class Meeting(of_ray._TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+            folder.mkdir(parents=True, exist_ok=True)
+            worker_group.execute(keep_to_loopback)
+            worker_group.execute(of_ray._set_torch_distributed_env_vars)
+            arguments = {
+                "backend": "nccl" if gpus else "gloo",
+                "world_size": len(worker_group),
+                "init_method": (folder.absolute() / f"ranks-{uuid4().hex}").as_uri(),
+                "timeout_s": backend_config.timeout_s,
+            }
+            setup = of_ray._setup_torch_process_group
+            ray.get(
+                [
+                    worker_group.execute_single_async(i, setup, world_rank=i, **arguments)
+                    for i in range(len(worker_group))
+                ]
+            )
+
+    class Config(of_ray.TorchConfig):
+        @property
+        def backend_cls(self) -> type[Meeting]:
+            return Meeting
+
+    return Config()
 
 
 def _rank(settings: dict[str, Any]) -> str:

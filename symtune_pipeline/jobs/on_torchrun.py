@@ -1,13 +1,21 @@
-"""PyTorch's launcher of ranks, which ends without a traceback when it is interrupted or a rank dies.
+"""PyTorch's launcher of ranks on this machine: it listens nowhere, and ends without a traceback.
 
-Takes the arguments of `torchrun`: `python -m symtune_pipeline.jobs.on_torchrun --standalone -m …`.
+Takes the arguments of `torchrun` but those of the meeting point:
+`python -m symtune_pipeline.jobs.on_torchrun --nproc-per-node 2 -m …`.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 
 from symtune_pipeline.errors.interrupts import interrupted, run_command
+from symtune_pipeline.jobs.on_one_machine import (
+    keep_to_loopback,
+    meeting_folder,
+    torchrun_options,
+)
 
 
 def main() -> int:
@@ -15,8 +23,11 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    keep_to_loopback()
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torchrun would open one for the ranks
+    folder = meeting_folder()
     try:
-        torchrun()
+        torchrun([*torchrun_options(folder), *sys.argv[1:]])
     except ChildFailedError as error:
         if interrupted():
             raise
@@ -25,6 +36,8 @@ def main() -> int:
             f"Rank {rank} ended with code {failure.exitcode}, so all ranks were ended.", flush=True
         )
         return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.jobs.job import Say
+from symtune_pipeline.jobs.on_one_machine import meeting
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ def joined() -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(local)
     if started:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", **meeting())
     yield Ranks(
         dist.get_rank(),
         dist.get_world_size(),

@@ -5,20 +5,28 @@ What a folder says of other programs is not obeyed: no code, no adapter, no quan
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.files import parse_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# What transformers notes of how a tokenizer was loaded, and would write; and code that it names.
+OF_LOADING = ("auto_map", "is_local", "local_files_only", "_commit_hash", "_from_auto")
+
+SLACK = 1_000_000  # parameters that a folder may lack before it is another model's
 
 # Its bars show the loading of weights; progress that matters is reported by our own lines.
 logging.disable_progress_bar()
@@ -39,6 +47,7 @@ def open_model(
                 return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
                     config, dtype=dtype, attn_implementation=attention
                 )
+        _check_size(folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -49,7 +58,11 @@ def open_model(
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # what a class makes of a configuration that nobody has tried
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"The model in {folder} does not load ({_first_line(error)}); put a causal language model"
             " there as transformers' save_pretrained writes it."
@@ -69,7 +82,7 @@ def read_config(folder: Path) -> PretrainedConfig:
             " it into its base, or remove the file where that is done."
         )
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = parse_json(path.read_bytes())
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of transformers' own checks, which differ by class
         raise UserError(
@@ -92,17 +105,47 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder; raises UserError where transformers makes none of it."""
+    """The tokenizer in a model's folder; raises UserError where transformers makes none of it.
+
+    What it would write when saved depends neither on how it was loaded nor on the folder's programs.
+    """
     try:
         if not (folder / "tokenizer_config.json").exists():
             # A class that is guessed from the model's would add tokens and rules of its own.
             return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        tokenizer("a")  # some settings are wrong only when it is used
+        return _alone(tokenizer)
     except Exception as error:  # of transformers and tokenizers, which raise bare ones too
         raise UserError(
             f"The tokenizer in {folder} does not load ({_first_line(error)}); put it there as"
             " transformers' save_pretrained writes it."
         ) from error
+
+
+def open_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a GGUF file, in float32, whatever else lies beside it."""
+    with TemporaryDirectory() as folder:
+        Path(folder, path.name).symlink_to(path.absolute())
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+        )
+    return model, _alone(tokenizer)
+
+
+def _alone(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    for name in OF_LOADING:
+        tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
 
 
 def check_vocabulary(model: PreTrainedModel, tokens: Iterable[int]) -> None:
@@ -119,6 +162,29 @@ def check_vocabulary(model: PreTrainedModel, tokens: Iterable[int]) -> None:
 def vocabulary(model: Any) -> int:
     """How many tokens the model knows."""
     return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _check_size(folder: Path, config: PretrainedConfig) -> None:
+    """Raises UserError where config.json asks for far more than the weights hold, before it is made."""
+    tensors, numbers = 0, 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            tensors += len(names)
+            numbers += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    wanted = 0
+    if layers <= tensors:
+        with torch.device("meta"):
+            own = deepcopy(config)  # which the class may change
+            model = AutoModelForCausalLM.from_config(own, attn_implementation="eager")
+        wanted = sum(parameter.numel() for parameter in model.parameters())
+    if layers > tensors or wanted > 2 * numbers + SLACK:
+        asked = f"{wanted:,} parameters" if wanted else f"{layers:,} layers"
+        raise UserError(
+            f"File {folder / 'config.json'} asks for {asked}, and the weights hold {numbers:,} numbers in"
+            f" {tensors:,} tensors; put the configuration there that the weights were saved with."
+        )
 
 
 def _check_weights(folder: Path, class_name: str, found: dict[str, Any]) -> None:

@@ -249,14 +249,11 @@ def _packaged_file(file: PackagedFile, package: PackagedWeights, way_out: str) -
 
 def convert_gguf(path: Path, folder: Path) -> None:
     """Dequantise a GGUF file to fp32 safetensors with its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM
 
-    logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
+    from symtune_pipeline.models.opening import open_gguf
+
+    loaded, tokenizer = open_gguf(path)
     # transformers refuses to save a model that it read from GGUF, so its tensors move to a plain one.
     config = loaded.config
     if hasattr(config, "quantization_config"):
@@ -265,5 +262,4 @@ def convert_gguf(path: Path, folder: Path) -> None:
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     tokenizer.save_pretrained(folder)

@@ -90,6 +90,8 @@ class Mirror:
         try:
             yield
         except (OSError, ValueError, BucketError) as error:
+            if isinstance(error, BucketError) and error.passing:
+                raise
             reason = getattr(error, "reason", None) or str(error).splitlines()[0]
             raise UserError(
                 f"Mirror {self._address} cannot be used ({reason}); correct its name, which is a folder"

@@ -39,13 +39,13 @@ def normal_form(
     def refuse(row: int, problem: str) -> UserError:
         return UserError(f"{where}, {f'line {lines[row]}' if lines else f'row {row}'}: {problem}.")
 
-    # Under names of our own, which no column of the file can have.
-    rows = frame.select(
-        *(pl.col(column).alias(f"text {column}") for column in dataset.columns),
-        label=pl.col(dataset.label_column),
-        id=pl.col(dataset.id_column) if dataset.id_column else pl.row_index().cast(pl.String),
-        row=pl.row_index(),
-    )
+    # Under names of our own, which no column of the file can have, and which are no pattern.
+    named = {f"text {column}": column for column in dataset.columns}
+    named |= {"label": dataset.label_column} | ({"id": name} if (name := dataset.id_column) else {})
+    rows = pl.DataFrame({ours: frame.get_column(theirs) for ours, theirs in named.items()})
+    rows = rows.with_columns(row=pl.row_index())
+    if not dataset.id_column:
+        rows = rows.with_columns(id=pl.col("row").cast(pl.String))
     rows = _labelled(rows, dataset, where, say)
     _check_values(rows, dataset, where, refuse)
     label_ids = {label: label_id for label_id, label in enumerate(dataset.labels)}

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.files import read_bounded
 
+MOST_BYTES = 1 << 36  # of a file, which is read as a whole
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
@@ -30,7 +33,7 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
     twice, and for a line that lacks a column or holds another kind of value.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); correct data.own.{dataset.key}.files."
@@ -52,17 +55,26 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
 
 def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
     """A frame from wherever, with labels and ids as text, as the labels of a set of one's own are."""
-    kinds = frame.schema
-    # Texts of few kinds are often kept as numbers and a dictionary.
-    texts = {name for name in dataset.columns if kinds.get(name) in (pl.Categorical, pl.Enum)}
-    keys = {dataset.label_column, dataset.id_column} & set(kinds)
-    texts |= {name for name in keys if name and not kinds[name].is_nested()}
-    frame = frame.with_columns(pl.col(name).cast(pl.String) for name in sorted(texts))
-    if dataset.label_column not in texts:
-        return frame  # the normal form says what is wrong
-    label = pl.col(dataset.label_column)
-    small = label.str.to_lowercase()  # files write true and false in any case
-    return frame.with_columns(pl.when(small.is_in(["true", "false"])).then(small).otherwise(label))
+    # Columns are taken as they are called: to an expression `*` and `^.*$` would be patterns.
+    for name in dataset.columns:
+        # Texts of few kinds are often kept as numbers and a dictionary.
+        if name in frame.columns and frame.schema[name] in (pl.Categorical, pl.Enum):
+            frame = frame.with_columns(frame.get_column(name).cast(pl.String))
+    for key in {dataset.label_column, dataset.id_column or dataset.label_column}:
+        with suppress(pl.exceptions.PolarsError):  # the normal form says what is wrong
+            frame = frame.with_columns(_as_text(frame.get_column(key)))
+    if frame.schema.get(dataset.label_column) != pl.String:
+        return frame
+    labels = frame.get_column(dataset.label_column)
+    small = labels.str.to_lowercase()  # files write true and false in any case
+    return frame.with_columns(
+        labels.zip_with(~small.is_in(["true", "false"]).fill_null(False), small)
+    )
+
+
+def _as_text(values: pl.Series) -> pl.Series:
+    """Numbers, truth values and dates as text; lists and structures stay what they are."""
+    return values if values.dtype.is_nested() else values.cast(pl.String)
 
 
 def _columns(dataset: Dataset) -> list[str]:
@@ -117,9 +129,13 @@ def _jsonl(path: Path, text: str) -> Iterator[Line]:
             raise UserError(
                 f"{where} is not JSON ({error.msg}, column {error.colno}); correct the line."
             ) from error
-        # A number of thousands of digits, and brackets within brackets a thousand deep.
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} cannot be read ({error}); correct the line.") from error
+            trouble = (
+                "brackets lie too deep within each other"
+                if isinstance(error, RecursionError)
+                else "a number has thousands of digits"
+            )
+            raise UserError(f"{where} cannot be read: {trouble}; correct the line.") from error
         if not isinstance(row, dict):
             raise UserError(f"{where} is no JSON object; write one on each line.")
         yield number, row

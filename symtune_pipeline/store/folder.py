@@ -11,11 +11,11 @@ s3.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,16 +28,22 @@ import psutil
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import (
     TABLE,
+    checksums,
     content_hash,
     leads_out,
     name_fault,
     read_table,
     scan_table,
+    sealed,
     sha256,
+    unsealed,
     write_text,
 )
 
 MANIFEST = "manifest.json"
+# What is written beside: an artifact by host and process, a manifest by process.
+LEFT = re.compile(r"(\.writing-.+|\.manifest\.json)-(\d{1,10})(?:-[0-9a-f]{8})?")
+ABANDONED = 3 * 24 * 60 * 60  # seconds without a write, after which another host's writer is gone
 VERSION = re.compile(r"[0-9a-f]{16}")
 
 
@@ -51,20 +57,23 @@ class Manifest:
     made_from: str  # hash of everything it was made from: an equal one need not be made again
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError or TypeError for what is no manifest, and for names that lead elsewhere."""
-        manifest = cls(**json.loads(text))
+    def from_json(cls, text: str, artifact: str) -> Manifest:
+        """Raises ValueError or TypeError for what is not, whole, the manifest of the artifact."""
+        kept = unsealed(text)
+        if kept.pop("artifact", None) != artifact:
+            raise ValueError("it is that of another artifact")
+        manifest = cls(**kept)
         if not VERSION.fullmatch(manifest.version) or any(map(leads_out, manifest.files)):
             raise ValueError("a name that no store has written")
         return manifest
 
-    def as_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(asdict(self), indent=1)
+    def as_json(self, artifact: str) -> str:
+        """The text of the file for the artifact at that path of the store."""
+        return sealed({"artifact": artifact, **asdict(self)})
 
 
 class Damaged(UserError):
-    """A file of an artifact is missing or was changed."""
+    """A file of an artifact is missing or was changed; making the artifact again mends it."""
 
 
 class Store:
@@ -105,10 +114,10 @@ class Store:
 
     def up_to_date(self, key: str, partition: str | None, made_from: str) -> Manifest | None:
         """The manifest where the artifact was made from the same and is undamaged, else None."""
-        known = self.find(key, partition)
-        if known is None or known.made_from != made_from:
-            return None
         try:
+            known = self.find(key, partition)
+            if known is None or known.made_from != made_from:
+                return None
             self.folder(key, partition)
         except Damaged:
             return None
@@ -127,8 +136,7 @@ class Store:
                 state = "does not match its manifest" if path.is_file() else "is missing"
                 where = self.address_of(key, partition)
                 raise Damaged(
-                    f"File {where}/{manifest.version}/{name} {state}; delete {where} and materialise"
-                    f" '{key}' again."
+                    f"File {where}/{manifest.version}/{name} {state}; materialise '{key}' again."
                 )
         return folder
 
@@ -141,7 +149,7 @@ class Store:
         return f"{self.address}/{artifact_path(key, partition)}"
 
     def manifest(self, key: str, partition: str | None = None) -> Manifest:
-        """The manifest of an artifact; raises UserError where it was never made."""
+        """The manifest of an artifact; raises UserError where it was never made, or as `find` does."""
         found = self.find(key, partition)
         if found is None:
             which = f"'{key}' for partition '{partition}'" if partition else f"'{key}'"
@@ -151,16 +159,16 @@ class Store:
         return found
 
     def find(self, key: str, partition: str | None = None) -> Manifest | None:
-        """The manifest of an artifact, or None where it was never made."""
-        text = self._manifest_text(artifact_path(key, partition))
+        """The manifest of an artifact, or None where it was never made; raises Damaged."""
+        path = artifact_path(key, partition)
+        text = self._manifest_text(path)
         if text is None:
             return None
         try:
-            return Manifest.from_json(text)
+            return Manifest.from_json(text, path)
         except (ValueError, TypeError) as error:
-            where = self.address_of(key, partition)
-            raise UserError(
-                f"File {where}/{MANIFEST} is no manifest; delete {where} and materialise '{key}' again."
+            raise Damaged(
+                f"File {self.address_of(key, partition)}/{MANIFEST} is damaged; materialise '{key}' again."
             ) from error
 
     def artifacts(self, key: str | None = None) -> list[tuple[str, str | None]]:
@@ -200,7 +208,7 @@ class Store:
     def _publish(self, key: str, partition: str | None, manifest: Manifest) -> None:
         """Let a version that is in the artifact's folder take effect, and remove the others."""
         home = self.root / artifact_path(key, partition)
-        write_text(home / MANIFEST, manifest.as_json())
+        write_text(home / MANIFEST, manifest.as_json(artifact_path(key, partition)))
         remove_others(home, manifest.version)
 
 
@@ -215,8 +223,7 @@ def artifact_path(key: str, partition: str | None) -> str:
 
 def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
     """Rename a folder to its version, and describe it."""
-    paths = sorted(path for path in beside.rglob("*") if path.is_file())
-    files = {path.relative_to(beside).as_posix(): sha256(path) for path in paths}
+    files = checksums(beside)
     rows = {
         name: scan_table(beside / name).select(pl.len()).collect().item()
         for name in files
@@ -247,8 +254,27 @@ def _writing_here() -> str:
 
 
 def _remove_leftovers(home: Path) -> None:
-    """What processes of this host that were killed while writing have left."""
-    for path in home.glob(".writing-*"):
-        host, pid, _ = path.name.rsplit("-", 2)
-        if host == _writing_here() and not psutil.pid_exists(int(pid)):
+    """What processes that were killed while writing have left.
+
+    Of this host the process that is gone says so. Of others, as every container is one, nothing does
+    but that nothing was written there for days.
+    """
+    for path in home.iterdir():
+        left = LEFT.fullmatch(path.name)
+        if not left:
+            continue
+        gone = left[1] == _writing_here() and not psutil.pid_exists(int(left[2]))
+        if not (gone or time.time() - _last_written(path) > ABANDONED):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _last_written(path: Path) -> float:
+    """When something below a folder was written last, as seconds since 1970."""
+    try:
+        return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+    except FileNotFoundError:  # it is at work
+        return time.time()

@@ -5,6 +5,7 @@ It holds no times and no speeds: equal runs give equal cards, and so equal versi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def model_card(
     card = ModelCard.from_template(
         data,
         template_path=str(CARD),
+        plain=plain,
+        fence=fence,
         model=model,
         experiment=experiment.name,
         settings=yaml.safe_dump(settings, sort_keys=False),
@@ -67,6 +70,19 @@ def model_card(
         chat=chat,
     )
     return f"{card}\n"
+
+
+def plain(text: object) -> str:
+    """A text on one line in which Markdown and HTML find nothing to obey, for a table's cell too."""
+    line = " ".join(str(text).split())
+    visible = "".join(character for character in line if character.isprintable())
+    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", visible.replace("&", "&amp;"))
+
+
+def fence(text: str) -> str:
+    """The backticks between which a text stays code, whatever backticks it holds."""
+    runs = [len(run) for run in re.findall("`+", text)]
+    return "`" * max(3, *(length + 1 for length in [*runs, 0]))
 
 
 def final_metrics(log: pl.DataFrame) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Checkpoints of a job: model, optimiser, random states and position in the data.
 
     <folder>/step-<n>/shard-<rank>-….safetensors   each rank's shard
-    <folder>/step-<n>/state.json                   the rest, and every file's SHA-256; written last
+    <folder>/step-<n>/state.json                   the rest, with every SHA-256, sealed by its own; last
 
 torch.distributed.checkpoint writes and reads the tensors, on any number of ranks. A step continues
 once they are copied; a thread writes. A job killed at any moment finds a whole checkpoint: one with
@@ -10,7 +10,6 @@ a `state.json` whose files match. This module knows nothing about what is traine
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -28,13 +27,14 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
-from symtune_pipeline.files import sha256, write_text
+from symtune_pipeline.files import checksums, sealed, sha256, unsealed, write_text
 from symtune_pipeline.jobs.ranks import ALONE, Ranks
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.limits import disk_space
 from symtune_pipeline.tuning.trainable import trained
 
 STATE = "state.json"
+OTHER = "it is of other settings, inputs or code"
 # It says so whenever a job has one rank.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 FILE_BYTES = 128 << 20  # the library assembles a file in memory before it writes it
@@ -144,16 +144,12 @@ class Checkpoints:
         """What is wrong with a checkpoint on this machine, which its first rank finds out."""
         if self._ranks.local:
             return None
-        if self._bucket and not (path / STATE).exists():
+        fault = _fault_in(path, fingerprint)
+        if self._bucket and fault not in (None, OTHER):
+            # What is damaged or lacking here may be whole there.
             self._bucket.download_folder(path.name, path)
-        try:
-            kept = json.loads((path / STATE).read_text(encoding="utf-8"))
-            if any(sha256(path / name) != digest for name, digest in kept["files"].items()):
-                return "a file does not match its checksum"
-            same = kept["state"]["fingerprint"] == fingerprint
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            return f"it is not whole ({type(error).__name__})"
-        return None if same else "it is of other settings, inputs or code"
+            fault = _fault_in(path, fingerprint)
+        return fault
 
     def _read(self, path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
         state_dict_loader.load(
@@ -162,7 +158,7 @@ class Checkpoints:
             process_group=self._ranks.checkpoint_group,
             no_dist=self._ranks.count == 1,
         )
-        kept = json.loads((path / STATE).read_text(encoding="utf-8"))
+        kept = unsealed((path / STATE).read_bytes())
         if self._ranks.rank < len(kept["random"]):  # else it is of fewer ranks
             _restore_random_states(kept["random"][self._ranks.rank])
         return State(**kept["state"])
@@ -195,9 +191,9 @@ class Checkpoints:
                 self._bucket.upload_folder(path, name)
             ranks.barrier(group)
             if ranks.local == 0:
-                write_text(path / STATE, json.dumps(end))
+                write_text(path / STATE, sealed(end))
         if self._bucket and ranks.rank == 0:
-            self._bucket.write_text(f"{name}/{STATE}", json.dumps(end))
+            self._bucket.write_text(f"{name}/{STATE}", sealed(end))
         if ranks.local == 0:
             whole = [f"step-{step}" for step in self._steps()]
             present = {*whole, *(folder.name for folder in self._folder.glob("step-*"))}
@@ -209,6 +205,20 @@ class Checkpoints:
             shutil.rmtree(self._folder / name, ignore_errors=True)
         if self._bucket and self._ranks.rank == 0:
             self._bucket.remove_folder(name)
+
+
+def _fault_in(path: Path, fingerprint: str) -> str | None:
+    """What is wrong with the checkpoint of a folder; None for a whole one of the same job."""
+    try:
+        kept = unsealed((path / STATE).read_bytes())
+        if kept["state"]["fingerprint"] != fingerprint:
+            return OTHER
+        found = checksums(path)
+        del found[STATE]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"it is not whole ({type(error).__name__})"
+    # The library reads whatever shards lie there.
+    return None if found == kept["files"] else "its files are not those of its checksums"
 
 
 def _tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

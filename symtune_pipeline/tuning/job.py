@@ -6,7 +6,6 @@ The job writes into its output folder: `checkpoints/` while it runs, and at the 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from symtune_pipeline.errors import JobLost
 from symtune_pipeline.jobs.ranks import Ranks, work_as_rank
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of, is_packed, set_path
@@ -25,6 +25,7 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.limits import disk_space, memory
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.parallel import shard, trained_weights
+from symtune_pipeline.tuning.result import read_result, seal_result
 from symtune_pipeline.tuning.train import train
 from symtune_pipeline.tuning.trainable import finished, load_trainable
 from symtune_pipeline.tuning.working import working
@@ -116,17 +117,16 @@ def _save(
             "seconds": state.seconds,
             "log": [row | {"kept": row["step"] == kept} for row in state.log],
         }
-        (beside / "log.json").write_text(json.dumps(summary), encoding="utf-8")
+        seal_result(beside, summary)
     shutil.rmtree(result, ignore_errors=True)  # of another job, or half removed
     os.rename(beside, result)
 
 
 def _finished(result: Path, config: JobConfig) -> bool:
     try:
-        log = json.loads((result / "log.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return bool(read_result(result)["fingerprint"] == config.fingerprint())
+    except JobLost:
         return False
-    return bool(log["fingerprint"] == config.fingerprint())
 
 
 def resolve_precision(asked: str, device: str) -> str:

@@ -323,6 +323,34 @@ def test_the_sensor_asks_once_for_each_complete_folder_and_again_for_a_new_model
     assert tick()[0] != keys
 
 
+def test_an_odd_folder_waits_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
+    incoming = tmp_path / "incoming"
+
+    def tick():  # type: ignore[no-untyped-def] # Dagster does not export it
+        return incoming_models.evaluate_tick(dg.build_sensor_context())
+
+    drop(incoming / "pipe").joinpath("config.json").unlink()
+    os.mkfifo(incoming / "pipe" / "config.json")
+    drop(incoming / "deep").joinpath("config.json").write_text("[" * 100_000)
+    drop(incoming / "index").joinpath("model.safetensors.index.json").write_text("3")
+    drop(incoming / ".hidden")
+    drop(incoming / os.fsdecode(b"\xff"))
+    (incoming / "nowhere").symlink_to(tmp_path / "nothing")
+    (incoming / "loop").symlink_to(incoming / "loop")
+    os.mkfifo(incoming / "a pipe beside")
+    said = tick().skip_message or ""
+    assert (
+        f"Folder {incoming}/\\xff waits: its name cannot be used: it holds what is not UTF-8."
+        in said
+    )
+    assert f"Folder {incoming}/pipe waits: config.json is no ordinary file." in said
+    assert said.count(" waits: ") == 5
+    drop(incoming / "theirs")
+    (key,) = [request.run_key for request in tick().run_requests or []]
+    assert str(key).startswith("theirs-")
+
+
 # --- a daemon -------------------------------------------------------------------------------------
 
 

@@ -256,9 +256,10 @@ def test_a_damaged_file_is_one_sentence_and_is_made_again_when_asked_for(
     fewer = altered_experiment(tmp_path, queries=3)
     ended = home.dagster("--select", "eval", experiment=fewer)
     assert ended.returncode != 0
-    sentence = f"File {damaged} does not match its manifest; delete "
+    sentence = (
+        f"File {damaged} does not match its manifest; materialise 'int_evaluation_examples' again."
+    )
     assert sentence in ended.stdout + ended.stderr
-    assert "materialise 'int_evaluation_examples' again." in ended.stdout + ended.stderr
 
     again = home.dagster("--select", "int_evaluation_examples")
     assert again.returncode == 0, again.stdout + again.stderr

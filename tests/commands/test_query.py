@@ -109,3 +109,48 @@ def test_a_table_is_shown_alone(store: RecordingStore, capfd: pytest.CaptureFixt
     assert store.opened == {"eval"}
     with pytest.raises(UserError, match=r"There is no table 'nope' in .*; choose one of eval"):
         print_table(store, "nope", rows=5)
+
+
+SECRET = pl.DataFrame({"n": [123_456]})  # which no query must find by its name
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM '{secret}'",
+        "SELECT * FROM read_text('{secret}')",
+        "SELECT * FROM read_csv('{secret}')",
+        "SELECT * FROM read_parquet('{folder}/**')",
+        "SELECT * FROM read_blob('/etc/hostname')",
+        "SELECT * FROM glob('{folder}/*')",
+        "SELECT * FROM read_csv('http://127.0.0.1:9/x')",
+        "SELECT * FROM 's3://bucket/x.parquet'",
+        "SELECT * FROM SECRET",
+        "SELECT * FROM words, SECRET",
+        "SELECT * FROM store",
+        "SELECT * FROM sqlite_scan('{secret}', 'x')",
+        "SELECT * FROM parquet_metadata('{folder}/store/eval/manifest.json')",
+        "SELECT count(*) FROM words WHERE n IN (FROM read_text('{secret}'))",
+        "SELECT getenv('HOME')",
+    ],
+)
+def test_a_query_reads_the_store_and_nothing_else(
+    sql: str, store: RecordingStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret.csv").write_text("n\n123456\n")
+    SECRET.write_parquet(tmp_path / "secret.parquet")
+    asked = sql.format(secret=tmp_path / "secret.csv", folder=tmp_path)
+    with pytest.raises(UserError) as error:
+        print_query(store, asked, rows=5)
+    assert "\n" not in str(error.value)
+    assert "123" not in capfd.readouterr().out
+
+
+def test_a_damaged_artifact_stops_only_the_queries_that_name_it(
+    store: RecordingStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (store.root / "parts" / "small" / "manifest.json").write_text("{")
+    print_query(store, "SELECT * FROM words", rows=5)
+    assert "1111" in capfd.readouterr().out
+    with pytest.raises(UserError, match="materialise 'parts' again"):
+        print_query(store, "SELECT * FROM parts", rows=5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +15,7 @@ import pytest
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE
-from symtune_pipeline.store.folder import Store
+from symtune_pipeline.store.folder import Damaged, Store
 
 OLD = pl.DataFrame({"number": [1, 2, 3]})
 NEW = pl.DataFrame({"number": [4, 5]})
@@ -91,7 +94,7 @@ import os, signal, sys
 from pathlib import Path
 import polars as pl
 from symtune_pipeline.files import TABLE
-from symtune_pipeline.store.folder import Store
+from symtune_pipeline.store.folder import Damaged, Store
 
 with Store(Path(sys.argv[1])).writing("numbers") as folder:
     pl.DataFrame({"number": [4, 5]}).write_parquet(folder / TABLE)
@@ -109,6 +112,31 @@ def test_a_killed_writer_leaves_the_old_artifact_and_the_next_one_tidies_up(stor
     _write(store, NEW)
     assert store.read_table("numbers").equals(NEW)
     assert len(list(home.iterdir())) == 2
+
+
+def test_what_writers_of_other_hosts_have_left_goes_when_nobody_can_be_at_work(
+    store: Store,
+) -> None:
+    """Every container is a new host, and its processes cannot be asked for."""
+    _write(store, OLD)
+    home = store.root / "numbers"
+    left = [home / ".writing-another-host-7-0123abcd", home / ".writing-host-8-0123abcd"]
+    for folder in left:
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "part").write_text("half")
+    left.append(home / ".manifest.json-7")
+    left[-1].write_text("{")
+    (home / ".writing").mkdir()
+    (home / "notes").write_text("somebody's own")
+    _write(store, NEW)
+    assert all(path.exists() for path in left), "somebody may be at work"
+    long_ago = time.time() - 4 * 24 * 60 * 60
+    for path in [each for top in left[:1] + left[2:] for each in (top, *top.rglob("*"))]:
+        os.utime(path, (long_ago, long_ago))
+    os.utime(left[1], (long_ago, long_ago))  # but in it is a file that was written just now
+    _write(store, OLD)
+    assert [path.exists() for path in left] == [False, True, False]
+    assert (home / ".writing").exists() and (home / "notes").exists()
 
 
 def test_a_first_write_that_is_killed_leaves_nothing_to_read(store: Store) -> None:
@@ -138,21 +166,51 @@ def test_a_damaged_file_is_named_and_its_removal_is_the_way_out(
         path.unlink()
     with pytest.raises(UserError) as error:
         store.read_table("numbers")
-    _one_sentence(
-        error, path, state, f"delete {store.root / 'numbers'}", "materialise 'numbers' again"
-    )
+    _one_sentence(error, path, state, "materialise 'numbers' again")
     _write(store, OLD)
     assert store.read_table("numbers").equals(OLD)
 
 
-@pytest.mark.parametrize("content", ['{"version": "1', "[]", '{"version": "1"}', "\x00"])
-def test_a_damaged_manifest_is_one_sentence(store: Store, content: str) -> None:
-    _write(store, OLD)
-    manifest = store.root / "numbers" / "manifest.json"
+NO_MANIFEST = ["", "{", "[]", "null", '{"version": "1"}', "\x00", "[" * 10_000, "9" * 5_000]
+
+
+@pytest.mark.parametrize("content", NO_MANIFEST, ids=range(len(NO_MANIFEST)))
+def test_a_damaged_manifest_is_one_sentence_and_mended_by_the_next_write(
+    store: Store, content: str
+) -> None:
+    _write(store, OLD, partition="small")
+    manifest = store.root / "numbers" / "small" / "manifest.json"
     manifest.write_text(content)
-    with pytest.raises(UserError) as error:
-        store.read_table("numbers")
-    _one_sentence(error, manifest, "delete")
+    with pytest.raises(Damaged) as error:
+        store.read_table("numbers", "small")
+    _one_sentence(error, manifest, "materialise 'numbers' again")
+    assert store.table_once("numbers", "small", "this", lambda: NEW).equals(NEW)
+
+
+def test_no_flipped_bit_of_a_manifest_is_believed(store: Store) -> None:
+    _write(store, OLD)
+    path = store.root / "numbers" / "manifest.json"
+    whole, told = path.read_bytes(), store.manifest("numbers")
+    for bit in range(len(whole) * 8):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert store.manifest("numbers") == told  # a space that is another space
+        except Damaged:
+            assert store.up_to_date("numbers", None, told.made_from) is None
+
+
+@pytest.mark.parametrize("of", [("numbers", "large"), ("others", "small")])
+def test_an_artifact_in_the_place_of_another_is_not_believed(
+    store: Store, of: tuple[str, str]
+) -> None:
+    _write(store, OLD, partition="small")
+    _write(store, NEW, *of)
+    shutil.copytree(store.root.joinpath(*of), store.root / "numbers" / "small", dirs_exist_ok=True)
+    with pytest.raises(Damaged, match=r"manifest\.json is damaged"):
+        store.read_table("numbers", "small")
+    assert store.up_to_date("numbers", "small", "") is None
 
 
 def test_a_table_is_built_once_for_what_it_is_made_from(store: Store) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from symtune_pipeline.contract import Column, Table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.experiment import EvaluationConfig, Experiment, load_experiment
-from symtune_pipeline.files import TABLE, read_table, scan_table
+from symtune_pipeline.files import TABLE, read_table, scan_table, sealed, unsealed
 from symtune_pipeline.sources.load import load_examples, public_source
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sql.engine import run_model, run_tests
 from symtune_pipeline.sql.model import load_models
-from symtune_pipeline.store.folder import Store
+from symtune_pipeline.store.folder import Damaged, Store
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
@@ -219,7 +218,7 @@ def test_an_experiment_that_is_no_name_of_a_folder_is_refused(name: str, tmp_pat
     settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(settings | {"name": name}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"mine\.yaml, setting 'name': "):
+    with pytest.raises(UserError, match=r"mine\.yaml(, setting 'name': | is not valid)"):
         load_experiment(str(file))
 
 
@@ -240,8 +239,8 @@ def test_a_manifest_that_names_what_lies_elsewhere_is_none(
     with store.writing("numbers", "small") as folder:
         NUMBERS.write(NUMBERS.frame({"n": [1]}), folder)
     file = store.root / "numbers" / "small" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change), encoding="utf-8")
-    with pytest.raises(UserError, match=r"is no manifest; delete"):
+    file.write_text(sealed(unsealed(file.read_text()) | change), encoding="utf-8")
+    with pytest.raises(Damaged, match=r"is damaged; materialise 'numbers' again"):
         store.folder("numbers", "small")
 
 

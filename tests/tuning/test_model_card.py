@@ -52,10 +52,11 @@ def card(
     model: str = "smollm2-135m",
     more: str = "",
     kept: int = 2,
+    own: str = OWN,
 ) -> str:
     """From a log of two steps."""
     experiment = folder / "with_own.yaml"
-    experiment.write_text(OWN + more)
+    experiment.write_text(own + more)
     log = pl.DataFrame(
         [
             {"step": 0, "kept": False} | measured(0.25, 3.0),
@@ -143,6 +144,22 @@ def test_a_card_names_no_folder_of_this_machine_and_no_time(tmp_path: Path) -> N
     text = card(tmp_path)
     assert str(tmp_path) not in text and "mine.csv" not in text
     assert card(tmp_path, seconds=7.0) == text
+
+
+def test_no_text_of_an_experiment_is_markup_in_a_card(tmp_path: Path) -> None:
+    evil = (
+        "x | y | [click](http://evil) ![](http://evil/pixel) <script>alert(1)</script> &lt;"
+        " \\u202e \\n\\n# Title\\n```\\n| a |"
+    )
+    own = OWN.replace("licence: my own licence", f'licence: "{evil}"\n      citation: "{evil}"')
+    own = own.replace("Is it good?", '"```\\n# Title\\n<script>alert(1)</script>"')
+    text = card(tmp_path, own=f'name: "a <b> [c](d) | e"\n{own}')
+    outside, settings, _ = re.split(r"\n(?:`{4,})(?:yaml)?\n", f"{text}\n")
+    assert "alert(1)" in settings
+    for markup in ("<script>", "[click](", "![](", "<b>", "# Title\n", "\u202e", " &lt;"):
+        assert markup not in outside, markup
+    (row,) = [line for line in outside.splitlines() if line.startswith("| mine |")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 6, "five cells"
 
 
 @pytest.mark.slow

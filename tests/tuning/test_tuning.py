@@ -30,7 +30,7 @@ from tiny_models import (
     tiny_job,
 )
 
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.experiment import LossName
 from symtune_pipeline.files import sha256
 from symtune_pipeline.jobs.ranks import only_job
@@ -41,6 +41,7 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.order import step_plan
+from symtune_pipeline.tuning.result import read_result
 from symtune_pipeline.tuning.step import Block, block_loss
 
 
@@ -293,6 +294,54 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert weights(config) == weights(undisturbed)
 
 
+def test_no_flipped_bit_of_a_checkpoints_state_is_believed(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path)
+    model = load_model(config.model_folder, torch.float32, "cpu")
+    optimizer = make_optimizer(model, config)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 2, print)
+    state = State("same", log=[{"step": 0, "loss": 0.5}])
+    checkpoints.save(model, optimizer, state)
+    checkpoints.wait()
+    random_state = torch.get_rng_state()
+    folder = tmp_path / "checkpoints" / "step-0"
+    kept = shutil.copytree(folder, tmp_path / "kept")
+    whole = (folder / "state.json").read_bytes()
+    for bit in random.Random(0).sample(range(len(whole) * 8), 120):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        (folder / "state.json").write_bytes(flipped)
+        torch.manual_seed(bit)
+        found = checkpoints.load(model, optimizer, "same")
+        assert found in (None, state)
+        assert not found or torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_shard_that_no_rank_wrote_is_not_loaded(tmp_path: Path) -> None:
+    config = tiny_job(tmp_path, tokens_per_step=40)
+    before, last = cut_off(config)
+    folder = config.output_folder / "checkpoints"
+    (shard,) = (folder / f"step-{before}").glob("*.safetensors")
+    shutil.copy(shard, folder / f"step-{last}" / "shard-00009-model-00001-of-00001.safetensors")
+    lines: list[str] = []
+    run_job(config, lines.append)
+    assert "is passed over: its files are not those of its checksums" in lines[0]
+    assert lines[1] == f"tuning: going on from step {before}"
+
+
+def test_a_checkpoint_that_is_damaged_here_comes_whole_from_the_bucket(
+    s3: str, tmp_path: Path
+) -> None:
+    config = tiny_job(tmp_path / "job", checkpoint_url=f"{s3}/{tmp_path.name}")
+    last = cut_off(config)[-1]
+    folder = config.output_folder / "checkpoints" / f"step-{last}"
+    for file in folder.iterdir():
+        os.truncate(file, 100)
+    lines: list[str] = []
+    run_job(config, lines.append)
+    assert lines[0] == f"tuning: going on from step {last}"
+
+
 def test_a_job_goes_on_from_a_bucket_where_its_folder_is_gone(s3: str, tmp_path: Path) -> None:
     undisturbed = tiny_job(tmp_path / "undisturbed")
     config = tiny_job(tmp_path / "moved", checkpoint_url=f"{s3}/{tmp_path.name}")
@@ -358,6 +407,21 @@ def test_a_result_that_was_half_removed_is_made_again(tmp_path: Path) -> None:
     (result / "log.json").unlink()
     run_job(config, print)
     assert weights(config) == made
+
+
+@pytest.mark.parametrize("name", ["log.json", "model.safetensors", "config.json", "tokenizer.json"])
+def test_a_result_that_was_damaged_is_made_again(name: str, tmp_path: Path) -> None:
+    config = tiny_job(tmp_path)
+    result = run_job(config, print)
+    made = weights(config)
+    content = bytearray((result / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (result / name).write_bytes(content)
+    with pytest.raises(JobLost, match="start the job again"):
+        read_result(result)
+    run_job(config, print)
+    assert weights(config) == made
+    read_result(result)
 
 
 # --- bad input ----------------------------------------------------------------------------------
