@@ -11,9 +11,10 @@ from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder, unready
 from symtune_pipeline.evaluation.predictions import paths
-from symtune_pipeline.experiment import EvaluationConfig, Experiment
+from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.report.robustness import calibrated_text
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 

@@ -32,6 +32,7 @@ LEFT_OUT = (
     "symtune_pipeline.environment",
     "symtune_pipeline.store",
     "symtune_pipeline.experiment",
+    "symtune_pipeline.sections",
     "symtune_pipeline.tables",
     "symtune_pipeline.contract",
     "symtune_pipeline.tuning.metrics",

@@ -18,12 +18,13 @@ import polars as pl
 
 from benchmarks.common import Record, base_model, measured, report
 from symtune_pipeline.environment import mirror_folder
-from symtune_pipeline.experiment import MixtureConfig, SymbolsConfig, load_experiment
+from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import read_frames, write_frames
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.prompts.text import render, segments
+from symtune_pipeline.sections import MixtureConfig, SymbolsConfig
 from symtune_pipeline.sources.load import load_examples, public_source
 
 BLOCK_TOKENS = 2_048

@@ -21,9 +21,9 @@ from benchmarks.common import Measured, Record, base_model, measured, report
 from benchmarks.scoring_equality import check_equality
 from symtune_pipeline.catalog.datasets import find_dataset
 from symtune_pipeline.evaluation.suites import classification_suite
-from symtune_pipeline.experiment import EvaluationConfig, SymbolsConfig
 from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
+from symtune_pipeline.sections import EvaluationConfig, SymbolsConfig
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
 from symtune_pipeline.tables import SETTINGS

@@ -19,10 +19,11 @@ from benchmarks.common import Record, base_model
 from symtune_pipeline.environment import mirror_folder
 from symtune_pipeline.evaluation.classification import predict
 from symtune_pipeline.evaluation.suites import classification_suite
-from symtune_pipeline.experiment import EvaluationConfig, SymbolsConfig, load_experiment
+from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
+from symtune_pipeline.sections import EvaluationConfig, SymbolsConfig
 from symtune_pipeline.sources.load import load_examples, public_source
 from symtune_pipeline.tables import SETTINGS
 

@@ -27,10 +27,11 @@ from benchmarks.common import ROOT, Record, base_model, report
 from benchmarks.data import examples_in_normal_form
 from resources.pipes import ENVIRONMENT as LAUNCHED
 from symtune_pipeline.catalog.models import find_model
-from symtune_pipeline.experiment import LossName, load_experiment
+from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.symbols import symbol_pool
+from symtune_pipeline.sections import LossName
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.settings import job_config

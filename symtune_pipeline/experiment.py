@@ -2,285 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Lt, MinLen
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from symtune_pipeline.catalog.datasets import Dataset, all_datasets, find_dataset
+from symtune_pipeline.catalog.datasets import Dataset, all_datasets
 from symtune_pipeline.catalog.models import Model, find_model
-from symtune_pipeline.catalog.own import OwnDataset
-from symtune_pipeline.catalog.splits import PAPER, Split, as_split, evaluated
+from symtune_pipeline.catalog.splits import as_split, evaluated
 from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.files import name_fault, parse_yaml, read_settings
-from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
+from symtune_pipeline.sections import (
+    DataConfig,
+    EvaluationConfig,
+    MixtureConfig,
+    Section,
+    SymbolsConfig,
+    TuningConfig,
+    known,
+)
 
 LIBRARY = Path(__file__).resolve().parent
 # A wheel carries the experiments inside the library (setup.py), a checkout has them beside it.
 INSTALLED = (LIBRARY / "experiments").is_dir()
 RESERVED = ("incoming", "benchmarks")  # folders beside those of experiments
 EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
-# The most of anything that is counted: beyond lies no experiment, but a slip of the finger.
-Count = Annotated[int, Ge(0), Le(1_000_000_000)]
-Positive = Annotated[int, Gt(0), Le(1_000_000_000)]
-Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by one
-Concepts = Annotated[int, Ge(0), Le(100_000)]
-LossName = Literal["all_labels", "final_label"]
-OptimizerName = Literal["adamw", "adafactor"]
-TUNING_PER_CATEGORY = 10_000
-
-
-class Section(BaseModel):
-    """A part of an experiment; an unknown setting is an error.
-
-    A field's sentence is its docstring: docs/settings.md is made from them.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class DataConfig(Section):
-    """Which datasets, and where they come from."""
-
-    source: Literal["generated", "hub"] | None = None
-    """Where the catalogue's sets come from; none: there are only the sets in `own`."""
-    own: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OwnDataset] = {}
-    """Sets of your own by name, in small letters, digits and underscores."""
-    datasets: tuple[str, ...] = ()
-    """The catalogue's sets by key; empty: every one that the source has."""
-    split: str | tuple[str, ...] = PAPER
-    """The catalogue's sets that are evaluated, all others tuned on: a name of a split, or a list of sets."""
-    missing: Literal["error", "leave_out"] = "error"
-    """What happens when a public set cannot be had."""
-    train_rows: Few = 400
-    """Rows of a generated set for training."""
-    test_rows: Few = 200
-    """Rows of a generated set for testing."""
-    cap: Positive = 25_000
-    """Examples of a tuning set at most (Wei et al. 2023)."""
-
-    @field_validator("own")
-    @classmethod
-    def _not_in_catalogue(cls, own: dict[str, OwnDataset]) -> dict[str, OwnDataset]:
-        taken = [key for key in own if key in all_datasets()]
-        if taken:
-            raise ValueError(f"the catalogue has a set called '{taken[0]}'; choose another name")
-        return own
-
-    @field_validator("datasets")
-    @classmethod
-    def _in_catalogue(cls, keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        public = [key for key in _known(keys, find_dataset) if find_dataset(key).hub]
-        if public and info.data.get("source") == "generated":
-            raise ValueError(f"'{public[0]}' is a public set; set data.source to hub")
-        return keys
-
-    @field_validator("split")
-    @classmethod
-    def _divides(cls, split: Split, info: ValidationInfo) -> Split:
-        try:
-            held_out = evaluated(split)
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        chosen = info.data.get("datasets")
-        left_out = sorted(held_out.difference(chosen)) if held_out and chosen else []
-        if left_out and isinstance(split, tuple):
-            raise ValueError(f"'{left_out[0]}' is not among data.datasets; name it there too")
-        return split
-
-    @model_validator(mode="after")
-    def _has_data(self) -> DataConfig:
-        if self.source is None and (self.datasets or not self.own):
-            raise ValueError(
-                "set source to generated or hub; without it there are only sets in own"
-            )
-        return self
-
-
-class SymbolsConfig(Section):
-    """Which symbols the tuning prompts may use; those for evaluation are always the same."""
-
-    categories: Annotated[tuple[Category, ...], MinLen(1)] = CATEGORIES
-    """The kinds of symbols, each named once."""
-    tuning_size: Positive | None = None
-    """Symbols in all, spread evenly over the kinds; none: 10,000 of each, which is also the most."""
-    leave_out_offensive: bool = False
-    """Takes offensive words out of the pool."""
-
-    @field_validator("categories")
-    @classmethod
-    def _named_once(cls, names: tuple[Category, ...]) -> tuple[Category, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError("a category is named twice")
-        return names
-
-    @field_validator("tuning_size")
-    @classmethod
-    def _available(cls, size: int | None, info: ValidationInfo) -> int | None:
-        most = TUNING_PER_CATEGORY * len(info.data.get("categories", CATEGORIES))
-        if size is not None and size > most:
-            raise ValueError(f"{size} is above {most}, which these categories have for tuning")
-        return size
-
-
-class MixtureConfig(Section):
-    """How the symbol-tuning prompts are drawn."""
-
-    prompts: Positive
-    """How many prompts are drawn."""
-    exemplars_per_class: tuple[Few, Few] = (2, 10)
-    """The smallest and the largest number of exemplars of a class in a prompt."""
-    max_characters: Positive = 6_000
-    """Characters of the inputs of one prompt at most."""
-    temperature: Annotated[float, Gt(0), Le(1_000_000_000)] | None = None
-    """A set is drawn in proportion to its size^(1/temperature); none: each equally often."""
-    labels: Literal["symbols", "natural", "shuffled"] = "symbols"
-    """What stands for the classes; two controls: the sets' own labels, and symbols dealt out at random."""
-    instructed_share: Annotated[float, Ge(0), Le(1)] = 0.0
-    """The share of prompts with the set's instruction and its own labels."""
-    distinct_first_token: bool = False
-    """The symbols of a prompt differ in their first token too, for every model of the experiment."""
-    held_out_prompts: Annotated[int, Ge(0)] = 24
-    """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
-
-    @field_validator("exemplars_per_class")
-    @classmethod
-    def _in_order(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if value[0] > value[1]:
-            raise ValueError(f"the smallest number, {value[0]}, is above the largest, {value[1]}")
-        return value
-
-
-class Lora(Section):
-    """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
-
-    rank: Annotated[int, Ge(0), Le(100_000)] = 16
-    """The rank of the adapters; 0: none, all weights are tuned."""
-    alpha: Annotated[float, Gt(0), Le(1_000_000_000)] = 32
-    """What the adapters add is scaled by alpha / rank."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """The share of an adapter's inputs that is left out at random while tuning."""
-
-
-class TuningConfig(Section):
-    """How the model is tuned; what is left out comes from the model's catalogue entry."""
-
-    loss: LossName = "all_labels"
-    """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
-    block_tokens: Positive = 1_024
-    """Tokens of a block of prompts, at most the model's context."""
-    epochs: Few = 1
-    """How often the mixture is seen."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
-    """The numbers it computes with; auto: bf16 where the hardware multiplies it; none: the model's own."""
-    optimizer: OptimizerName | None = None
-    """The optimizer; none: the model's own."""
-    learning_rate: Annotated[float, Gt(0), Le(1_000)] | None = None
-    """The highest rate, about ten times higher for adapters; none: the model's own."""
-    tokens_per_step: Positive | None = None
-    """Tokens of one step of the optimizer; none: the model's own."""
-    keep: Literal["last", "best"] = "last"
-    """The weights that are the result: after the last step, or where symbol accuracy was best."""
-    lora: Lora | None = None
-    """Adapters, merged at the end; none: as the catalogue plans the model."""
-    activation_checkpointing: bool | None = None
-    """Less memory for about a third more time; none: as the catalogue plans the model."""
-    compile: bool = False
-    """Compiled layers: more than twice as fast for a small model on a GPU, after some seconds."""
-    checkpoint_seconds: Annotated[float, Gt(0), Le(1_000_000_000)] = 60
-    """Seconds from one checkpoint to the next."""
-    keep_checkpoints: Positive = 2
-    """How many of the last checkpoints are kept."""
-
-    def block_tokens_for(self, model: Model) -> int:
-        """The tokens of a block; raises UserError where they exceed the model's context."""
-        if self.block_tokens > model.context_tokens:
-            raise UserError(
-                f"tuning.block_tokens is {self.block_tokens:,}, above the context of '{model.key}';"
-                f" lower it to {model.context_tokens:,} or less."
-            )
-        return self.block_tokens
-
-
-class EvaluationConfig(Section):
-    """How large the evaluation suites are; a set with fewer queries is asked those it has."""
-
-    protocol: Literal["shared", "per_query"] = "shared"
-    """Exemplars drawn once for all queries of a context, or anew for every query (as in the paper)."""
-    exemplars_per_class: Few = 4
-    """Exemplars of each class in a prompt."""
-    contexts: Few = 2
-    """Draws of exemplars per set; with `shared` only."""
-    queries: Few = 20
-    """Queries per context; with `per_query`, per set."""
-    flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
-    """The shares of exemplars with a flipped label, each asked once."""
-    algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
-    """Exemplars of an algorithmic concept in a prompt."""
-    list_functions: Concepts = 40
-    """How many functions of lists are asked."""
-    turing_programs: Concepts = 40
-    """How many Turing concepts are asked."""
-    concepts: dict[str, Concepts] = {}
-    """How many concepts of the other algorithmic benchmarks are asked, by benchmark."""
-    algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2
-    """Queries of an algorithmic concept."""
-    language_texts: Annotated[int, Ge(0)] = 50
-    """Texts of every held-out set, at most, that the loss of plain language is measured on."""
-    pretrained: bool = False
-    """The pretrained-only parent answers too, where the catalogue has one."""
-    chat_template: bool = False
-    """Prompts stand in the chat template of the model, which must be instruction-tuned; in tuning too."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
-    published: Path | None = None
-    """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
-
-    @field_validator("flipped_percents")
-    @classmethod
-    def _named_once(cls, percents: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(percents)) < len(percents):
-            raise ValueError("a percentage is named twice")
-        return percents
-
-    @field_validator("concepts")
-    @classmethod
-    def _other_benchmarks(cls, concepts: dict[str, int]) -> dict[str, int]:
-        own = {"list_functions": "list_functions", "turing_concepts": "turing_programs"}
-        for key in concepts:
-            if key in own:
-                raise ValueError(f"'{key}' has a setting of its own; use evaluation.{own[key]}")
-            if key not in benchmarks_of("algorithmic"):
-                raise ValueError(
-                    f"there is no algorithmic benchmark called '{key}'; add it or leave it out"
-                )
-        return concepts
-
-    @field_validator("chat_template")
-    @classmethod
-    def _without_the_parent(cls, chat: bool, info: ValidationInfo) -> bool:
-        if chat and info.data.get("pretrained"):
-            raise ValueError(
-                "a pretrained parent has no chat template; set this or evaluation.pretrained to false"
-            )
-        return chat
-
-    @field_validator("published")
-    @classmethod
-    def _beside_the_file(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
-        return folder and (info.context or {}).get("folder", Path()) / folder
 
 
 class Experiment(Section):
@@ -310,12 +61,12 @@ class Experiment(Section):
     @field_validator("models")
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        return _known(keys, find_model)
+        return known(keys, find_model)
 
     @field_validator("tuning")
     @classmethod
     def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
-        _known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(find_model(key)))
+        known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(find_model(key)))
         return tuning
 
     @field_validator("tuning")
@@ -378,15 +129,6 @@ class Experiment(Section):
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}
-
-
-def _known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:
-    try:
-        for key in keys:
-            find(key)
-    except UserError as error:
-        raise ValueError(str(error)) from error  # pydantic adds which setting it is
-    return keys
 
 
 def load_experiment(name: str) -> Experiment:

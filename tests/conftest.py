@@ -17,9 +17,9 @@ import pytest
 from filelock import FileLock
 
 from symtune_pipeline.catalog.datasets import find_dataset
-from symtune_pipeline.experiment import SymbolsConfig
 from symtune_pipeline.files import sha256
 from symtune_pipeline.prompts.symbols import symbol_pool
+from symtune_pipeline.sections import SymbolsConfig
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
 from symtune_pipeline.store.folder import Store

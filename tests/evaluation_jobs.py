@@ -15,7 +15,7 @@ from tiny_models import save_tiny_model
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.evaluation.config import JobConfig, Weights
 from symtune_pipeline.evaluation.suites import algorithmic_suite, classification_suite
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import Suite, benchmarks_of
 
 FEW = EvaluationConfig(

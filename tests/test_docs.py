@@ -27,7 +27,8 @@ from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.app import app
 from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.settings_page import settings_page
-from symtune_pipeline.experiment import Experiment, Lora, Section
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.sections import Lora, Section
 
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]

@@ -12,7 +12,6 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.predictions import by_context, ranked
 from symtune_pipeline.evaluation.scorer import score
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
@@ -20,6 +19,7 @@ from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
 from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
+from symtune_pipeline.sections import EvaluationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
 
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import benchmarks_of
 
 

@@ -18,12 +18,12 @@ from transformers import GenerationConfig
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.predictions import generated
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.generating import Batch, Generating, choose_generating
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
+from symtune_pipeline.sections import EvaluationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

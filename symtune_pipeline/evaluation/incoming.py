@@ -13,10 +13,10 @@ import polars as pl
 
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.predictions import of_model
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.files import content_hash, name_fault, sha256
 from symtune_pipeline.models.folder import check_complete, lacking
 from symtune_pipeline.progress import Progress
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, CLASSIFICATION_PREDICTIONS
 

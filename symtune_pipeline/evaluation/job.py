@@ -21,12 +21,12 @@ from symtune_pipeline.errors import UserError, brief
 from symtune_pipeline.evaluation.answers import KeptAnswers
 from symtune_pipeline.evaluation.asking import Asking
 from symtune_pipeline.evaluation.config import JobConfig, Weights
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.files import content_hash, read_table, sha256
 from symtune_pipeline.jobs.job import Say
 from symtune_pipeline.jobs.ranks import Ranks, work_as_rank
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.progress import Progress
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, Suite
 

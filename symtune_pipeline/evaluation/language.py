@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from symtune_pipeline.evaluation.scorer import score
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.encoding import TextEncoder
+from symtune_pipeline.sections import EvaluationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -25,9 +25,9 @@ from symtune_pipeline.evaluation.concepts import (
     benchmarks,
     published_formats,
 )
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.mixture import ClassPool, class_pools, distinct
 from symtune_pipeline.prompts.symbols import SymbolSampler
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,

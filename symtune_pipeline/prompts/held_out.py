@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts.mixture import ClassPool, class_pools, references_of
 from symtune_pipeline.prompts.symbols import SymbolSampler
+from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import HELD_OUT_PROMPTS
 
 QUERIES = 4  # of a prompt: more would say little more, as what a prompt teaches is the same for all

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts.symbols import SymbolSampler
+from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import TUNING_MIXTURE
 
 SHOWN = 10  # classes that a sentence names

@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import TUNING_PER_CATEGORY, SymbolsConfig
 from symtune_pipeline.prompts.tokens import label_tokens
+from symtune_pipeline.sections import TUNING_PER_CATEGORY, SymbolsConfig
 from symtune_pipeline.tables import CATEGORIES, Category
 
 if TYPE_CHECKING:

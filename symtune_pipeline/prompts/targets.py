@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from symtune_pipeline.experiment import LossName
+from symtune_pipeline.sections import LossName
 
 # A label is the first of its class in the prompt, one of a class that was seen before, or the query's.
 FIRST, SEEN, QUERY = 0, 1, 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from symtune_pipeline.experiment import Lora, LossName, OptimizerName
 from symtune_pipeline.files import content_hash
 from symtune_pipeline.jobs.job import Job
+from symtune_pipeline.sections import Lora, LossName, OptimizerName
 
 
 class JobConfig(Job):

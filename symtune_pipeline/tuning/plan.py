@@ -19,10 +19,11 @@ import psutil
 from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment, Lora, LossName
+from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.models.sizing import Sizes, sizes_of
 from symtune_pipeline.prompts.targets import LEAST_KIND
+from symtune_pipeline.sections import Lora, LossName
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.order import PASS_TOKENS, blocks_per_step
 from symtune_pipeline.tuning.settings import job_config

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from symtune_pipeline.catalog.models import Model
-from symtune_pipeline.experiment import Experiment, Lora
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.config import JobConfig
 
 

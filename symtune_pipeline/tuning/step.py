@@ -14,12 +14,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import LossName
 from symtune_pipeline.models.attention import packed_logits
 from symtune_pipeline.models.packing import PackedSequence
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
 from symtune_pipeline.prompts.targets import LEAST_KIND
+from symtune_pipeline.sections import LossName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

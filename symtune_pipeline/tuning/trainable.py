@@ -12,11 +12,11 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from symtune_pipeline.errors import UserError, brief, is_out_of_memory
-from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.attention import attending_again
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.trial import random_strings
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.step import Block, block_loss
 

@@ -14,7 +14,8 @@ from assets.sql import sql_assets
 from resources.store import StoreResource
 from symtune_pipeline.catalog.datasets import find_dataset
 from symtune_pipeline.catalog.own import OwnDataset
-from symtune_pipeline.experiment import DataConfig, Experiment, MixtureConfig, load_experiment
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.sections import DataConfig, MixtureConfig
 from symtune_pipeline.sources.mirror import Mirror
 
 SETS = ("rt", "teo", "tei", "teab")

@@ -15,8 +15,9 @@ from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import DataConfig, Experiment, MixtureConfig, load_experiment
+from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrained_model
+from symtune_pipeline.sections import DataConfig, MixtureConfig
 from symtune_pipeline.sources.load import load_examples
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.normal import normal_form

@@ -18,7 +18,7 @@ from symtune_pipeline.commands.export_lm_eval import export_tasks
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.generation import generate
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
 ICL = "symtune_icl_symbols_no_instruction"

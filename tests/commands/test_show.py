@@ -18,9 +18,9 @@ from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.commands.show_prompt import evaluation_prompts, printed, tuning_prompts
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.suites import classification_suite
-from symtune_pipeline.experiment import EvaluationConfig, MixtureConfig
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.text import render, segments
+from symtune_pipeline.sections import EvaluationConfig, MixtureConfig
 from symtune_pipeline.tables import SETTINGS, ZERO_SHOT, flipped_setting
 
 TUNING, HELD_OUT = find_dataset("news_topics"), find_dataset("life_events")

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.generation import complete
 from symtune_pipeline.evaluation.suites import algorithmic_suite
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.generating import Generating
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
+from symtune_pipeline.sections import EvaluationConfig
 
 CONFIG = EvaluationConfig(
     algorithmic_shots=2, list_functions=6, turing_programs=2, algorithmic_queries=1

@@ -23,7 +23,6 @@ from symtune_pipeline.evaluation.classification import _tree, classify, predict
 from symtune_pipeline.evaluation.predictions import by_context, of_model, paths
 from symtune_pipeline.evaluation.scorer import Tree, score
 from symtune_pipeline.evaluation.suites import classification_suite
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.text import (
     classification_prompt,
@@ -32,6 +31,7 @@ from symtune_pipeline.prompts.text import (
     render,
 )
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import CLASSIFICATION_SUITE
 
 CONTEXT_TOKENS = 60

@@ -26,8 +26,8 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.endpoint import TRIES, Endpoint, predict
 from symtune_pipeline.evaluation.suites import classification_suite
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, flipped_setting
 
 INSTRUCTIONS = {key: entry.instruction for key, entry in all_datasets().items()}

@@ -20,8 +20,8 @@ from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.config import JobConfig
 from symtune_pipeline.evaluation.generation import generate
 from symtune_pipeline.evaluation.job import run_job
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.files import read_table
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import Suite
 
 FAMILIES = ("llama", "olmo2", "gpt_neox")

@@ -17,7 +17,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.incoming import score_folder
 from symtune_pipeline.evaluation.suites import algorithmic_suite, classification_suite
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,

@@ -16,8 +16,8 @@ from symtune_pipeline.evaluation.checks import not_predicted_once
 from symtune_pipeline.evaluation.language import measure
 from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.evaluation.suites import language_suite
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.encoding import TextEncoder
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import LANGUAGE_LOSSES, LANGUAGE_SUITE
 
 CONTEXT_TOKENS = 64

@@ -17,7 +17,7 @@ from conftest import ROOT
 from pydantic import ValidationError
 from tiny_models import save_reading_model
 
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 
 PAGE = ROOT / "docs" / "extending" / "benchmark.md"
 # What a user runs with the settings of the page; prints what the claims below are about.
@@ -27,7 +27,7 @@ from pathlib import Path
 from symtune_pipeline.evaluation.generation import generate
 from symtune_pipeline.evaluation.predictions import of_model
 from symtune_pipeline.evaluation.suites import algorithmic_suite
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import ALGORITHMIC_PREDICTIONS, ALGORITHMIC_SUITE, VOCABULARIES
 
 few = {"list_functions": 2, "turing_programs": 2, "algorithmic_shots": 3}

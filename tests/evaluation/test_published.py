@@ -11,8 +11,8 @@ import pytest
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import algorithmic_suite
-from symtune_pipeline.experiment import EvaluationConfig
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
+from symtune_pipeline.sections import EvaluationConfig
 
 TURING = {"input": "Input: '0'\nOutput: ''\n\nInput: '11'\nOutput:", "target": "'1'"}
 LIST = {"input": "Q: [1, 2]\nA: []\nQ: [4]", "target": "[]", "comment": "Trial 2 of c003 (…)"}

@@ -24,7 +24,7 @@ from symtune_pipeline.evaluation.suites import (
     language_suite,
     short_of_queries,
 )
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,

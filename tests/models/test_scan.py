@@ -14,9 +14,9 @@ from scan import Found, configurations, found, make, page
 from tiny_models import HELD_OUT, tiny_job
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.job import run_job
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"

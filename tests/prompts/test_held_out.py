@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts.held_out import QUERIES, held_out_prompts
 from symtune_pipeline.prompts.held_out_tokens import packed_held_out
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.text import render, segments
+from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import HELD_OUT_PROMPTS, PACKED_HELD_OUT
 
 CONFIG = MixtureConfig(prompts=20, exemplars_per_class=(2, 4), held_out_prompts=10)

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.files import write_frames
 from symtune_pipeline.prompts import mixture as mixture_module
 from symtune_pipeline.prompts.mixture import class_pools, distinct, mixture_chunks, short_prompts
 from symtune_pipeline.prompts.symbols import first_tokens
+from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import TUNING_MIXTURE
 
 PROMPTS = 1_500

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.catalog.formats import prompt_formats
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import MixtureConfig
 from symtune_pipeline.prompts import blocks as packing
 from symtune_pipeline.prompts.blocks import TooLong, fill, packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
 from symtune_pipeline.prompts.text import Role, Segment, render, segments, tuning_prompt
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
+from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import PACKED_MIXTURE, TUNING_MIXTURE
 
 # The ten formats of the method, in its order: one exemplar, then the query without its label.

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import SymbolsConfig
 from symtune_pipeline.prompts.symbols import (
     SymbolSampler,
     first_tokens,
@@ -17,6 +16,7 @@ from symtune_pipeline.prompts.symbols import (
     shared_token_sequences,
     symbol_pool,
 )
+from symtune_pipeline.sections import SymbolsConfig
 from symtune_pipeline.tables import Category
 
 

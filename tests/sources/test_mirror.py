@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from symtune_pipeline.catalog.datasets import Dataset, HubLocation, find_dataset
 from symtune_pipeline.commands.app import app
 from symtune_pipeline.errors import MissingData, UserError
-from symtune_pipeline.experiment import DataConfig, Experiment, MixtureConfig
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.sections import DataConfig, MixtureConfig
 from symtune_pipeline.sources.load import files_version, load_examples
 from symtune_pipeline.sources.mirror import Mirror, fill_mirror
 from symtune_pipeline.store.bucket import Bucket

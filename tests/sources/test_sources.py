@@ -10,7 +10,8 @@ import pytest
 
 from symtune_pipeline.catalog.datasets import Dataset, find_dataset
 from symtune_pipeline.errors import MissingData, UserError
-from symtune_pipeline.experiment import DataConfig, Experiment, MixtureConfig
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.sections import DataConfig, MixtureConfig
 from symtune_pipeline.sources.hub import Hub
 from symtune_pipeline.sources.load import load_examples
 from symtune_pipeline.sources.mirror import Mirror

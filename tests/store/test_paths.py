@@ -16,8 +16,9 @@ from symtune_pipeline.commands.query import database_of
 from symtune_pipeline.contract import Column, Table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.incoming import score_folder
-from symtune_pipeline.experiment import EvaluationConfig, Experiment, load_experiment
+from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE, read_table, scan_table, sealed, unsealed
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.sources.load import load_examples, public_source
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sql.engine import run_model, run_tests

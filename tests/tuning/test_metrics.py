@@ -23,10 +23,10 @@ from tiny_models import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from symtune_pipeline.experiment import Lora
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.report.curves import curves
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.tables import TUNING_LOG, TUNING_LOG_BY_SET
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.held_out import HeldOutPrompt, measure, read_held_out

@@ -27,9 +27,10 @@ from symtune_pipeline.commands.plan import plan as plan_command
 from symtune_pipeline.commands.plan import workload
 from symtune_pipeline.commands.plan_tables import details, markdown
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment, Lora, load_experiment
+from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.models.sizing import attention_width, sizes_of
 from symtune_pipeline.progress import duration
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import PACKED_MIXTURE
 from symtune_pipeline.tuning.config import JobConfig

@@ -31,10 +31,10 @@ from tiny_models import (
 )
 
 from symtune_pipeline.errors import JobLost, UserError
-from symtune_pipeline.experiment import LossName
 from symtune_pipeline.files import sha256
 from symtune_pipeline.jobs.ranks import only_job
 from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.sections import LossName
 from symtune_pipeline.store.bucket import Bucket
 from symtune_pipeline.tuning.checkpoint import Checkpoints, State
 from symtune_pipeline.tuning.config import JobConfig

@@ -15,11 +15,12 @@ from tiny_models import HELD_OUT, random_blocks, reference_model, save_tiny_mode
 
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment, Lora, load_experiment
+from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.jobs.ranks import ALONE
 from symtune_pipeline.models.attention import attending
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.packing import Pack, PackedSequence
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_tuning import cut_off
 from tiny_models import HELD_OUT, save_tiny_model, tiny_job
 
-from symtune_pipeline.experiment import Lora
+from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.trainable import load_trainable

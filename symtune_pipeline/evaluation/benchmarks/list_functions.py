@@ -17,7 +17,7 @@ from symtune_pipeline.evaluation.benchmarks.functions_of_lists import (
     Values,
 )
 from symtune_pipeline.evaluation.concepts import Concept, Published, PublishedFormat, solved
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 
 _REPETITIVE = 0.28
 _LONGEST_OUTPUT = 15

@@ -29,7 +29,7 @@ from typing import Literal
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.concepts import Concept, Published, PublishedFormat, solved
-from symtune_pipeline.experiment import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig
 
 Edge = Literal["end", "leave"]
 
