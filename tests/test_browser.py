@@ -214,5 +214,3 @@ def test_a_click_on_a_setting_above_the_chart_shows_it_alone(
     expect(points).to_have_count(len(tuned))
     chart.locator(".role-legend-label text", has_text="symbols, no instruction").click()
     expect(points).to_have_count(len(tuned.filter(pl.col("setting") == "symbols, no instruction")))
-    chart.locator(".role-legend-label text", has_text="symbols, no instruction").click()
-    expect(points).to_have_count(len(tuned))
