@@ -41,7 +41,9 @@ def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
             accuracy = _accuracy(store.artifacts, folder, experiment.evaluation, context)
         context.log_event(_shown(store.artifacts, folder, accuracy))
 
-    @dg.job(name="evaluate_folder", executor_def=dg.in_process_executor)
+    tags = {"experiment": experiment.name}
+
+    @dg.job(name="evaluate_folder", executor_def=dg.in_process_executor, tags=tags)
     def job() -> None:
         """The evaluation of one model folder, whatever made it: a fine-tune elsewhere, a download."""
         score_incoming()

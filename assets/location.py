@@ -1,6 +1,8 @@
 """The code location of an experiment: its assets, jobs, schedules, sensors and resources."""
 
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -34,7 +36,8 @@ def code_location(experiment: Experiment) -> dg.Definitions:
     for kind in (dg.BetaWarning, dg.PreviewWarning):
         warnings.simplefilter("ignore", kind)
     models = dg.StaticPartitionsDefinition(list(experiment.models))
-    jobs = _jobs(models)
+    tags = {"experiment": experiment.name}  # on every run: one instance may serve several
+    jobs = _jobs(models, tags)
     return dg.Definitions(
         assets=with_attributes(_assets(experiment, models), git_tree()),
         jobs=[*jobs.values(), evaluate_folder(experiment)],
@@ -56,26 +59,24 @@ def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.
     return [raw_assets(experiment), *sql_assets(experiment), *defined]
 
 
-def _jobs(models: dg.PartitionsDefinition) -> dict[str, Any]:
+def _jobs(models: dg.PartitionsDefinition, tags: Mapping[str, str]) -> dict[str, Any]:
+    made = partial(dg.define_asset_job, config=CONSOLE, tags=tags)
     jobs = [
-        dg.define_asset_job(
+        made(
             EVERYTHING,
             selection=dg.AssetSelection.all(),
             partitions_def=models,
-            config=CONSOLE,
             description="Everything, for one model.",
         ),
-        dg.define_asset_job(
+        made(
             EVALUATION,
             selection="eval*",
             partitions_def=models,
-            config=CONSOLE,
             description="The evaluation and the report, for one model.",
         ),
-        dg.define_asset_job(
+        made(
             REFRESH,
             selection=dg.AssetSelection.groups(RAW),
-            config=CONSOLE,
             description="Every raw dataset, from where the experiment says that it comes from.",
         ),
     ]

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import polars as pl
 import pytest
 from conftest import ROOT, Ended, Home
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
@@ -200,3 +201,16 @@ def test_the_charts_of_the_report_fit_the_page(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     charts.first.scroll_into_view_if_needed()
     page.screenshot(path=pictures / f"report_{width}.png")
+
+
+def test_a_click_on_a_setting_above_the_chart_shows_it_alone(
+    smoke_run: tuple[Home, Ended], page: Page
+) -> None:
+    store = smoke_run[0].store
+    tuned = store.read_table("mart_icl").filter(pl.col("variant") == "tuned")
+    page.goto((store.folder("eval_report") / "index.html").as_uri())
+    chart = page.locator("[id^=gains-]").first
+    points = chart.locator(".mark-symbol.role-mark path[opacity='1']")
+    expect(points).to_have_count(len(tuned))
+    chart.locator(".role-legend-label text", has_text="symbols, no instruction").click()
+    expect(points).to_have_count(len(tuned.filter(pl.col("setting") == "symbols, no instruction")))

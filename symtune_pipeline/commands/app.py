@@ -5,6 +5,7 @@ Materialising stays with Dagster.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -26,7 +27,8 @@ from symtune_pipeline.commands import (
 )
 from symtune_pipeline.environment import choose_experiment
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, context_settings=HELP)
 show = typer.Typer(no_args_is_help=True, help="Look at a dataset, a prompt or a table.")
 show.command()(show_table.table)
 show.command()(show_dataset.dataset)
@@ -46,12 +48,24 @@ app.command("score-endpoint")(score_endpoint.score_endpoint)
 app.command()(push.push)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"symtune {version('symtune-pipeline')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _experiment(
     experiment: Annotated[
         str | None,
         typer.Option(help="A name in experiments/ or a file; SYMTUNE_EXPERIMENT by default."),
     ] = None,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
 ) -> None:
     if experiment:
         choose_experiment(experiment)

@@ -121,10 +121,13 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
         zero,
         base.transform_filter("isValid(datum.gain_low) && isValid(datum.gain_high)")
         .mark_rule(strokeWidth=1.5)
-        .encode(x="gain_low:Q", x2="gain_high:Q"),
-        base.mark_point(filled=True, size=50)
-        .encode(x=alt.X("gain:Q", title="tuned minus untuned, points"))
-        .add_params(picked),
+        .encode(x="gain_low:Q", x2="gain_high:Q")
+        .add_params(
+            picked
+        ),  # in the layer that the legend is made of: in another it takes no click
+        base.mark_point(filled=True, size=50).encode(
+            x=alt.X("gain:Q", title="tuned minus untuned, points")
+        ),
     ).properties(
         title="Gain by evaluation set",
         width=WIDTH,

@@ -106,6 +106,12 @@ def numbers(home: Home, asset: str) -> dict[str, float]:
     }
 
 
+def test_a_run_says_which_experiment_it_was_of(home: Home) -> None:
+    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+        (run,) = instance.get_runs()
+    assert run.tags["experiment"] == "smoke"
+
+
 def test_results_are_numbers_of_which_dagster_keeps_a_history(home: Home) -> None:
     """Of every setting, by whatever asset; the predictions' own counts agree with the mart's."""
     summary = home.store.read_table("mart_summary")

@@ -92,6 +92,12 @@ def test_every_command_has_help_with_an_example(symtune: Symtune, command: tuple
     assert re.search(rf"Example: symtune {' '.join(command)}\s", ended.out)
 
 
+def test_the_version_and_the_short_option_for_help(symtune: Symtune) -> None:
+    assert re.fullmatch(r"symtune \d+\.\d+\.\d+\n", symtune("--version").out)
+    for command in ((), ("query",), ("show", "dataset")):
+        assert symtune(*command, "-h").out == symtune(*command, "--help").out
+
+
 def test_a_query_reads_tables_by_the_names_of_their_assets(symtune: Symtune) -> None:
     ended = symtune("query", "SELECT role, sum(kept) FROM int_set_statistics GROUP BY role")
     assert (ended.code, ended.err) == (0, "")
