@@ -49,7 +49,7 @@ def meeting() -> dict[str, Any]:
 
     Where somebody has started torchrun itself it is told nothing: a file will not do for other machines.
     """
-    from torch.distributed.elastic.utils import get_env_variable_or_raise as of_torchrun
+    from torch.distributed.elastic.utils.api import get_env_variable_or_raise as of_torchrun
 
     folder = Path(of_torchrun(RUN))
     if not (folder.is_absolute() and folder.is_dir()):

@@ -138,7 +138,7 @@ def _meeting_in(folder: Path) -> TorchConfig:
     from ray.train.torch import config as of_ray
 
     class Meeting(of_ray._TorchBackend):
-        def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
             gpus = worker_group.get_resources_per_worker().get("GPU", 0)
             folder.mkdir(parents=True, exist_ok=True)
             worker_group.execute(keep_to_loopback)
