@@ -24,6 +24,8 @@ from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import JobLost, UserError
+from symtune_pipeline.errors.disk import disk_sentence
+from symtune_pipeline.errors.interrupts import interrupted
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.store.folder import Store
@@ -49,6 +51,11 @@ def user_errors() -> Iterator[None]:
         raise again from dg.Failure(str(error))
     except UserError as error:
         raise dg.Failure(str(error)) from None
+    except Exception as error:
+        sentence = disk_sentence(error)
+        if sentence is None or interrupted():
+            raise
+        raise dg.Failure(sentence) from None
 
 
 @dataclass(frozen=True)

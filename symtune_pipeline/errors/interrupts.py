@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from symtune_pipeline.errors.disk import disk_sentence
+
 _signals: list[int] = []  # the signals of a command, in their order
 _inbox: list[int] = []  # the file descriptor from which they are read
 
@@ -16,8 +18,9 @@ _inbox: list[int] = []  # the file descriptor from which they are read
 def run_command(work: Callable[[], int], message: str) -> int:
     """Do a command's work; returns its exit status: 130 after Ctrl-C and 143 after SIGTERM.
 
-    Then `message` is printed instead of a traceback. A second Ctrl-C is ignored, as a terminal and a
-    launcher may each send one; a second SIGTERM ends the process at once.
+    After a signal `message` is printed instead of a traceback. A second Ctrl-C is ignored, as a
+    terminal and a launcher may each send one; a second SIGTERM ends the process at once. Where the
+    disk is full or refuses, a sentence says so, and the status is 2.
     """
     with _listening():
         try:
@@ -25,7 +28,11 @@ def run_command(work: Callable[[], int], message: str) -> int:
         except BaseException as error:
             # Not every library lets the exception of a signal through as it is.
             if not (interrupted() or isinstance(error, KeyboardInterrupt)):
-                raise
+                sentence = disk_sentence(error) if isinstance(error, Exception) else None
+                if sentence is None:
+                    raise
+                print(f"error: {sentence}", file=sys.stderr, flush=True)
+                return 2
     if message:
         print(message, file=sys.stderr, flush=True)
     return status()
