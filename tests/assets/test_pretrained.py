@@ -27,7 +27,14 @@ pytestmark = pytest.mark.slow
 PARENT = "smollm2-135m"  # the catalogue names its parent
 ORPHAN = "micro"
 SCORES = ["int_outcomes", "int_scores"]
-MARTS = [f"mart_{name}" for name in ("icl", "flipped", "algorithmic", "summary", "scaling")]
+MARTS = [
+    f"mart_{name}"
+    for name in (
+        *("icl", "flipped", "algorithmic", "summary", "scaling"),
+        *("calibrated", "alignment", "language"),
+    )
+]
+ANSWERS = ["eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"]
 
 
 def with_parents(experiment: Experiment) -> Experiment:
@@ -65,7 +72,7 @@ def store(data_side: DataSide, tokenizer: Any, tmp_path: Path) -> Store:
 
 
 def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store) -> None:
-    made = materialised(store, ["eval_icl", "eval_flipped", "eval_algorithmic"], PARENT)
+    made = materialised(store, ANSWERS, PARENT)
     assert made.success
     for name, path in (
         ("eval_icl", "packed"),
@@ -74,7 +81,7 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
         [event] = made.asset_materializations_for_node(name)
         shown = dict.fromkeys(("pretrained", "untuned", "tuned"), path)
         assert event.metadata["path"].value == shown
-    for name in ("eval_icl", "eval_flipped", "eval_algorithmic"):
+    for name in ANSWERS:
         predictions = store.read_table(name, PARENT)
         by_variant = dict(predictions.group_by("variant").len().iter_rows())
         assert set(by_variant) == {"pretrained", "untuned", "tuned"}
