@@ -44,7 +44,7 @@ def code_location(experiment: Experiment) -> dg.Definitions:
         schedules=_schedules(experiment, jobs),
         sensors=[_keep_up_to_date(), incoming_models],
         resources=resources_of(experiment),
-        # Steps are few and share one process; the fine-tune job is a process of its own.
+        # Steps are few and share one process; the fine-tune and the evaluation are processes of their own.
         executor=dg.in_process_executor,
         loggers={"console": console},
     )

@@ -119,10 +119,10 @@ class KeptAnswers(Asking):
         """The answers in all files, by the number of their pass."""
         known: dict[int, Any] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
                 try:
                     number, answer = json.loads(line)
-                except ValueError:
+                except (ValueError, TypeError):  # cut off, or lost by the disk
                     continue
                 known.setdefault(number, answer)
         return known

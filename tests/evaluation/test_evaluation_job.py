@@ -105,7 +105,8 @@ def test_an_evaluation_goes_on_where_it_was_and_ignores_a_line_that_a_kill_cut_o
     whole, passes = tables(config), kept(config)
     (path,) = config.output_folder.glob("answers/*/*.jsonl")
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:3], lines[3][: len(lines[3]) // 2]]))
+    cut = "\n".join([*lines[:3], lines[3][: len(lines[3]) // 2]])
+    path.write_bytes(cut.encode() + b"\xff\x00\n17\n" + lines[4][:9].encode())
     (config.result_folder / "one.parquet").unlink()
     said: list[str] = []
     run_job(config, said.append)

@@ -28,8 +28,6 @@ from symtune_pipeline.experiment import load_experiment
 
 pytestmark = pytest.mark.slow
 
-PREDICTIONS = ("eval_icl", "eval_flipped", "eval_algorithmic")
-
 
 @pytest.fixture
 def long_job(
@@ -64,7 +62,7 @@ def kill_one(of: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "assets"),
     [
-        ("kind: torchrun\nprocesses: 2\n", PREDICTIONS),
+        ("kind: torchrun\nprocesses: 2\n", ("eval_icl", "eval_algorithmic")),
         ("kind: ray\nworkers: 2\n", ("eval_icl",)),  # one of which is killed
     ],
 )
