@@ -47,7 +47,9 @@ class Asked:
     def queries(self, step: Step) -> pl.DataFrame:
         """The rows of the suite that are asked."""
         suite = step.artifacts.read_table(self.queried.asset, name=self.queried.file)
-        return suite.filter(pl.col("benchmark").is_in(self.benchmarks))
+        return (
+            suite.filter(pl.col("benchmark").is_in(self.benchmarks)) if self.benchmarks else suite
+        )
 
     def variants(self, step: Step) -> dict[str, str]:
         """The variants that this model has, each with the asset of its weights."""
@@ -57,7 +59,7 @@ class Asked:
 
     def build(self, step: Step, folder: Path) -> Metadata:
         """Predict with each variant, and write the predictions as one table."""
-        table = pl.concat(self._predicted(step))
+        table = pl.concat(self.predicted(step))
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
         return {"path": dg.MetadataValue.json(paths(table))}
@@ -70,7 +72,7 @@ class Asked:
             table = table.with_columns(benchmark=pl.lit(self.benchmarks[0]))
         return as_metadata(of_predictions(table))
 
-    def _predicted(self, step: Step) -> Iterator[pl.DataFrame]:
+    def predicted(self, step: Step) -> Iterator[pl.DataFrame]:
         """Each variant's, kept by variant, so that none is ever asked the same twice."""
         kept, key = step.artifacts, f"predictions_{self.asset}"
         made_from = {
@@ -99,7 +101,7 @@ class Asked:
             suite=self.suite,
             queries=step.artifacts.folder(self.queried.asset) / self.queried.file,
             benchmarks=tuple(self.benchmarks),
-            inputs=examples if self.suite == "classification" else None,
+            inputs=None if self.suite == "algorithmic" else examples,
             variants={variant: _weights(step, every[variant]) for variant in variants},
             made_from=self._made_from(step),
             precision=settings.precision,

@@ -19,7 +19,7 @@ from symtune_pipeline.contract import Column, Table
 Role = Literal["tuning", "evaluation"]  # what a dataset is for
 Category = Literal["integer", "combination", "word"]  # of symbols
 Variant = Literal["pretrained", "untuned", "tuned"]  # which weights answered, small gains first
-Suite = Literal["classification", "algorithmic"]
+Suite = Literal["classification", "algorithmic", "language"]
 
 ROLES: Final = get_args(Role)
 CATEGORIES: Final = get_args(Category)

@@ -40,8 +40,8 @@ class JobConfig(Job):
 
     suite: Suite
     queries: Path  # the suite's table
-    benchmarks: tuple[str, ...]  # those that are asked
-    inputs: Path | None = None  # the table of examples that a classification suite refers to
+    benchmarks: tuple[str, ...]  # those that are asked; none: the whole suite
+    inputs: Path | None = None  # the table of examples that a suite refers to
     variants: dict[Annotated[str, AfterValidator(_file_name)], Weights]
     made_from: dict[str, str]
     precision: Literal["auto", "fp32", "bf16"]

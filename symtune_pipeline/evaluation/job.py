@@ -28,16 +28,19 @@ from symtune_pipeline.models.device import device_and_precision
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.bucket import Bucket
-from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, Suite
+from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, LANGUAGE_SUITE, Suite
 
 SUITES: dict[Suite, Table] = {
     "classification": CLASSIFICATION_SUITE,
     "algorithmic": ALGORITHMIC_SUITE,
+    "language": LANGUAGE_SUITE,
 }
-# By name: what scores does not depend on what generates, nor the other way round.
-ANSWERING: dict[Suite, str] = {
-    "classification": "symtune_pipeline.evaluation.classification",
-    "algorithmic": "symtune_pipeline.evaluation.generation",
+# Modules and their functions, by name: what scores does not depend on what generates, nor the other
+# way round.
+ANSWERING: dict[Suite, tuple[str, str]] = {
+    "classification": ("symtune_pipeline.evaluation.classification", "classify"),
+    "algorithmic": ("symtune_pipeline.evaluation.generation", "generate"),
+    "language": ("symtune_pipeline.evaluation.language", "measure"),
 }
 MADE_FROM = "made from"  # in the metadata of a finished table
 
@@ -89,8 +92,9 @@ def _read(config: JobConfig) -> tuple[pl.DataFrame, str]:
         ) from error
     device, precision = device_and_precision(config.precision)
     settings = [config.benchmarks, config.chat_template, config.made_from]
-    asked = rows.filter(pl.col("benchmark").is_in(config.benchmarks))
-    return asked, content_hash([files, settings, device, str(precision)])
+    if config.benchmarks:
+        rows = rows.filter(pl.col("benchmark").is_in(config.benchmarks))
+    return rows, content_hash([files, settings, device, str(precision)])
 
 
 def _answers(config: JobConfig, ranks: Ranks, made_from: str, progress: Progress) -> KeptAnswers:
@@ -107,14 +111,13 @@ def _predict(
     config: JobConfig, suite: pl.DataFrame, weights: Weights, progress: Progress, asking: Asking
 ) -> pl.DataFrame:
     """What the model in a folder predicts, whichever way its suite is answered."""
-    answering = import_module(ANSWERING[config.suite])
+    module, function = ANSWERING[config.suite]
+    predict: Callable[..., pl.DataFrame] = getattr(import_module(module), function)
     settings = EvaluationConfig(precision=config.precision, chat_template=config.chat_template)
     if config.inputs is None:
-        generate: Callable[..., pl.DataFrame] = answering.generate
-        return generate(weights.folder, suite, settings, progress, asking)
+        return predict(weights.folder, suite, settings, progress, asking)
     inputs = read_table(config.inputs).sort("example")["input"].to_list()
-    classify: Callable[..., pl.DataFrame] = answering.classify
-    return classify(weights.folder, suite, inputs, settings, progress, asking)
+    return predict(weights.folder, suite, inputs, settings, progress, asking)
 
 
 def _made_from(path: Path) -> str | None:

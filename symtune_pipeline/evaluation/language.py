@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.scorer import score
-from symtune_pipeline.models.device import device_and_precision
+from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
@@ -35,11 +36,18 @@ def measure(
     inputs: Sequence[str],
     config: EvaluationConfig,
     progress: Callable[[int], None] = lambda _: None,
+    asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The losses of the model in a folder; see `language_loss`."""
     device, precision = device_and_precision(config.precision)
-    model = load_model(folder, precision, device).eval()
-    return language_loss(model, open_tokenizer(folder), suite, inputs, progress)
+
+    def loaded() -> PreTrainedModel:
+        with fitting(folder):
+            model: PreTrainedModel = load_model(folder, precision, device).eval()
+            return model
+
+    model = asking.together(loaded)
+    return language_loss(model, open_tokenizer(folder), suite, inputs, progress, asking)
 
 
 def language_loss(
@@ -48,13 +56,15 @@ def language_loss(
     suite: pl.DataFrame,
     inputs: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
+    asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """Of every text, how many of its tokens were predicted and their summed loss in nats.
 
     A row per row of `suite`, in its order, with the columns dataset, example, tokens, nats and path.
     `inputs` are the texts by example number, plain also for a model with a chat template; of a text
     above `LONGEST` tokens or the model's context its beginning is read. The model comes from
-    `loading.load_model`. Raises UserError where `TextEncoder` or `scorer.score` does.
+    `loading.load_model`; `asking` says who asks which. Raises UserError where `TextEncoder` or
+    `scorer.score` does.
     """
     encoder = TextEncoder(tokenizer)
     context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -64,7 +74,7 @@ def language_loss(
     texts = [(encoder.before + ids)[:longest] for ids in own]
     read = [text for text in texts if len(text) > first]
     trees = [Tree([], [Query(text[:first], [text[first:]])]) for text in read]
-    scores = iter(score(model, trees, AT_A_TIME, progress))
+    scores = iter(score(model, trees, AT_A_TIME, progress, asking))
     found = [-next(scores)[0][0] if len(text) > first else 0.0 for text in texts]
     return suite.select("dataset", "example").with_columns(
         tokens=pl.Series([max(0, len(text) - first) for text in texts], dtype=pl.UInt32),
