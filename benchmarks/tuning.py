@@ -3,12 +3,13 @@
 Ours is the job that the pipeline launches, `python -m symtune_pipeline.tuning`; the peer is
 `benchmarks/tuning_peer.py`. Both are started in turn with the same job file: the same model, blocks
 of the quickstart's mixture in the same order, Adafactor (ours; the peer's is torch's), gradient
-clipping, precision and threads. Each runs as its users start it: ours with the launchers' settings
-of the allocator, the peer with none; what the environment sets, both get. Neither recomputes
-activations. The first step, which allocates and chooses kernels, does not count for the speed.
-Memory is the largest of the whole process.
+clipping, steps of 4,096 tokens and threads. Both run in float32, whose losses are compared, and in
+bf16; ours as `auto` chooses is compared with the peer's faster run. Each runs as its users start it:
+ours with the launchers' settings of the allocator, the peer with none; what the environment sets, both
+get. Neither recomputes activations. The first step, which allocates and chooses kernels, does not count
+for the speed. Memory is the largest of the whole process.
 
-Both run on the CPU in float32 with two threads; `benchmarks/gpu.py` is for a GPU.
+Both run on the CPU with two threads; `benchmarks/gpu.py` is for a GPU.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import polars as pl
 
@@ -33,16 +36,19 @@ from symtune_pipeline.prompts.mixture import mixture_chunks
 from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.sections import LossName
 from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.job import resolve_precision
 from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block
 
+Precision = Literal["auto", "fp32", "bf16"]
 OURS, PEER = "symtune_pipeline.tuning", "benchmarks.tuning_peer"
 MODEL = "smollm2-135m"
-STEPS = 20
+STEPS, LABEL_STEPS = 6, 3
+STEP_TOKENS = 4_096
 BLOCK_TOKENS, LONG_TOKENS = 1_024, 4_096
-LABEL_STEPS = 6
-LONG_STEPS = 2
+LONG_STEPS = 3
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 LEARNING_RATE = 1e-3
 THREADS = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -77,16 +83,18 @@ def write_blocks(
     chosen.with_columns(block=pl.int_range(count, dtype=pl.UInt32)).write_parquet(path)
 
 
-def job(blocks: Path, model_folder: Path, block_tokens: int, loss: LossName) -> JobConfig:
-    """A job with a block a step and a constant learning rate; it runs beside its blocks."""
+def job(
+    blocks: Path, model_folder: Path, block_tokens: int, loss: LossName, precision: Precision
+) -> JobConfig:
+    """A job with steps of 4,096 tokens and a constant learning rate; it runs beside its blocks."""
     experiment = load_experiment("quickstart")
     tuning = experiment.tuning.model_copy(
         update={
             "loss": loss,
             "block_tokens": block_tokens,
-            "tokens_per_step": block_tokens,
+            "tokens_per_step": STEP_TOKENS,
             "learning_rate": LEARNING_RATE,
-            "precision": "fp32",
+            "precision": precision,
             "checkpoint_seconds": 3_600,  # none
         }
     )
@@ -116,47 +124,69 @@ def run(program: str, config: JobConfig) -> Run:
             raise RuntimeError(f"{program} ended with status {process.returncode}")
         log = json.loads((Path(made) / "model" / "log.json").read_text(encoding="utf-8"))["log"]
     table = pl.read_parquet(config.blocks)
-    rows = [table.row(number, named=True) for [number] in step_plan(len(table), config)]
+    rows = [
+        [table.row(number, named=True) for number in numbers]
+        for numbers in step_plan(len(table), config)
+    ]
     steps = pl.DataFrame(
         {
-            "loss": [done["loss"] for done in log],
-            "seconds": [done["seconds"] for done in log],
-            "tokens": [len(row["tokens"]) for row in rows],
-            "labels": [
-                len(Block.from_row(row, config.loss, config.block_tokens).targets) for row in rows
-            ],
+            "loss": [done["loss"] for done in log if done["step"]],
+            "seconds": [done["seconds"] for done in log if done["step"]],
+            "tokens": [sum(len(row["tokens"]) for row in of_step) for of_step in rows],
+            "labels": [sum(_targets(row, config) for row in of_step) for of_step in rows],
         }
     )
     return Run(steps, usage.ru_maxrss * 1024)
 
 
+def _targets(row: dict[str, list[int]], config: JobConfig) -> int:
+    return len(Block.from_row(row, config.loss, config.block_tokens).targets)
+
+
 def compared(key: str, steps: int, folder: Path) -> list[Record]:
     """Speed, label tokens, losses and memory at blocks of 1,024 tokens."""
     model, blocks, first = base_model(key), folder / "blocks.parquet", folder / "first.parquet"
-    write_blocks(blocks, model, BLOCK_TOKENS, steps)
-    pl.read_parquet(blocks).head(LABEL_STEPS).write_parquet(first)
-    final = job(blocks, model, BLOCK_TOKENS, "final_label")
-    mine, theirs = run(OURS, final), run(PEER, final)
-    all_labels = run(OURS, job(first, model, BLOCK_TOKENS, "all_labels"))
-    apart = (mine.steps["loss"] - theirs.steps["loss"]).abs().to_list()
+    per_step = STEP_TOKENS // BLOCK_TOKENS
+    write_blocks(blocks, model, BLOCK_TOKENS, steps * per_step)
+    pl.read_parquet(blocks).head(LABEL_STEPS * per_step).write_parquet(first)
+    ours, theirs = (
+        {p: run(who, job(blocks, model, BLOCK_TOKENS, "final_label", p)) for p in PRECISIONS}
+        for who in (OURS, PEER)
+    )
+    mine, best = ours[resolve_precision("auto", "cpu")], fastest(theirs.values())
+    all_labels = run(OURS, job(first, model, BLOCK_TOKENS, "all_labels", "auto"))
     name = f"{key}, {BLOCK_TOKENS:,} tokens"
+    apart = _apart(ours["fp32"], theirs["fp32"])
     return [
-        _speed(name, "tokens", mine, theirs, 1.6),
-        _speed(f"{name}, all_labels", "labels", all_labels, theirs, 10),
-        Record(f"{name}, largest difference of {steps} losses", max(apart), None, "nats", None,
-               "1e-3", max(apart) <= 1e-3),
-        *_memory(name, mine, theirs, 0.9),
+        _speed(name, "tokens", mine, best, 3.5),
+        _speed(f"{name}, beside our own fp32", "tokens", mine, ours["fp32"], 3),
+        _speed(f"{name}, fp32", "tokens", ours["fp32"], theirs["fp32"]),
+        _speed(f"{name}, bf16", "tokens", ours["bf16"], theirs["bf16"]),
+        _speed(f"{name}, all_labels", "labels", all_labels, best, 10),
+        Record(f"{name}, largest difference of {steps} losses in fp32", apart, None, "nats", None,
+               "1e-3", apart <= 1e-3),
+        Record(f"{name}, ours in bf16 beside fp32", _apart(ours["bf16"], ours["fp32"]), None, "nats"),
+        *_memory(name, mine, best, 0.7),
     ]  # fmt: skip
+
+
+def fastest(runs: Iterable[Run]) -> Run:
+    """The run with most tokens a second."""
+    return max(runs, key=lambda run: run.per_second("tokens"))
+
+
+def _apart(one: Run, other: Run) -> float:
+    return float((one.steps["loss"] - other.steps["loss"]).abs().max())  # type: ignore[arg-type]
 
 
 def long_blocks(folder: Path) -> list[Record]:
     """Speed and memory at blocks of 4,096 tokens."""
     model, blocks = base_model(MODEL), folder / "long.parquet"
     write_blocks(blocks, model, LONG_TOKENS, LONG_STEPS)
-    config = job(blocks, model, LONG_TOKENS, "final_label")
-    mine, theirs = run(OURS, config), run(PEER, config)
+    mine = run(OURS, job(blocks, model, LONG_TOKENS, "final_label", "auto"))
+    best = fastest(run(PEER, job(blocks, model, LONG_TOKENS, "final_label", p)) for p in PRECISIONS)
     name = f"{MODEL}, {LONG_TOKENS:,} tokens"
-    return [_speed(name, "tokens", mine, theirs), *_memory(name, mine, theirs, 0.6)]
+    return [_speed(name, "tokens", mine, best, 4), *_memory(name, mine, best, 0.6)]
 
 
 def _speed(name: str, what: str, mine: Run, theirs: Run, bar: float | None = None) -> Record:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.order import step_plan
+from symtune_pipeline.tuning.order import blocks_per_step, step_plan
 from symtune_pipeline.tuning.step import Block
 
 
@@ -43,7 +44,7 @@ class _Log(TrainerCallback):
 
 
 def train(config: JobConfig) -> pl.DataFrame:
-    """Train with one block a step; returns the log: step, loss, seconds."""
+    """Train a block a pass; returns the log: step, loss, seconds."""
     torch.manual_seed(config.seed)
     cuda = torch.cuda.is_available()
     flash = cuda and is_flash_attn_2_available()
@@ -62,6 +63,7 @@ def train(config: JobConfig) -> pl.DataFrame:
             dataset_kwargs={"skip_prepare_dataset": True},  # packed and tokenised already
             train_sampling_strategy="sequential",
             per_device_train_batch_size=1,
+            gradient_accumulation_steps=blocks_per_step(config),
             num_train_epochs=1,
             learning_rate=config.learning_rate,
             lr_scheduler_type="constant",
@@ -90,7 +92,7 @@ def _examples(config: JobConfig) -> list[dict[str, list[int]]]:
     """The blocks in the order in which the job trains on them, with TRL's names."""
     table = pl.read_parquet(config.blocks)
     examples = []
-    for [number] in step_plan(len(table), config):
+    for number in chain.from_iterable(step_plan(len(table), config)):
         row = table.row(number, named=True)
         block = Block.from_row(row, config.loss, len(row["tokens"]))
         labels = torch.full_like(block.tokens, -100)

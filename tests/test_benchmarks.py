@@ -21,14 +21,14 @@ def test_trl_trains_on_the_same_blocks_to_the_same_losses(
     from benchmarks.tuning import compared
 
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
-    records = {
-        record.measure.split(", ", 2)[-1]: record for record in compared("micro", 3, tmp_path)
-    }
-    losses = records["largest difference of 3 losses"]
+    records = {record.measure: record for record in compared("micro", 3, tmp_path)}
+    name = "micro, 1,024 tokens"
+    losses = records[f"{name}, largest difference of 3 losses in fp32"]
     assert losses.ours < 1e-5
     assert losses.holds
-    for name in ("1,024 tokens", "all_labels"):
-        speed = records[name]
+    assert records[f"{name}, ours in bf16 beside fp32"].ours < 0.02
+    for measure in (name, f"{name}, all_labels"):
+        speed = records[measure]
         assert speed.peer
         assert speed.ratio == pytest.approx(speed.ours / speed.peer)
 
