@@ -6,9 +6,11 @@ Materialising stays with Dagster.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from symtune_pipeline.commands import (
     doctor,
@@ -28,7 +30,26 @@ from symtune_pipeline.commands import (
 from symtune_pipeline.environment import choose_experiment
 
 HELP = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, context_settings=HELP)
+
+
+class AnyOrder(TyperGroup):
+    """Takes `--experiment` after a command's name as well as before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move it to the front, wherever it stands before a `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        first: list[str] = []
+        rest: list[str] = []
+        words = iter(args[:end])
+        for word in words:
+            if word == "--experiment":
+                first += [word, *islice(words, 1)]
+            else:
+                (first if word.startswith("--experiment=") else rest).append(word)
+        return super().parse_args(ctx, [*first, *rest, *args[end:]])
+
+
+app = typer.Typer(cls=AnyOrder, no_args_is_help=True, help=__doc__, context_settings=HELP)
 show = typer.Typer(no_args_is_help=True, help="Look at a dataset, a prompt or a table.")
 show.command()(show_table.table)
 show.command()(show_dataset.dataset)

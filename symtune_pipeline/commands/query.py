@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -9,9 +10,10 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import duckdb
+import polars as pl
 import typer
 from sqlglot import exp, parse_one
 from sqlglot.errors import SqlglotError
@@ -29,22 +31,30 @@ _ALONE: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": False,
 }
 Part = tuple[str, str | None, str]  # key, partition and file
+Format = Literal["table", "csv", "json", "markdown"]
+ROWS = 50  # of a table on a screen
 
 # sqlglot warns of a statement that it does not know; we refuse it in a sentence.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT.")],
-    rows: Annotated[int, typer.Option(min=1, help="Rows to print at most.")] = 50,
+    sql: Annotated[str, typer.Argument(help="One SELECT, or SHOW TABLES.")],
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Rows to print at most: {ROWS} of a table, or else all."),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How the rows are written.")] = "table",
 ) -> None:
     """Run SQL over the tables that the pipeline has made, all partitions of a table as one.
 
     It reads these tables and nothing else: no other file, no network, no name of a Python object.
 
     Example: symtune query "SELECT role, sum(kept) FROM int_set_statistics GROUP BY role"
+
+    Example: symtune query --format csv "FROM mart_summary" > summary.csv
     """
-    print_query(current_store(), sql, rows)
+    print_query(current_store(), sql, rows, format)
 
 
 def tables(store: Store, needed: Collection[str] = ()) -> dict[str, list[Part]]:
@@ -68,14 +78,56 @@ def tables(store: Store, needed: Collection[str] = ()) -> dict[str, list[Part]]:
     return parts
 
 
-def print_query(store: Store, sql: str, rows: int) -> None:
-    """Run a SELECT over the tables of the store and print its first and last `rows` / 2 rows.
+def print_query(store: Store, sql: str, rows: int | None = None, form: Format = "table") -> None:
+    """Run a SELECT over the tables of the store, or list these, and print the rows.
 
-    Raises UserError for anything but one SELECT, for a table that was not made, and for whatever
-    DuckDB finds wrong.
+    Raises UserError for anything but one SELECT or SHOW TABLES, for a table that was not made, and for
+    whatever DuckDB finds wrong.
     """
+    if sql.strip().rstrip("; ").lower() == "show tables":
+        print_frame(_every_table(store), rows, form)
+        return
     with database_of(store, _tables_named(sql)) as database:
-        print_rows(database.sql(sql), rows)
+        found = database.sql(sql)
+        if form == "table":
+            print_rows(found, rows or ROWS)
+        else:
+            print_frame(found.pl(), rows, form)
+
+
+def _every_table(store: Store) -> pl.DataFrame:
+    """The name of each table, how many partitions it has, and its rows in all."""
+    listed = [
+        (name, len(parts), sum(store.manifest(key, part).rows[file] for key, part, file in parts))
+        for name, parts in tables(store).items()
+    ]
+    schema = {"table": pl.String, "partitions": pl.Int64, "rows": pl.Int64}
+    return pl.DataFrame(listed, schema=schema, orient="row")
+
+
+def print_frame(frame: pl.DataFrame, rows: int | None, form: Format) -> None:
+    """Print the first rows of a frame; None: all. In CSV and Markdown a list is JSON."""
+    frame = frame if rows is None else frame.head(rows)
+    if form == "table":
+        print_rows(duckdb.from_arrow(frame.to_arrow()), rows or len(frame))
+        return
+    if form == "json":
+        typer.echo(frame.write_json())
+        return
+    flat = frame.with_columns(_as_json(column) for column in frame if column.dtype.is_nested())
+    if form == "csv":
+        typer.echo(flat.write_csv(), nl=False)
+        return
+    cells = [
+        [str(value).replace("|", r"\|").replace("\n", " ") for value in row]
+        for row in [flat.columns, ["---"] * flat.width, *flat.rows()]
+    ]
+    typer.echo("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def _as_json(column: pl.Series) -> pl.Series:
+    texts = [json.dumps(value, default=str) for value in column.to_list()]
+    return pl.Series(column.name, texts, dtype=pl.String)
 
 
 @contextmanager
@@ -129,7 +181,7 @@ def _tables_named(sql: str) -> set[str]:
         raise UserError(
             f"The tables that '{sql}' names cannot be read from it; write it in another way."
         ) from error
-    # To DuckDB, SHOW TABLES is a SELECT. It would list only the tables that the query names: none.
+    # To DuckDB SHOW is a SELECT, too.
     if isinstance(statement, exp.Show | exp.Command):
         raise refusal
     return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -78,7 +79,6 @@ def test_a_query_opens_the_tables_that_it_names_and_no_others(
 @pytest.mark.parametrize(
     ("sql", "sentence"),
     [
-        ("SHOW TABLES", "'SHOW TABLES' is not one SELECT, and tables can only be read; write one."),
         ("SHOW words", "'SHOW words' is not one SELECT"),
         ("DROP VIEW words", "is not one SELECT"),
         ("COPY words TO 'x.csv'", "is not one SELECT"),
@@ -154,3 +154,46 @@ def test_a_damaged_artifact_stops_only_the_queries_that_name_it(
     assert "1111" in capfd.readouterr().out
     with pytest.raises(UserError, match="materialise 'parts' again"):
         print_query(store, "SELECT * FROM parts", rows=5)
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "lists")
+    with store.writing("answers") as folder:
+        frame = pl.DataFrame({"name": ["a|b", "c,d", None], "scores": [[1.5, 2.0], [], None]})
+        frame.write_parquet(folder / TABLE)
+    return store
+
+
+def test_rows_are_written_for_other_programs(
+    lists: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_query(lists, "FROM answers", form="csv")
+    read = pl.read_csv(capsys.readouterr().out.encode())
+    assert read["name"].to_list() == ["a|b", "c,d", None]
+    assert [json.loads(text) for text in read["scores"]] == [[1.5, 2.0], [], None]
+    print_query(lists, "FROM answers", form="json")
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "a|b", "scores": [1.5, 2.0]},
+        {"name": "c,d", "scores": []},
+        {"name": None, "scores": None},
+    ]
+    print_query(lists, "FROM answers", 1, "markdown")
+    assert capsys.readouterr().out.splitlines() == [
+        "| name | scores |",
+        "| --- | --- |",
+        r"| a\|b | [1.5, 2.0] |",
+    ]
+
+
+@pytest.mark.parametrize("sql", ["SHOW TABLES", "show tables;"])
+def test_the_tables_are_listed_with_their_rows(
+    sql: str, store: RecordingStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_query(store, sql, form="csv")
+    listed = pl.read_csv(capsys.readouterr().out.encode())
+    assert listed.filter(table="parts").rows() == [("parts", 2, 2)]
+    assert set(listed["table"]) == {"words", "words_more", "eval.algorithmic", "parts"}
+    assert store.opened == set()
+    print_query(store, sql)
+    assert "eval.algorithmic" in capsys.readouterr().out
