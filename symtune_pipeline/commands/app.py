@@ -6,7 +6,6 @@ Materialising stays with Dagster.
 from __future__ import annotations
 
 from importlib.metadata import version
-from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -43,7 +42,10 @@ class AnyOrder(TyperGroup):
         words = iter(args[:end])
         for word in words:
             if word == "--experiment":
-                first += [word, *islice(words, 1)]
+                value = next(words, None)
+                if value is None:
+                    return super().parse_args(ctx, [word])  # which says what is missing
+                first += [word, value]
             else:
                 (first if word.startswith("--experiment=") else rest).append(word)
         return super().parse_args(ctx, [*first, *rest, *args[end:]])
