@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.errors.interrupts import interrupted, run_command
+from symtune_pipeline.errors.interrupts import interrupted, run_command, unbroken
 
 if TYPE_CHECKING:  # all else is imported once the command can be interrupted
     import dagster as dg
@@ -54,12 +54,13 @@ def main() -> int:
 
 def run(experiment: Experiment, model: str, select: str | None) -> int:
     """Materialise everything, then print the table and where the report lies; or what is selected."""
-    import dagster as dg
+    with unbroken():
+        import dagster as dg
 
-    from assets.location import EVERYTHING, code_location
-    from resources.console import keep_showing
-    from symtune_pipeline.commands.report import print_report
-    from symtune_pipeline.commands.whole_run import missing_roles
+        from assets.location import EVERYTHING, code_location
+        from resources.console import keep_showing
+        from symtune_pipeline.commands.report import print_report
+        from symtune_pipeline.commands.whole_run import missing_roles
 
     lacking = None if select else missing_roles(experiment)
     if lacking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.errors.interrupts import run_command
+from symtune_pipeline.errors.interrupts import run_command, unbroken
 
 
 def main() -> None:
@@ -14,7 +14,8 @@ def main() -> None:
 
 
 def _run() -> int:
-    from symtune_pipeline.commands.app import app
+    with unbroken():
+        from symtune_pipeline.commands.app import app
 
     try:
         app()

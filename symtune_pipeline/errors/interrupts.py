@@ -38,6 +38,24 @@ def run_command(work: Callable[[], int], message: str) -> int:
     return status()
 
 
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Within a command, let a signal wait for the end of what runs here, such as imports.
+
+    An extension module may abort the process where a signal breaks off its initialisation.
+    """
+    before = {
+        number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted():
+        _interrupt(_signals[0], None)
+
+
 def interrupted() -> bool:
     """Whether a signal has asked this command to end, whoever handles it."""
     for inbox in _inbox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from symtune_pipeline.report.tables import comparisons, setting_label, several_models
+from symtune_pipeline.tables import ZERO_SHOT
 
 
 def of_summary(summary: pl.DataFrame) -> dict[str, float]:
@@ -27,6 +28,9 @@ def of_summary(summary: pl.DataFrame) -> dict[str, float]:
 def of_predictions(predictions: pl.DataFrame) -> dict[str, float]:
     """The same of the predictions of one model's variants, which all answered the same queries."""
     keys = ["model", "benchmark", "setting"]
+    predictions = predictions.filter(
+        pl.col("setting") != ZERO_SHOT
+    )  # which is no benchmark's setting
     summary = predictions.group_by(*keys, "variant").agg(accuracy=pl.col("correct").mean())
     untuned = summary.filter(pl.col("variant") == "untuned").select(*keys, untuned="accuracy")
     gains = pl.col("accuracy") - pl.col("untuned")

@@ -195,9 +195,9 @@ def facts(provenance: dict[str, Any], training_log: dict[str, pl.DataFrame]) -> 
     if kinds:
         found.append(f"data: {', '.join(f'{n} {kind} sets' for kind, n in kinds.items())}")
     for model, log in training_log.items():
-        tokens = log["tokens"].drop_nulls().to_list()
-        if tokens:
-            found.append(f"{model} tuned on {tokens[-1]:,} tokens in {log['step'][-1]:,} steps")
+        if "tokens" in log.columns and log["tokens"].count():
+            tokens = log["tokens"].drop_nulls().to_list()[-1]
+            found.append(f"{model} tuned on {tokens:,} tokens in {log['step'][-1]:,} steps")
     if "evaluation" in experiment:
         asked = experiment["evaluation"]
         found.append(

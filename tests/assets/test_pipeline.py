@@ -191,8 +191,9 @@ def test_eval_star_runs_the_evaluation_and_nothing_else(home: Home, tmp_path: Pa
     fewer = altered_experiment(tmp_path, queries=3)
     ended = home.dagster("--select", "eval*", "--partition", "micro", experiment=fewer)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert made(ended) == EVALUATION
-    assert unchanged(ended) == set()
+    # Other queries change the loss of no text.
+    assert made(ended) == EVALUATION - {"mart_language"}
+    assert unchanged(ended) == {"mart_language"}
     after = home.files()
     changed = {
         path.split("/")[0]

@@ -136,7 +136,7 @@ def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale)
 
 def test_how_answers_are_kept_and_merged_makes_all_predictions_stale(stale: Stale) -> None:
     found = stale("symtune_pipeline/evaluation/answers.py", "LOOK = 10.0", "LOOK = 9.0")
-    assert found == {"eval_icl", "eval_flipped", "eval_algorithmic"}
+    assert found == {"eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"}
 
 
 def test_attention_makes_scores_and_the_tuned_model_stale_and_nothing_generated(

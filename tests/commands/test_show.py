@@ -145,10 +145,9 @@ def test_an_unknown_setting_or_number_is_one_sentence(
 def test_a_dataset_without_prompts_is_one_sentence(
     mixture: pl.DataFrame, tuning_examples: pl.DataFrame
 ) -> None:
-    for examples in (tuning_examples, tuning_examples.clear()):
-        prompts = tuning_prompts(mixture.clear(), examples, TUNING)
-        with pytest.raises(UserError, match="'news_topics' is in no prompt that was made; "):
-            printed(prompts, examples, TUNING, None, 0, False)
+    prompts = tuning_prompts(mixture.clear(), tuning_examples, TUNING)
+    with pytest.raises(UserError, match="'news_topics' is in no prompt that was made; "):
+        printed(prompts, tuning_examples, TUNING, None, 0, False)
 
 
 def test_text_that_looks_like_markup_is_shown_as_it_is(

@@ -40,8 +40,12 @@ def listeners(processes: Callable[[], list[int]]) -> set[tuple[str, str]]:
     ids=lambda launcher: launcher.kind,
 )
 def test_no_launcher_listens_beyond_this_machine(
-    launcher: LocalLauncher | TorchrunLauncher | RayLauncher, tmp_path: Path
+    launcher: LocalLauncher | TorchrunLauncher | RayLauncher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if launcher.kind != "ray":  # whose sockets would have too long a name
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
     found: set[tuple[str, str]] = set()
     ended = Event()
 
@@ -58,4 +62,4 @@ def test_no_launcher_listens_beyond_this_machine(
         thread.join()
     assert launcher.kind == "local" or found, "ranks speak with each other"
     assert [each for each in sorted(found) if each[0] not in HERE] == []
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("symtune-ranks-*/launcher"))
+    assert not list(tmp_path.glob("symtune-ranks-*"))
