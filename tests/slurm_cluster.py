@@ -40,8 +40,9 @@ SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 KillWait=10
-NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={one} CPUs=2
-NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={two} CPUs=2
+GresTypes=gpu
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={one} CPUs=2 Gres=gpu:2
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={two} CPUs=2 Gres=gpu:2
 PartitionName=common Nodes=one,two Default=YES MaxTime=60 PriorityTier=1
 PartitionName=urgent Nodes=one,two MaxTime=60 PriorityTier=10
 """
@@ -67,6 +68,8 @@ def slurm_cluster() -> Iterator[Path]:
         ports = dict(zip(("controller", "one", "two"), _free_ports(3), strict=True))
         host = socket.gethostname().partition(".")[0]
         conf.write_text(CONF.format(folder=folder, host=host, user=getpass.getuser(), **ports))
+        # SLURM counts these and hands them out; the jobs find none and work on the CPU.
+        (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         munge = [f"--{name}-file={folder / name}" for name in ("pid", "log", "seed")]
         socket_ = folder / "munge.socket"
         for command in (

@@ -87,11 +87,21 @@ def test_machines_that_share_a_fine_tune_make_the_losses_of_one(
     slurm: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     config = tiny_job(tmp_path)
-    ended = launch(HERE.model_copy(update={"nodes": 2}), config)
+    ended = launch(HERE.model_copy(update={"nodes": 2, "gpus_per_node": 1}), config)
     here = config.model_copy(update={"output_folder": tmp_path / "here"})
     alone = Launched(tune(here, print), None, []).losses()
     assert ended.losses() == pytest.approx(alone, rel=1e-4)
     assert lines_with(ended, "running on one,two")
+
+
+@pytest.mark.slow
+def test_the_sentence_of_a_job_on_two_machines_becomes_a_user_error(
+    slurm: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    config = tiny_job(tmp_path, learning_rate=1e30, warmup_steps=0)
+    error = launch(HERE.model_copy(update={"nodes": 2}), config).error
+    assert error and error.startswith("Tuning stopped ")
+    assert "lower tuning.learning_rate" in error
 
 
 @pytest.mark.slow
@@ -107,8 +117,9 @@ def test_an_evaluation_makes_the_tables_of_a_local_one(
     job = asked.job(tmp_path / "job", "classification", {"one": model})
     here = job.model_copy(update={"output_folder": tmp_path / "here"})
     # Of the run's environment only what is named: the job still speaks with its launcher.
-    few = HERE.model_copy(update={"directives": {"export": "PATH,HOME,PYTHONPATH,SLURM_CONF"}})
-    assert launch(few, job).result == job.result_folder
+    few = {"export": "PATH,HOME,PYTHONPATH,SLURM_CONF"}
+    two_ranks = HERE.model_copy(update={"gpus_per_node": 2, "directives": few})
+    assert launch(two_ranks, job).result == job.result_folder
     evaluate(here, print)
     assert tables(job) == tables(here)
 
@@ -199,7 +210,7 @@ def test_a_run_that_is_interrupted_cancels_its_job(
     [
         ({"partition": "nowhere"}, "invalid partition specified: nowhere; "),
         ({"directives": {"colour": "red"}}, "unrecognized option '--colour=red'; "),
-        ({"gpus_per_node": 4}, "Invalid generic resource (gres) specification"),
+        ({"gpus_per_node": 4}, "Requested node configuration is not available); "),
     ],
 )
 def test_a_refused_submission_is_what_sbatch_says(
@@ -207,7 +218,7 @@ def test_a_refused_submission_is_what_sbatch_says(
 ) -> None:
     error = launch(SlurmLauncher(**{"gpus_per_node": 0, **settings}), tiny_job(tmp_path)).error
     assert error and "\n" not in error
-    assert error.startswith(f"SLURM does not take the job ({said}"), error
+    assert error.startswith("SLURM does not take the job (") and said in error
     assert "correct the launcher file" in error
 
 
