@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import dagster as dg
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from resources.pipes import run_here
 from symtune_pipeline.errors import UserError, first_fault
@@ -19,6 +20,23 @@ from symtune_pipeline.jobs.job import Job
 ON_RAY = "symtune_pipeline.jobs.on_ray"
 Positive = Annotated[int, Gt(0), Le(100_000)]
 Count = Annotated[int, Ge(0), Le(100_000)]
+WORD = re.compile(r"[\w.,:@+-]+")
+DIRECTIVE = re.compile(r"[a-z]+(-[a-z]+)*")
+# Options of sbatch with which a job could not be followed, or that the launcher sets.
+RESERVED = frozenset(
+    {
+        "array",
+        "help",
+        "job-name",
+        "no-requeue",
+        "output",
+        "parsable",
+        "requeue",
+        "test-only",
+        "usage",
+    }
+    | {"cpus-per-task", "ntasks", "ntasks-per-node", "version", "wait", "wrap"}
+)
 LAUNCHERS = Path(__file__).resolve().parent.parent / "launchers"
 
 
@@ -107,8 +125,69 @@ class EcsLauncher(Launcher):
         return run_on_ecs(context, job, self.staging, self.container, task)
 
 
+class SlurmLauncher(Launcher):
+    """A job of a SLURM cluster that shares folders with this machine; one rank per GPU, or per node."""
+
+    kind: Literal["slurm"] = "slurm"
+    nodes: Positive = 1
+    gpus_per_node: Count = 1
+    cpus_per_node: Positive = 1
+    partition: str | None = None
+    account: str | None = None
+    time: str | int | None = None  # as of sbatch: minutes, or a text such as 1-12:00:00
+    directives: dict[
+        str, str | int | bool
+    ] = {}  # further options of sbatch; true is one without a value
+    max_failures: Count = 3
+
+    @field_validator("partition", "account", "time")
+    @classmethod
+    def _is_word(cls, value: str | int | None) -> str | int | None:
+        if value is not None and not WORD.fullmatch(str(value)):
+            raise ValueError("is to be one word as sbatch takes it")
+        return value
+
+    @field_validator("directives")
+    @classmethod
+    def _are_directives(cls, directives: dict[str, str | int | bool]) -> dict[str, Any]:
+        for name, value in directives.items():
+            if not DIRECTIVE.fullmatch(name):
+                raise ValueError(f"{name!r} is no option of sbatch, as mem-per-cpu is")
+            if name in RESERVED or name.replace("-", "_") in cls.model_fields:
+                raise ValueError(
+                    f"{name!r} is set by the launcher, or is a setting beside directives"
+                )
+            if value is False or not str(value).isprintable():
+                raise ValueError(
+                    f"the value of {name!r} is to be a text of one line, a number or true"
+                )
+        return directives
+
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
+        """As of every launcher."""
+        from resources.slurm import Machines, run_on_slurm
+
+        settings: dict[str, Any] = {
+            "nodes": self.nodes,
+            "ntasks-per-node": 1,
+            "cpus-per-task": self.cpus_per_node,
+            "gpus-per-node": self.gpus_per_node or None,
+            "partition": self.partition,
+            "account": self.account,
+            "time": self.time,
+        } | self.directives
+        options = [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in settings.items()
+            if value is not None
+        ]
+        machines = Machines(self.nodes, max(1, self.gpus_per_node), self.cpus_per_node, options)
+        return run_on_slurm(context, job, machines, self.max_failures)
+
+
 Kinds = Annotated[
-    LocalLauncher | TorchrunLauncher | RayLauncher | EcsLauncher, Field(discriminator="kind")
+    LocalLauncher | TorchrunLauncher | RayLauncher | EcsLauncher | SlurmLauncher,
+    Field(discriminator="kind"),
 ]
 
 

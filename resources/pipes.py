@@ -66,13 +66,16 @@ def run_client(
     failures: Sequence[type[Exception]],
     job: str,
     goes_on: str,
+    *,
+    evicts: bool = False,
 ) -> str:
     """Run a Pipes client with `reader`; returns where the job says that its result lies.
 
     Raises UserError with the job's own sentence where a setting or the data is at fault, and JobLost
     with one that begins with `job` where it ended early or could not start, which is one of `failures`;
     `goes_on` says what it does when it is started again.
-    Where somebody has stopped the job or the run, Dagster's exception for that ends the run.
+    Where somebody has stopped the job or the run, Dagster's exception for that ends the run. Of a job
+    that the machine itself `evicts`, it does not: what it says of an interrupt is no user's wish.
     """
     handlers = _handlers(reader)
     reason = "it reported no result"
@@ -95,7 +98,9 @@ def run_client(
     if "user_error" in messages:
         raise UserError(messages["user_error"])
     # A rank is asked to end as if by a user where another one has died: then the program's code tells.
-    if reason.endswith(INTERRUPTED) or ("interrupted" in messages and not CODE.search(reason)):
+    if not evicts and (
+        reason.endswith(INTERRUPTED) or ("interrupted" in messages and not CODE.search(reason))
+    ):
         raise dg.DagsterExecutionInterruptedError(f"{job} was interrupted.")
     if "result" not in messages:
         raise JobLost(

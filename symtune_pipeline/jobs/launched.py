@@ -29,9 +29,7 @@ def run_launched(address: str, program: Program, work: Work) -> int:
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
     error's sentence. Where nobody listens, and for the other ranks under torchrun, they are printed.
     """
-    from torch.distributed import get_node_local_rank
-
-    first = get_node_local_rank(fallback_rank=0) == 0
+    first = os.environ.get("RANK", "0") == "0"  # among those of all machines, as torchrun counts
     if not (first and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
         return _run(address, program, work, _print, lambda message: _print(*message.values()))
     with open_dagster_pipes() as pipes:
