@@ -15,7 +15,7 @@ from dagster._core.errors import DagsterPipesExecutionError
 
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.files import write_text
-from symtune_pipeline.jobs.job import Job
+from symtune_pipeline.jobs.job import RANK_DIED, Job
 
 # Tensors of 32 MiB and more go back to the system when freed; smaller ones stay in glibc's heap,
 # as it takes long to hand out memory anew: at blocks of 1,024 tokens a step is a fifth faster than
@@ -28,7 +28,8 @@ ENVIRONMENT = {
 }
 
 INTERRUPTED = ("code 130", "code 143")  # how a job ends that was interrupted before it could say so
-CODE = re.compile(r"code -?\d+$")  # how any program on this machine ends
+# How a program ends that nobody has asked to: killed, or with a dead rank among those that it started.
+LOST = re.compile(rf"code (-\d+|{RANK_DIED})$")
 
 
 def run_here(context: dg.AssetExecutionContext, job: Job, *program: str) -> Path:
@@ -99,7 +100,7 @@ def run_client(
         raise UserError(messages["user_error"])
     # A rank is asked to end as if by a user where another one has died: then the program's code tells.
     if not evicts and (
-        reason.endswith(INTERRUPTED) or ("interrupted" in messages and not CODE.search(reason))
+        reason.endswith(INTERRUPTED) or ("interrupted" in messages and not LOST.search(reason))
     ):
         raise dg.DagsterExecutionInterruptedError(f"{job} was interrupted.")
     if "result" not in messages:

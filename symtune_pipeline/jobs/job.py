@@ -15,6 +15,9 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict
 
 Say = Callable[[str], None]
+RANK_DIED = (
+    75  # with which a launcher of ranks ends where one has died, and it has ended the others
+)
 
 
 class Job(BaseModel):

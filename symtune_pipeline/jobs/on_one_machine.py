@@ -41,6 +41,7 @@ def torchrun_options(folder: Path) -> list[str]:
         "--rdzv-conf=store_type=file",
         f"--rdzv-id={folder}",
         f"--local-addr={LOOPBACK}",
+        f"--log-dir={folder / 'logs'}",  # it would make one beside, and leave it
     ]
 
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 
 from symtune_pipeline.errors.interrupts import interrupted, run_command
+from symtune_pipeline.jobs.job import RANK_DIED
 from symtune_pipeline.jobs.on_one_machine import (
     keep_to_loopback,
     meeting_folder,
@@ -35,7 +36,7 @@ def main() -> int:
         print(
             f"Rank {rank} ended with code {failure.exitcode}, so all ranks were ended.", flush=True
         )
-        return 1
+        return RANK_DIED
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0

@@ -105,14 +105,14 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     assert same == ORPHAN
     page = (store.folder("eval_report") / "index.html").read_text(encoding="utf-8")
     assert "pretrained" in page and "Across models" in page
-    assert f"models.{PARENT}.pretrained model.source" in page
-    assert f"models.{ORPHAN}.pretrained model" not in page
+    assert f"{PARENT}.pretrained model.source" in page
+    assert f"{ORPHAN}.pretrained model" not in page
     for name, path in (
         ("scoring.pretrained", "packed"),
         ("generation.tuned", "in batches, beginnings shared"),
     ):
-        assert re.search(rf"models\.{PARENT}\.{name}</th><td>{path}<", page)
-    assert f"models.{ORPHAN}.scoring.tuned" in page and f"models.{ORPHAN}.generation" not in page
+        assert re.search(rf"{PARENT}\.{name}</th><td>{path}<", page)
+    assert f"{ORPHAN}.scoring.tuned" in page and f"{ORPHAN}.generation" not in page
 
 
 def test_a_dropped_model_is_asked_as_those_of_the_graph_are(store: Store, tmp_path: Path) -> None:
