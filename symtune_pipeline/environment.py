@@ -80,3 +80,8 @@ def home_url() -> str | None:
     """
     home = os.environ.get("SYMTUNE_HOME") or ""
     return Bucket(home).url() if "://" in home else None
+
+
+def is_first_rank() -> bool:
+    """Whether this process is alone, or the first of those of all machines that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -15,6 +15,7 @@ from threading import Thread
 import psutil
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
+from symtune_pipeline.environment import is_first_rank
 from symtune_pipeline.errors import UserError, interrupts
 from symtune_pipeline.jobs.job import Job, Program, Say
 from symtune_pipeline.jobs.job_file import opened_job
@@ -29,8 +30,7 @@ def run_launched(address: str, program: Program, work: Work) -> int:
     Dagster is told the lines as log messages, and at the end the folder of the result or the user
     error's sentence. Where nobody listens, and for the other ranks under torchrun, they are printed.
     """
-    first = os.environ.get("RANK", "0") == "0"  # among those of all machines, as torchrun counts
-    if not (first and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
+    if not (is_first_rank() and PipesEnvVarParamsLoader().is_dagster_pipes_process()):
         return _run(address, program, work, _print, lambda message: _print(*message.values()))
     with open_dagster_pipes() as pipes:
         _end_with_launcher(pipes)

@@ -18,8 +18,13 @@ RUN = "TORCHELASTIC_RUN_ID"  # in which torchrun tells its ranks the name of the
 
 
 def meeting_folder() -> Path:
-    """A new folder, for this user alone, in which the ranks of one start meet."""
-    return Path(mkdtemp(prefix="symtune-ranks-"))
+    """A new folder, in one for this user alone, in which the ranks of one start meet.
+
+    Its parent goes when they have ended: torchrun makes a folder of logs beside this one, by its name.
+    """
+    folder = Path(mkdtemp(prefix="symtune-ranks-")) / "run"
+    folder.mkdir()
+    return folder
 
 
 def keep_to_loopback() -> None:
@@ -41,7 +46,7 @@ def torchrun_options(folder: Path) -> list[str]:
         "--rdzv-conf=store_type=file",
         f"--rdzv-id={folder}",
         f"--local-addr={LOOPBACK}",
-        f"--log-dir={folder / 'logs'}",  # it would make one beside, and leave it
+        f"--log-dir={folder / 'logs'}",
     ]
 
 

@@ -38,7 +38,7 @@ def main() -> int:
         )
         return RANK_DIED
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.parent, ignore_errors=True)
     return 0
 
 
