@@ -27,7 +27,7 @@ two-models: setup  ## the quickstart for SmolLM2-135M and for Gemma 3 270M (whos
 	$(BIN)/python materialize.py --experiment two-models --partition smollm2-135m
 	$(BIN)/python materialize.py --experiment two-models --partition gemma3-270m
 
-smoke: setup  ## every asset for real in under a minute, with a tiny model
+smoke: setup  ## every asset for real in about a minute, with a tiny model
 	$(BIN)/python materialize.py --experiment smoke
 
 mirror-run: setup  ## the pipeline on real sets from the mirror in SYMTUNE_MIRROR, or from the hub
