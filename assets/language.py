@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import dagster as dg
-import polars as pl
-
 from assets.predictions import EXAMPLES, JOB, Asked, weights
 from assets.step import GPU, Check, Step, asset, clear_work
 from resources.store import Metadata
@@ -32,7 +29,4 @@ ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
 )
 def eval_language(step: Step, folder: Path) -> Metadata:
     """The loss of every variant on plain held-out texts: what tuning has cost of language."""
-    table = pl.concat(ASKED.predicted(step))
-    LANGUAGE_LOSSES.write(table, folder)
-    by_variant = table.group_by("variant").agg(pl.col("nats").sum() / pl.col("tokens").sum())
-    return {"nats a token": dg.MetadataValue.json(dict(by_variant.sort("variant").iter_rows()))}
+    return ASKED.build(step, folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from symtune_pipeline.errors.settings import UNKNOWN, missing_kind, unknown_setting
@@ -43,6 +44,17 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "DefaultCPUAllocator" in str(error)
     )
+
+
+@contextmanager
+def memory_as(sentence: str) -> Iterator[None]:
+    """Raises UserError with the sentence where memory runs out within."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(sentence) from error
 
 
 def first_fault(error: ValidationError, schema: Mapping[str, Any]) -> tuple[list[str], str]:

@@ -11,20 +11,22 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.predictions import by_context, ranked
-from symtune_pipeline.evaluation.scorer import score
-from symtune_pipeline.models.device import device_and_precision, fitting
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.evaluation.scorer import open_scorer, score
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
-from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
-from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
+from symtune_pipeline.prompts.text import classification_prompt
+from symtune_pipeline.prompts.tokens import (
+    Asked,
+    SegmentTokenizer,
+    asked_within,
+    longest,
+    shared_beginning,
+)
 from symtune_pipeline.sections import EvaluationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Asked = tuple[list[int], list[list[int]]]  # the tokens of a prompt, and of each label after it
 
 NAMED = 10  # labels at most, in an error
 
@@ -38,14 +40,7 @@ def classify(
     asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The predictions of the model in a folder; see `predict`."""
-    device, precision = device_and_precision(config.precision)
-
-    def loaded() -> PreTrainedModel:
-        with fitting(folder):
-            model: PreTrainedModel = load_model(folder, precision, device).eval()
-            return model
-
-    model = asking.together(loaded)
+    model = open_scorer(folder, config.precision, asking)
     tokenizer = open_tokenizer(folder)
     return predict(model, tokenizer, suite, inputs, progress, config.chat_template, asking)
 
@@ -92,34 +87,16 @@ def _tree(
 
     The tree's prefix is the tokens that the rows share; its queries are what each of them adds.
     """
-    asked, dropped = _fitting(rows, by_segment, inputs, limit)
+    asked, dropped = asked_within(rows, lambda row: _asked(row, by_segment, inputs), limit)
+    if limit is not None and longest(asked) > limit:
+        raise UserError(
+            f"Context {rows[0]['context']} of dataset '{rows[0]['dataset']}' has a prompt of"
+            f" {longest(asked)} tokens with one exemplar per class, and the model takes {limit}; leave the"
+            " dataset out."
+        )
     shared = shared_beginning([prompt[:-1] for prompt, _ in asked])
     queries = [Query(prompt[shared:], labels) for prompt, labels in asked]
     return Tree(asked[0][0][:shared], queries), dropped
-
-
-def _fitting(
-    rows: Sequence[dict[str, Any]],
-    by_segment: SegmentTokenizer,
-    inputs: Sequence[str],
-    limit: int | None,
-) -> tuple[list[Asked], int]:
-    """The prompts of a context's rows with as few exemplars left out of all as need be."""
-    kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_targets")}
-    while True:
-        asked = [_asked(row | kept, by_segment, inputs) for row in rows]
-        longest = max(len(prompt) + max(map(len, labels)) for prompt, labels in asked)
-        if limit is None or longest <= limit:
-            return asked, len(rows[0]["exemplars"]) - len(kept["exemplars"])
-        index = exemplar_to_drop(kept["exemplar_targets"])
-        if index is None:
-            raise UserError(
-                f"Context {rows[0]['context']} of dataset '{rows[0]['dataset']}' has a prompt of"
-                f" {longest} tokens with one exemplar per class, and the model takes {limit}; leave the"
-                " dataset out."
-            )
-        for values in kept.values():
-            values.pop(index)
 
 
 def _asked(row: dict[str, Any], by_segment: SegmentTokenizer, inputs: Sequence[str]) -> Asked:

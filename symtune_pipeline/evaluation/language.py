@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from symtune_pipeline.evaluation.asking import ALONE, Asking
-from symtune_pipeline.evaluation.scorer import score
-from symtune_pipeline.models.device import device_and_precision, fitting
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.evaluation.scorer import open_scorer, score
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
@@ -39,14 +37,7 @@ def measure(
     asking: Asking = ALONE,
 ) -> pl.DataFrame:
     """The losses of the model in a folder; see `language_loss`."""
-    device, precision = device_and_precision(config.precision)
-
-    def loaded() -> PreTrainedModel:
-        with fitting(folder):
-            model: PreTrainedModel = load_model(folder, precision, device).eval()
-            return model
-
-    model = asking.together(loaded)
+    model = open_scorer(folder, config.precision, asking)
     return language_loss(model, open_tokenizer(folder), suite, inputs, progress, asking)
 
 

@@ -11,12 +11,15 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.evaluation.asking import ALONE, Asking
+from symtune_pipeline.models.device import Precision, device_and_precision, fitting
+from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Layout, Tree, token_logprobs
@@ -30,6 +33,20 @@ Batch = list[Numbered]  # what runs in one pass
 # A pass above this is no faster on a CPU, and only takes memory; on a GPU it is hardly faster. Its size
 # depends on nothing but the device, so that a GPU gives the numbers of another one of its kind.
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
+
+
+def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTrainedModel:
+    """The model in a folder, where and as it is evaluated; on several ranks, all fail together.
+
+    Raises UserError where `load_model` does, and where memory runs out.
+    """
+    device, dtype = device_and_precision(precision)
+
+    def loaded() -> PreTrainedModel:
+        with fitting(folder):
+            return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
+
+    return asking.together(loaded)
 
 
 def score(

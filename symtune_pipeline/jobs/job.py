@@ -6,6 +6,7 @@ work. `python -m <package> --config job.json` runs it, alone, or once a rank.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,7 +21,7 @@ RANK_DIED = (
 )
 
 
-class Job(BaseModel):
+class Job(BaseModel, ABC):
     """The file of a job; which of its paths are relative is a matter of where it lies.
 
     The result is the folder `result` in the output folder, in which the job also keeps what is
@@ -42,9 +43,9 @@ class Job(BaseModel):
         """Where the result is when the job has ended well."""
         return self.output_folder / self.result
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Equal for jobs that have the same result."""
-        raise NotImplementedError
 
     def moved(self, move: Callable[[Path], Path]) -> Self:
         """The job with each of its paths replaced by what `move` makes of it."""

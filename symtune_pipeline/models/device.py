@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.errors import memory_as
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -24,15 +23,9 @@ def device_and_precision(asked: Precision = "auto") -> tuple[str, torch.dtype]:
     return device, torch.bfloat16 if half else torch.float32
 
 
-@contextmanager
-def fitting(folder: Path) -> Iterator[None]:
+def fitting(folder: Path) -> AbstractContextManager[None]:
     """Raises UserError where memory runs out while the model in a folder is loaded within."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"The model in {folder} does not fit into memory; set evaluation.precision to bf16, or use a"
-            " machine with more memory."
-        ) from error
+    return memory_as(
+        f"The model in {folder} does not fit into memory; set evaluation.precision to bf16, or use a"
+        " machine with more memory."
+    )

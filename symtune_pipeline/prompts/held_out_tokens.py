@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from symtune_pipeline.prompts.text import classification_prompt, exemplar_to_drop
-from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
+from symtune_pipeline.prompts.text import classification_prompt
+from symtune_pipeline.prompts.tokens import (
+    Asked,
+    SegmentTokenizer,
+    asked_within,
+    longest,
+    shared_beginning,
+)
 from symtune_pipeline.tables import PACKED_HELD_OUT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Asked = tuple[list[int], list[list[int]]]  # the tokens of a query's prompt, and of each symbol
 
 
 def packed_held_out(
@@ -43,8 +47,13 @@ def packed_held_out(
 def _packed(
     rows: Sequence[dict[str, Any]], by_segment: SegmentTokenizer, inputs: pl.Series, most: int
 ) -> dict[str, object] | None:
-    asked = _fitting(rows, by_segment, inputs, most)
-    if asked is None or not all(tokens and _differ(symbols) for tokens, symbols in asked):
+
+    def ask(row: dict[str, Any]) -> Asked:
+        prompt = classification_prompt(row | {"instruction": None}, inputs, by_segment.frame)
+        return by_segment.continuations(prompt, row["labels"])
+
+    asked, _ = asked_within(rows, ask, most)
+    if longest(asked) > most or not all(tokens and _differ(symbols) for tokens, symbols in asked):
         return None
     shared = shared_beginning([prompt[:-1] for prompt, _ in asked])
     return {
@@ -55,24 +64,6 @@ def _packed(
         "symbol_tokens": [symbols for _, symbols in asked],
         "targets": [row["target"] for row in rows],
     }
-
-
-def _fitting(
-    rows: Sequence[dict[str, Any]], by_segment: SegmentTokenizer, inputs: pl.Series, most: int
-) -> list[Asked] | None:
-    """The queries' prompts with as few exemplars left out of all as need be; None: too long without."""
-    kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_targets")}
-    while True:
-        shown = [row | kept | {"instruction": None} for row in rows]
-        prompts = [classification_prompt(row, inputs, by_segment.frame) for row in shown]
-        asked = [by_segment.continuations(prompt, rows[0]["labels"]) for prompt in prompts]
-        if all(len(tokens) + max(map(len, symbols)) <= most for tokens, symbols in asked):
-            return asked
-        index = exemplar_to_drop(kept["exemplar_targets"])
-        if index is None:
-            return None
-        for values in kept.values():
-            values.pop(index)
 
 
 def _differ(symbols: Sequence[Sequence[int]]) -> bool:

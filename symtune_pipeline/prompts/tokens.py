@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate, chain, pairwise, takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symtune_pipeline.prompts.chat import chat_frame
 from symtune_pipeline.prompts.encoding import TextEncoder
-from symtune_pipeline.prompts.text import PLAIN, Frame, Role, Segment, Slot, render, segments
+from symtune_pipeline.prompts.text import (
+    PLAIN,
+    Frame,
+    Role,
+    Segment,
+    Slot,
+    exemplar_to_drop,
+    render,
+    segments,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
+
+Asked = tuple[list[int], list[list[int]]]  # the tokens of a prompt, and of each label after it
 
 REACH = 4  # characters on each side of a junction by which a tokenizer may decide where to split
 BATCH = 200  # texts at a time: the places of their tokens take more memory than the tokens
@@ -206,3 +217,26 @@ def shared_beginning(prompts: Sequence[list[int]]) -> int:
         return len(first)
     pairs = zip(first, last, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def asked_within(
+    rows: Sequence[dict[str, Any]], ask: Callable[[dict[str, Any]], Asked], most: int | None
+) -> tuple[list[Asked], int]:
+    """What `ask` makes of each row of a context, and how many exemplars were left out of all.
+
+    They are left out evenly by class until no prompt with a label exceeds `most` tokens, or one of each
+    class is left: then `longest` of what is returned may still be above it.
+    """
+    kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_targets")}
+    while True:
+        asked = [ask(row | kept) for row in rows]
+        index = exemplar_to_drop(kept["exemplar_targets"])
+        if most is None or longest(asked) <= most or index is None:
+            return asked, len(rows[0]["exemplars"]) - len(kept["exemplars"])
+        for values in kept.values():
+            values.pop(index)
+
+
+def longest(asked: Sequence[Asked]) -> int:
+    """The tokens of the longest prompt with its longest label."""
+    return max(len(prompt) + max(map(len, labels)) for prompt, labels in asked)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.errors import UserError, memory_as
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -37,15 +37,9 @@ def _full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in FULL
 
 
-@contextmanager
-def memory() -> Iterator[None]:
+def memory() -> AbstractContextManager[None]:
     """Raises UserError where memory runs out within."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            "Tuning ran out of memory; lower tuning.block_tokens, use tuning.lora or"
-            " tuning.activation_checkpointing, or start more processes, each with a GPU of its own."
-        ) from error
+    return memory_as(
+        "Tuning ran out of memory; lower tuning.block_tokens, use tuning.lora or"
+        " tuning.activation_checkpointing, or start more processes, each with a GPU of its own."
+    )
