@@ -40,7 +40,7 @@ sql: setup  ## run and test the SQL of the data side, or a model and all it need
 mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or s3://bucket/prefix>
 	$(BIN)/symtune --experiment $(or $(SYMTUNE_EXPERIMENT),paper) mirror $(or $(TO),$(error say where: make mirror TO=<folder>))
 
-test: setup  ## what to run before a commit, at most five minutes on two cores
+test: setup  ## what to run before a commit, five to eight minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: setup  ## all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
