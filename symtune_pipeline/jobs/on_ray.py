@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
@@ -184,5 +184,15 @@ def _rank(settings: dict[str, Any]) -> str:
         raise
 
 
+def _end(status: int) -> NoReturn:
+    """End Ray, then this process at once: it may abort at Python's end while the thread still waits."""
+    import ray
+
+    ray.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())
