@@ -7,15 +7,23 @@ from assets.step import GPU, Check, Step, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.tables import LANGUAGE_LOSSES, LANGUAGE_SUITE
 
-ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
+ASKED = Asked(
+    "eval_language",
+    (),
+    "language",
+    LANGUAGE_SUITE,
+    LANGUAGE_LOSSES,
+    "symtune_pipeline.evaluation.language",
+    lambda e: e.evaluation.precision,
+)
 
 
 @asset(
     group="predictions",
     kinds={"pytorch", "parquet"},
     deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
-    code=[JOB, "symtune_pipeline.evaluation.language"],
-    settings=lambda e: e.evaluation.precision,
+    code=[JOB, ASKED.code],
+    settings=ASKED.settings,
     tables=[LANGUAGE_LOSSES],
     checks=[
         Check(

@@ -1,6 +1,6 @@
 """The assets `eval_icl`, `eval_flipped` and `eval_algorithmic`: what every variant of a model predicts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,13 @@ import dagster as dg
 import polars as pl
 
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
+from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
-from symtune_pipeline.evaluation.config import JobConfig, Weights
+from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
 from symtune_pipeline.evaluation.predictions import of_model, paths
+from symtune_pipeline.evaluation.server import in_clear
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, content_hash, read_table
 from symtune_pipeline.report.numbers import of_predictions
@@ -26,6 +28,10 @@ from symtune_pipeline.tables import (
 )
 
 EXAMPLES = "int_evaluation_examples"  # whose inputs a classification suite refers to
+JOB = "symtune_pipeline.evaluation.job"  # which names those below, and imports none
+SCORING = "symtune_pipeline.evaluation.classification"
+GENERATING = "symtune_pipeline.evaluation.generation"
+SERVED = "symtune_pipeline.evaluation.served"
 
 
 def weights(experiment: Experiment) -> dict[str, str]:
@@ -43,6 +49,14 @@ class Asked:
     suite: Suite
     queried: Table
     predictions: Table
+    code: str  # the module that asks a model in a folder
+    form: Callable[[Experiment], object]  # the settings that change its answers
+
+    def settings(self, experiment: Experiment) -> object:
+        """The settings that change the table: those of the answers, and who is served."""
+        served = experiment.evaluation.endpoints
+        asked_so = {name: (each.model, each.serves) for name, each in served.items()}
+        return (self.form(experiment), asked_so, code_version([SERVED], None) if served else None)
 
     def queries(self, step: Step) -> pl.DataFrame:
         """The rows of the suite that are asked."""
@@ -51,11 +65,15 @@ class Asked:
             suite.filter(pl.col("benchmark").is_in(self.benchmarks)) if self.benchmarks else suite
         )
 
-    def variants(self, step: Step) -> dict[str, str]:
-        """The variants that this model has, each with the asset of its weights."""
-        every = weights(step.experiment)
+    def variants(self, step: Step) -> dict[str, Weights | Endpoint]:
+        """The variants that this model has, each with its weights or where it is served."""
         has_parent = step.model.parent is not None
-        return {name: key for name, key in every.items() if has_parent or name != "pretrained"}
+        in_folders = {
+            name: _weights(step, key)
+            for name, key in weights(step.experiment).items()
+            if has_parent or name != "pretrained"
+        }
+        return in_folders | _endpoints(step)
 
     def build(self, step: Step, folder: Path) -> Metadata:
         """Predict with each variant, and write the predictions as one table."""
@@ -75,14 +93,15 @@ class Asked:
     def predicted(self, step: Step) -> Iterator[pl.DataFrame]:
         """Each variant's, kept by variant, so that none is ever asked the same twice."""
         kept, key = step.artifacts, f"predictions_{self.asset}"
+        variants = self.variants(step)
         made_from = {
-            variant: content_hash([self._made_from(step), _version(step, asset)])
-            for variant, asset in self.variants(step).items()
+            variant: content_hash([self._made_from(step, self._code(step, model)), model.version])
+            for variant, model in variants.items()
         }
         names = {variant: f"{step.partition}-{variant}" for variant in made_from}
         lacking = [v for v in made_from if not kept.up_to_date(key, names[v], made_from[v])]
         if lacking:
-            job = self._job(step, lacking)
+            job = self._job(step, {variant: variants[variant] for variant in lacking})
             result = step.context.resources.launcher.run(step.context, job)
         for variant, name in names.items():
             table = kept.table_once(
@@ -93,8 +112,14 @@ class Asked:
             )
             yield of_model(table, str(step.partition), variant)
 
-    def _job(self, step: Step, variants: Sequence[str]) -> JobConfig:
-        every, settings = self.variants(step), step.experiment.evaluation
+    def _job(self, step: Step, variants: Mapping[str, Weights | Endpoint]) -> JobConfig:
+        settings = step.experiment.evaluation
+        for model in variants.values():
+            if isinstance(model, Endpoint) and in_clear(model.url):
+                step.warn(
+                    f"Endpoint {model.url} is asked unencrypted: who is on the way can read the prompts;"
+                    " use https, or a tunnel to 127.0.0.1."
+                )
         examples = step.artifacts.folder(EXAMPLES) / TABLE
         return JobConfig(
             output_folder=step.work_folder,
@@ -102,17 +127,23 @@ class Asked:
             queries=step.artifacts.folder(self.queried.asset) / self.queried.file,
             benchmarks=tuple(self.benchmarks),
             inputs=None if self.suite == "algorithmic" else examples,
-            variants={variant: _weights(step, every[variant]) for variant in variants},
-            made_from=self._made_from(step),
+            variants=dict(variants),
+            made_from=self._made_from(step, step.code_version),
             precision=settings.precision,
             chat_template=settings.chat_template,
         )
 
-    def _made_from(self, step: Step) -> dict[str, str]:
-        """What all variants' predictions depend on."""
+    def _code(self, step: Step, model: Weights | Endpoint) -> str:
+        """The version of the code and settings that ask a model: a folder's has none of a server's."""
+        if isinstance(model, Endpoint):
+            return code_version([JOB, SERVED], step.experiment.evaluation.chat_template)
+        return code_version([JOB, self.code], self.form(step.experiment))
+
+    def _made_from(self, step: Step, code: str) -> dict[str, str]:
+        """What predictions depend on beside the model."""
         inputs = step.inputs()
         return {
-            "code": step.code_version,
+            "code": code,
             **{key: inputs[key] for key in (self.queried.asset, EXAMPLES)},
         }
 
@@ -141,6 +172,21 @@ def _weights(step: Step, asset: str) -> Weights:
     return Weights(folder=folder, version=_version(step, asset))
 
 
+def _endpoints(step: Step) -> dict[str, Endpoint]:
+    """The served variants of the model, with its own tokenizer. Where they are served is no version."""
+    base = _weights(step, "base_model")
+    return {
+        name: Endpoint(
+            url=each.url,
+            model=each.model,
+            protocol=each.protocol,
+            tokenizer=base.folder,
+            version=content_hash([name, each.model, base.version])[:16],
+        )
+        for name, each in step.experiment.endpoints_of(str(step.partition)).items()
+    }
+
+
 def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
     shortened = int((table["dropped"] > 0).sum()) if "dropped" in table.columns else 0
     if shortened:
@@ -150,7 +196,7 @@ def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
         )
 
 
-def _predictions(asked: Asked, description: str, code: str, *, chance: bool = False) -> KeptAsset:
+def _predictions(asked: Asked, description: str, *, chance: bool = False) -> KeptAsset:
     """An asset with the predictions of every variant of a model."""
     every = "Every query has one prediction of every variant."
     present = Check("all_predictions_present", every, asked.predicted_once)
@@ -166,8 +212,8 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         group="predictions",
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
-        code=[JOB, code],
-        settings=lambda e: (e.evaluation.chat_template, e.evaluation.precision),
+        code=[JOB, asked.code],
+        settings=asked.settings,
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,
@@ -177,26 +223,24 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
     )(asked.build)
 
 
+def _form(experiment: Experiment) -> object:
+    return experiment.evaluation.chat_template, experiment.evaluation.precision
+
+
 def _classified(name: str, benchmark: str) -> Asked:
     tables = CLASSIFICATION_SUITE, CLASSIFICATION_PREDICTIONS
-    return Asked(name, [benchmark], "classification", *tables)
+    return Asked(name, [benchmark], "classification", *tables, SCORING, _form)
 
-
-JOB = "symtune_pipeline.evaluation.job"  # which names the two below, and imports neither
-SCORING = "symtune_pipeline.evaluation.classification"
-GENERATING = "symtune_pipeline.evaluation.generation"
 
 eval_icl = _predictions(
     _classified("eval_icl", "icl"),
     "In-context learning on held-out sets: relevant labels or symbols, with or without instruction.",
-    SCORING,
     chance=True,
 )
 # Flipped labels pull a model below chance that follows what it knows.
 eval_flipped = _predictions(
     _classified("eval_flipped", "flipped"),
     "Natural labels swapped among the classes: does the model follow the exemplars or its prior?",
-    SCORING,
 )
 eval_algorithmic = _predictions(
     Asked(
@@ -205,7 +249,8 @@ eval_algorithmic = _predictions(
         "algorithmic",
         ALGORITHMIC_SUITE,
         ALGORITHMIC_PREDICTIONS,
+        GENERATING,
+        _form,
     ),
     "List functions, Turing concepts and their kin, answered by greedy generation, matched exactly.",
-    GENERATING,
 )

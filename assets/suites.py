@@ -15,6 +15,7 @@ from symtune_pipeline.evaluation.suites import (
     short_of_queries,
 )
 from symtune_pipeline.files import sha256
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
@@ -31,12 +32,16 @@ def _published(step: Step) -> list[str]:
     return [sha256(path) for path in published_files(folder)] if folder else []
 
 
+def _asked(settings: EvaluationConfig) -> EvaluationConfig:
+    return settings.model_copy(update={"endpoints": {}})  # who is asked does not matter
+
+
 @asset(
     name="eval",
     group="suites",
     kinds={"polars", "parquet"},
     deps=["int_evaluation_examples", "symbol_pool"],
-    settings=lambda e: (e.seed, e.evaluation, e.instructions()),
+    settings=lambda e: (e.seed, _asked(e.evaluation), e.instructions()),
     sources=_published,
     code=[__name__, *(f"{BENCHMARKS}.{key}" for key in benchmarks_of("algorithmic"))],
     tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE, LANGUAGE_SUITE],

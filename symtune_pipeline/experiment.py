@@ -19,6 +19,7 @@ from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.files import name_fault, parse_yaml, read_settings
 from symtune_pipeline.sections import (
     DataConfig,
+    EndpointConfig,
     EvaluationConfig,
     MixtureConfig,
     Section,
@@ -93,6 +94,30 @@ class Experiment(Section):
                 " to false or take another model"
             )
         return evaluation
+
+    @field_validator("evaluation")
+    @classmethod
+    def _endpoints_serve_models(
+        cls, evaluation: EvaluationConfig, info: ValidationInfo
+    ) -> EvaluationConfig:
+        models = info.data.get("models", ())
+        for name, endpoint in evaluation.endpoints.items():
+            if endpoint.serves is None and len(models) > 1:
+                raise ValueError(
+                    f"endpoint '{name}' does not say which of {', '.join(models)} it serves; set"
+                    f" endpoints.{name}.serves"
+                )
+            if endpoint.serves is not None and models and endpoint.serves not in models:
+                raise ValueError(
+                    f"endpoint '{name}' serves '{endpoint.serves}', which is none of the experiment's"
+                    f" models; name one of {', '.join(models)}"
+                )
+        return evaluation
+
+    def endpoints_of(self, model: str) -> dict[str, EndpointConfig]:
+        """The served variants of a model, by name."""
+        every = self.evaluation.endpoints
+        return {name: each for name, each in every.items() if each.serves in (None, model)}
 
     def datasets(self) -> list[Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""

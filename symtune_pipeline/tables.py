@@ -6,7 +6,7 @@ the frames of the tests come from it. It knows nothing about how a table is made
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -19,12 +19,18 @@ from symtune_pipeline.contract import Column, Table
 Role = Literal["tuning", "evaluation"]  # what a dataset is for
 Category = Literal["integer", "combination", "word"]  # of symbols
 Variant = Literal["pretrained", "untuned", "tuned"]  # which weights answered, small gains first
+Protocol = Literal["completions", "sglang"]  # in which a server is asked
 Suite = Literal["classification", "algorithmic", "language"]
 
 ROLES: Final = get_args(Role)
 CATEGORIES: Final = get_args(Category)
 VARIANTS: Final = get_args(Variant)
 OUTSIDE: Final = ("endpoint", "incoming")  # variants of models that are not of the graph
+# What the report's tables say beside the variants, whose names are headings as well.
+HEADINGS: Final = (
+    *("setting", "dataset", "category", "group", "model", "labels", "choices", "tokens"),
+    *("n", "chance", "points", "p", "change"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,16 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 
 VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "roles": ROLES,
-    "variants": VARIANTS,
     "benchmarks": tuple(BENCHMARKS),
     "measures": MEASURES,
 }
 """What `accepted_values` in schema.yml may name instead of listing."""
+
+
+def in_reading_order(variants: Iterable[str]) -> list[str]:
+    """Each variant once: the graph's own, small gains first, then those that an experiment names."""
+    rank = {name: place for place, name in enumerate(VARIANTS)}
+    return sorted(set(variants), key=lambda name: (rank.get(name, len(rank)), name))
 
 
 def benchmarks_of(suite: Suite) -> tuple[str, ...]:
@@ -268,7 +279,7 @@ ALGORITHMIC_SUITE: Final = Table(
 )
 _PREDICTION = {
     "model": _text("Key of the model that was evaluated."),
-    "variant": _text("Which weights answered.", *VARIANTS, *OUTSIDE),
+    "variant": _text("Which weights answered: one of VARIANTS, or a name of the experiment."),
     "setting": _text("How the prompt was shown."),
     "context": _CONTEXT,
     "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),

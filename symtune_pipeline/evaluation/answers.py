@@ -39,6 +39,10 @@ class KeptAnswers(Asking):
     going_on: Done
     bucket: Bucket | None = None
 
+    def kept_in(self) -> str:
+        """As of `Asking`."""
+        return str(self.folder)
+
     def together(self, work: Callable[[], Found]) -> Found:
         """What `work` returns on this rank; raises UserError where it does so on any."""
         return self.ranks.together(work)

@@ -18,6 +18,10 @@ Done = Callable[[int], None]  # is told how many queries are answered
 class Asking:
     """Asks all passes, one after another, in this process."""
 
+    def kept_in(self) -> str:
+        """Where answers are kept from one start to the next; empty where they are not."""
+        return ""
+
     def together(self, work: Callable[[], Found]) -> Found:
         """What `work` returns; where others ask too, its UserError is that of all."""
         return work()

@@ -66,8 +66,7 @@ def predict(
     by_segment = SegmentTokenizer(tokenizer, chat)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     contexts, texts = by_context(suite, inputs)
-    fitted = [_tree(rows, by_segment, texts, limit) for rows in contexts]
-    trees, dropped = [tree for tree, _ in fitted], [left_out for _, left_out in fitted]
+    trees, dropped = trees_of(contexts, by_segment, texts, limit)
     queries = sum(map(len, contexts))
 
     def asked(done: int) -> None:
@@ -75,6 +74,17 @@ def predict(
 
     answers = score(model, trees, progress=asked, asking=asking)
     return ranked(suite, answers, dropped, attention_of(model))
+
+
+def trees_of(
+    contexts: Sequence[Sequence[dict[str, Any]]],
+    by_segment: SegmentTokenizer,
+    inputs: Sequence[str],
+    limit: int | None,
+) -> tuple[list[Tree], list[int]]:
+    """The tree of each context, and how many exemplars it has lost to stay within `limit` tokens."""
+    fitted = [_tree(rows, by_segment, inputs, limit) for rows in contexts]
+    return [tree for tree, _ in fitted], [left_out for _, left_out in fitted]
 
 
 def _tree(

@@ -72,20 +72,11 @@ def complete(
     or exceeds the model's context with its completion, for a token that the model does not know, and
     where `SegmentTokenizer` does.
     """
-    by_segment = SegmentTokenizer(tokenizer, chat)
-    rows = suite.iter_rows(named=True)
-    texts = [render(algorithmic_prompt(row, by_segment.frame)) for row in rows]
-    answers = [f"{by_segment.frame.label.filled(target)}\n" for target in suite["target"]]
-    prompts, answered = (
-        [by_segment.encoder.before + ids for ids in by_segment.encoder.ids(strings)]
-        for strings in (texts, list(map(str.__add__, texts, answers)))
-    )
+    prompts, longest = prompts_of(suite, SegmentTokenizer(tokenizer, chat))
     check_vocabulary(model, (token for prompt in prompts for token in prompt))
-    added = (len(whole) - len(prompt) for whole, prompt in zip(answered, prompts, strict=True))
-    longest = max(added, default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     concepts = list(suite.select(CONCEPT).iter_rows())
-    turns, size = _in_turn(prompts, concepts), BATCH if way.batched else 1
+    turns, size = in_turn(prompts, suite), BATCH if way.batched else 1
     batches = [turns[start : start + size] for start in range(0, len(turns), size)]
 
     def first_lines(batch: list[int]) -> list[str]:
@@ -96,6 +87,19 @@ def complete(
     lines: list[list[str]] = asking.all(batches, answer, len, progress, str(way))
     line_of = dict(zip(chain.from_iterable(batches), chain.from_iterable(lines), strict=True))
     return generated(suite, [line_of[i] for i in range(len(prompts))], str(way))
+
+
+def prompts_of(suite: pl.DataFrame, by_segment: SegmentTokenizer) -> tuple[list[list[int]], int]:
+    """The tokens of each prompt, and how many a completion has at most: those of the longest target."""
+    rows = suite.iter_rows(named=True)
+    texts = [render(algorithmic_prompt(row, by_segment.frame)) for row in rows]
+    answers = [f"{by_segment.frame.label.filled(target)}\n" for target in suite["target"]]
+    prompts, answered = (
+        [by_segment.encoder.before + ids for ids in by_segment.encoder.ids(strings)]
+        for strings in (texts, list(map(str.__add__, texts, answers)))
+    )
+    added = (len(whole) - len(prompt) for whole, prompt in zip(answered, prompts, strict=True))
+    return prompts, max(added, default=0)
 
 
 class _WithinMemory:
@@ -128,8 +132,9 @@ class _WithinMemory:
         return lines
 
 
-def _in_turn(prompts: list[list[int]], concepts: list[Concept]) -> list[int]:
+def in_turn(prompts: list[list[int]], suite: pl.DataFrame) -> list[int]:
     """The prompts' numbers: a concept's side by side, and those of like length, for little padding."""
+    concepts: list[Concept] = list(suite.select(CONCEPT).iter_rows())
     longest_of: dict[Concept, int] = {}
     for concept, prompt in zip(concepts, prompts, strict=True):
         longest_of[concept] = max(longest_of.get(concept, 0), len(prompt))
@@ -153,7 +158,7 @@ def _first_lines(
             f"A prompt of the algorithmic benchmarks has {needed} tokens with its completion, and the"
             f" model takes {limit}; lower evaluation.algorithmic_shots."
         )
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, model.config.get_text_config(), tokenizer)
     padding = tokenizer.pad_token_id
     if padding is None or padding >= vocabulary(model):
         padding = ends[0] if ends else 0  # whichever: the mask hides it
@@ -167,8 +172,12 @@ def _first_lines(
         for row in found[:, batch.ids_ST.shape[1] :].tolist()
     ]
     texts = tokenizer.batch_decode(added, skip_special_tokens=True)
-    # A completion that starts on a line of its own is still the first line of text.
-    return [text.strip().split("\n")[0].strip() for text in texts]
+    return list(map(first_line, texts))
+
+
+def first_line(text: str) -> str:
+    """A completion's first line of text, also where that starts on a line of its own."""
+    return text.strip().split("\n")[0].strip()
 
 
 def _greedy(new_tokens: int, ends: list[int], padding: int, cached: bool) -> GenerationConfig:
@@ -184,9 +193,9 @@ def _greedy(new_tokens: int, ends: list[int], padding: int, cached: bool) -> Gen
     )
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens with which the model ends a text, as its files say, or else its tokenizer."""
-    for named in (model.generation_config, model.config.get_text_config(), tokenizer):
+def end_tokens(*configurations: object) -> list[int]:
+    """The tokens with which a model ends a text, as the first of these says: its files, its tokenizer."""
+    for named in configurations:
         ends = getattr(named, "eos_token_id", None)
         if ends is not None:
             return list(ends) if isinstance(ends, list | tuple) else [ends]

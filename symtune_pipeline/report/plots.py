@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from symtune_pipeline.report.robustness import FOLLOWED, followed
 from symtune_pipeline.report.tables import IN_CONTEXT, in_order, setting_label
-from symtune_pipeline.tables import VARIANTS
+from symtune_pipeline.tables import VARIANTS, in_reading_order
 
 if TYPE_CHECKING:
     import altair as alt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH = 640  # pixels, of a PNG before scaling; a page gives its own
 VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=True))
+NAMED_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # of variants that an experiment names
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (black: chance)"
@@ -253,12 +255,15 @@ def to_png(chart: Chart | alt.VConcatChart) -> bytes:
 
 def present(rows: list[dict[str, Any]]) -> list[str]:
     """The variants that have rows, in reading order."""
-    return [variant for variant in VARIANTS if any(row["variant"] == variant for row in rows)]
+    return in_reading_order(row["variant"] for row in rows)
 
 
 def variant_colours(rows: list[dict[str, Any]]) -> alt.Color:
     """One colour for each variant that has rows."""
-    return colours("variant", {variant: VARIANT_COLOURS[variant] for variant in present(rows)})
+    variants = present(rows)
+    named = [name for name in variants if name not in VARIANT_COLOURS]
+    palette = VARIANT_COLOURS | dict(zip(named, cycle(NAMED_COLOURS), strict=False))
+    return colours("variant", {variant: palette[variant] for variant in variants})
 
 
 def inline(rows: list[dict[str, Any]]) -> alt.InlineData:

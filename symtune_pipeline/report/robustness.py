@@ -31,7 +31,7 @@ from symtune_pipeline.report.tables import (
     several_models,
     unbroken,
 )
-from symtune_pipeline.tables import VARIANTS
+from symtune_pipeline.tables import in_reading_order
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -74,7 +74,7 @@ def share_lines(title: str, lines: list[Line]) -> Table:
     """A line a name, with the share of each variant and the gain with its interval over draws."""
     from rich.text import Text
 
-    variants = [name for name in VARIANTS if any(name in pair.rows for _, pair in lines)]
+    variants = in_reading_order(name for _, pair in lines for name in pair.rows)
     table = plain_table(title, ("n", *variants, "points", "p"))
     for name, pair in lines:
         shares = (fraction_text(pair.rows.get(key, {}).get("accuracy")) for key in variants)
@@ -88,7 +88,7 @@ def loss_lines(language: pl.DataFrame) -> Table:
     """A line a model, with the loss of each variant and the change with its interval over texts."""
     from rich.text import Text
 
-    variants = [name for name in VARIANTS if name in language["variant"]]
+    variants = in_reading_order(language["variant"])
     table = plain_table("plain texts, nats a token", ("tokens", *variants, "change"))
     for row in losses(language):
         shown = (row[name].split(" ")[0] for name in variants)
@@ -155,14 +155,14 @@ def language_table(mart: pl.DataFrame) -> GT | None:
 
     if mart.is_empty():
         return None
-    several = several_models(mart)
+    several, variants = several_models(mart), in_reading_order(mart["variant"])
     body = pl.DataFrame(
         [
             {
                 **({"model": row["model"]} if several else {}),
                 "texts of": row["dataset"] or "all sets",
                 "tokens": row["tokens"],
-                **{name: unbroken(row[name]) for name in VARIANTS if row[name]},
+                **{name: unbroken(row[name]) for name in variants if row[name]},
                 "change": unbroken(row["change"]),
             }
             for row in losses(mart)
@@ -200,14 +200,14 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
     if language.is_empty():
         return
     ordered = in_order(language.with_columns(benchmark=pl.lit(""), setting=pl.lit("")), "dataset")
-    keys = ["model", "dataset"]
+    keys, variants = ["model", "dataset"], in_reading_order(language["variant"])
     for (model, dataset), rows in ordered.group_by(keys, maintain_order=True):
         by_variant = {row["variant"]: row for row in rows.iter_rows(named=True)}
         yield {
             "model": model,
             "dataset": dataset,
             "tokens": counts_text(rows["tokens"]),
-            **{name: loss_text(by_variant.get(name), "loss", "") for name in VARIANTS},
+            **{name: loss_text(by_variant.get(name), "loss", "") for name in variants},
             "change": loss_text(by_variant.get("tuned"), "change", "+"),
         }
 

@@ -19,7 +19,7 @@ import polars as pl
 import yaml
 
 from symtune_pipeline.catalog.models import all_models
-from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS
+from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS, in_reading_order
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One setting (of one dataset or category, where given) and the mart row of each variant."""
+    """One setting (of one dataset or category, where given) and each variant's row, in reading order."""
 
     model: str
     benchmark: str
@@ -79,11 +79,7 @@ def terminal_lines(summary: pl.DataFrame) -> Iterator[Text]:
         for pair in comparisons(summary.filter(pl.col("model") == model)):
             chance = fraction_text(pair.first["chance"])
             shared = f"n {pair.first['n']}" + (f", chance {chance}" if chance else "")
-            found = [
-                f"{variant} {accuracy_text(pair.rows[variant])}"
-                for variant in VARIANTS
-                if variant in pair.rows
-            ]
+            found = [f"{variant} {accuracy_text(row)}" for variant, row in pair.rows.items()]
             yield Text.assemble(
                 (setting_label(pair.benchmark, pair.setting), "bold"), f"  {shared}"
             )
@@ -101,7 +97,7 @@ def terminal_table(summary: pl.DataFrame) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("setting")
-    variants = [variant for variant in VARIANTS if variant in summary["variant"]]
+    variants = in_reading_order(summary["variant"])
     for name in ("n", *variants, "chance", "points", "p"):
         table.add_column(name, justify="right", no_wrap=True)
 
@@ -186,7 +182,7 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
 
     if not several_models(scaling):
         return None
-    variants = [variant for variant in VARIANTS if variant in scaling["variant"]]
+    variants = in_reading_order(scaling["variant"])
     body = pl.DataFrame(
         [
             {
@@ -250,14 +246,15 @@ def comparison_table(
     """
     from great_tables import GT
 
-    figures = ("n", *VARIANTS, "chance", "points", "p", "p, Holm", "ECE")
+    variants = in_reading_order(name for _, _, pair in rows for name in pair.rows)
+    figures = ("n", *variants, "chance", "points", "p", "p, Holm", "ECE")
     body = pl.DataFrame(
         [
             {
                 "group": group,
                 first_column: name,
                 "n": counts_text(row["n"] for row in pair.rows.values()),
-                **accuracies(pair, VARIANTS),
+                **accuracies(pair, variants),
                 "chance": fraction_text(pair.first["chance"]),
                 "points": unbroken(gain_text(pair.tuned, interval)),
                 "p": p_text(pair.tuned.get("p")),
@@ -304,6 +301,7 @@ def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
         "setting",
         *([detail] if detail else []),
         rank("variant", VARIANTS),
+        "variant",
     )
 
 
@@ -363,7 +361,7 @@ def as_good_text(tuned: Row) -> str:
 
 def calibration_text(pair: Comparison) -> str:
     """The expected calibration error of the variants present, as `0.19 → 0.11`."""
-    errors = [pair.rows[variant].get("ece") for variant in VARIANTS if variant in pair.rows]
+    errors = [row.get("ece") for row in pair.rows.values()]
     return " → ".join(fraction_text(error) for error in errors if error is not None)
 
 

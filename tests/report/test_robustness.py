@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 from marts import robustness_marts
 from rich.console import Console
 
 from symtune_pipeline.report import robustness
+from symtune_pipeline.tables import HEADINGS
 
 
 def printed(width: int = 80, **changes: pl.DataFrame) -> list[str]:
@@ -83,3 +86,30 @@ def test_where_variants_count_other_queries_each_number_is_shown() -> None:
         tokens=pl.when(variant="tuned").then(1_100).otherwise("tokens")
     )
     assert "1,200 / 1,100" in printed(language=language)[-1]
+
+
+def test_a_variant_that_an_experiment_names_stands_after_the_graphs_own() -> None:
+    marts = with_named(robustness_marts())
+    lines = printed(100, **marts)
+    headings = [line.split() for line in lines if "tuned" in line]
+    assert len(headings) == 4
+    assert all(words.index("vllm") == words.index("tuned") + 1 for words in headings)
+    for table in robustness.html_tables(**marts).values():
+        assert table.index(">untuned<") < table.index(">tuned<") < table.index(">vllm<")
+
+
+def test_the_headings_of_the_tables_are_names_that_no_variant_may_have() -> None:
+    found = set()
+    for name, table in robustness.html_tables(**with_named(robustness_marts())).items():
+        found |= set(re.findall(rf'scope="col" id="table-{name}-([^"]+)"', table))
+    assert "vllm" in found
+    named = {name for name in found if re.fullmatch("[a-z][a-z0-9_]*", name)}
+    assert named <= {*HEADINGS, "untuned", "tuned", "vllm"}
+
+
+def with_named(marts: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The marts with a third variant, which answers as the untuned one."""
+    return {
+        name: pl.concat([mart, mart.filter(variant="untuned").with_columns(variant=pl.lit("vllm"))])
+        for name, mart in marts.items()
+    }
