@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 from conftest import DataSide
@@ -16,8 +17,12 @@ from graph import materialise
 from model_server import NAME, ModelServer
 from tiny_models import save_reading_model
 
+from resources.launcher import Launcher
+from symtune_pipeline.evaluation.config import JobConfig
+from symtune_pipeline.evaluation.job import run_job
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
+from symtune_pipeline.jobs.job import Job
 from symtune_pipeline.sections import EndpointConfig
 from symtune_pipeline.store.folder import Store
 
@@ -59,6 +64,20 @@ def server(store: Store) -> Iterator[ModelServer]:
         yield server
 
 
+class Here(Launcher):
+    """Runs a job in this process: starting one takes seconds, and other tests do."""
+
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
+        """As of every launcher."""
+        return run_job(JobConfig.model_validate_json(job.model_dump_json()), context.log.info)
+
+
+def answered(
+    store: Store, experiment: Experiment, assets: Sequence[str] = ANSWERS
+) -> dg.ExecuteInProcessResult:
+    return materialise(experiment, store.root, assets, MODEL, Here())
+
+
 def served_at(url: str, **changed: Any) -> Experiment:
     settings = {"url": url, "model": NAME, "protocol": "sglang"}
     experiment = load_experiment("smoke")
@@ -70,11 +89,10 @@ def served_at(url: str, **changed: Any) -> Experiment:
 def test_a_served_model_stands_in_tables_marts_and_report_with_the_numbers_of_its_folder(
     store: Store, server: ModelServer
 ) -> None:
-    first = materialise(load_experiment("smoke"), store.root, ANSWERS, MODEL)
-    assert first.success
+    assert answered(store, load_experiment("smoke"), ["eval_icl"]).success
     kept = store.manifest("predictions_eval_icl", f"{MODEL}-untuned").version
 
-    made = materialise(served_at(server.url), store.root, ANSWERS, MODEL)
+    made = answered(store, served_at(server.url))
     assert made.success
     assert server.asked, "it was not asked"
     assert store.manifest("predictions_eval_icl", f"{MODEL}-untuned").version == kept
@@ -109,9 +127,9 @@ def test_a_served_model_stands_in_tables_marts_and_report_with_the_numbers_of_it
     # Another address is the same model; another name is another one.
     server.asked.clear()
     moved = served_at("http://127.0.0.1:1")
-    assert materialise(moved, store.root, ANSWERS, MODEL).success
+    assert answered(store, moved).success
     assert not server.asked
-    renamed = materialise(served_at(server.url, model="other"), store.root, ["eval_icl"], MODEL)
+    renamed = answered(store, served_at(server.url, model="other"), ["eval_icl"])
     [failed] = [event for event in renamed.all_events if event.is_step_failure]
     told = failed.step_failure_data.user_failure_data
     assert told and told.description

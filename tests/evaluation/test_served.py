@@ -160,8 +160,9 @@ def test_plain_texts_cost_as_much_as_they_do_from_the_folder(
 
 
 @both
-@pytest.mark.parametrize("kind", ["gpt2", "unigram", "llama2"])
-@pytest.mark.parametrize("start", ["begin", "begin_and_end"])
+@pytest.mark.parametrize(
+    ("kind", "start"), [("gpt2", "begin"), ("unigram", "begin"), ("llama2", "begin_and_end")]
+)
 def test_a_prompt_begins_as_the_tokenizer_begins_one(
     suites: Suites, tmp_path: Path, protocol: Protocol, start: str, kind: str
 ) -> None:
