@@ -203,7 +203,7 @@ def found(name: str) -> Found | str:
 PAGE = """# Which models work
 
 For everyone who brings a model. Example: *does Mamba work?* Yes. It runs on the plain path: the same
-numbers, but slower. To see how a model of the catalogue runs, or a model in any folder:
+numbers, but slower. This command says how a model of the catalogue, or a model in any folder, runs:
 
 ```
 symtune show model smollm2-135m
@@ -222,8 +222,8 @@ their beginning; or one by one; or one by one without a cache.
 
 Sliding windows, chunks, capped scores and attention sinks are exact on both paths.
 
-The report, the metadata of the predictions and their column `path` say how each variant ran. `symtune show
-model` also says why.
+The report, the metadata of the predictions and their column `path` say how each variant ran.
+`symtune show model` also says why.
 
 A folder must contain the whole model in safetensors, in full or half precision, and its tokenizer. These
 are refused with a reason: missing or surplus weights, adapters, quantised weights, and code in the folder.
