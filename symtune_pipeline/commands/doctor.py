@@ -67,9 +67,7 @@ def findings() -> Iterator[Finding]:
     try:
         experiment = current_experiment()
     except UserError as error:
-        yield Finding(
-            "experiment", str(error).rstrip("."), "nothing else was checked"
-        )
+        yield Finding("experiment", str(error).rstrip("."), "nothing else was checked")
         return
     models = [find_model(key) for key in experiment.models]
     yield Finding("experiment", f"{experiment.name}, with {', '.join(experiment.models)}")

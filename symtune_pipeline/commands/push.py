@@ -19,8 +19,12 @@ from symtune_pipeline.store.folder import Store
 def push(
     partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
     to: Annotated[str, typer.Option(help="The repository: owner/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Upload. Without it, only list the files.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository as private.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Upload. Without it, only list the files.")
+    ] = False,
 ) -> None:
     """Upload a tuned model to a hub. Without --yes, only list what would be uploaded.
 

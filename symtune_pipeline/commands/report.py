@@ -20,7 +20,9 @@ BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
 
 
 def report(
-    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the report in a browser.")
+    ] = False,
 ) -> None:
     """Print the latest results and the path of the HTML report.
 

@@ -38,7 +38,7 @@ def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, text in (
         *_facts(dataset),
-        *(_loaded(store, dataset) if key in own else [("rows", f"not in experiment {experiment.name}")]),
+        *(_loaded(store, dataset) if key in own else [("rows", f"not in {experiment.name}")]),
     ):
         grid.add_row(Text(name, style="bold"), Text(text))
     return grid

@@ -83,7 +83,9 @@ def _model_facts(model: Model) -> list[tuple[str, str]]:
 
 def _on_the_hub(model: Model) -> list[tuple[str, str]]:
     if model.base and not model.instruct:
-        return [("pretrained only", f"{_at(model.base)}; this model itself is tuned, and has no parent")]
+        return [
+            ("pretrained only", f"{_at(model.base)}; this model itself is tuned, and has no parent")
+        ]
     return [
         ("instruction-tuned", _at(model.base) if model.base else "made here"),
         ("pretrained parent", _at(model.parent) if model.parent else "none"),

@@ -13,7 +13,9 @@ from symtune_pipeline.store.folder import Store
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="An asset, or one of its tables, such as eval.algorithmic.")],
+    name: Annotated[
+        str, typer.Argument(help="An asset, or one of its tables, such as eval.algorithmic.")
+    ],
     rows: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 10,
 ) -> None:
     """Print the first rows of a table.
