@@ -42,7 +42,7 @@ def _published(step: Step) -> list[str]:
     tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE, LANGUAGE_SUITE],
 )
 def suites(step: Step, folder: Path) -> Metadata:
-    """Every prompt of every benchmark, as references. Root of the evaluation."""
+    """Every prompt of every benchmark, as row numbers instead of text. Root of the evaluation."""
     config, seed = step.experiment.evaluation, step.experiment.seed
     examples = step.artifacts.read_table("int_evaluation_examples")
     pool = step.artifacts.read_table("symbol_pool")

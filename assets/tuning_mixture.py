@@ -43,7 +43,7 @@ def _settings(experiment: Experiment) -> object:
     tables=[TUNING_MIXTURE, HELD_OUT_PROMPTS],
 )
 def tuning_mixture(step: Step, folder: Path) -> Metadata:
-    """The symbol-tuning prompts as rows of references: exemplars, symbols, format, query."""
+    """The symbol-tuning prompts, as references to exemplars, symbols, a format and a query."""
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
