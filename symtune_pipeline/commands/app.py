@@ -1,6 +1,6 @@
 """Look at the data, prompts and results of the pipeline, and export them.
 
-Dagster runs the pipeline.
+To run the pipeline, use dg or materialize.py.
 """
 
 from __future__ import annotations

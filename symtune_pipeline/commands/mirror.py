@@ -19,6 +19,8 @@ def mirror(
     """Copy the experiment's public datasets to a mirror, from the hub or from SYMTUNE_MIRROR.
 
     Files that the mirror already has are not copied again, so you can resume an interrupted copy.
+
+    Example: symtune mirror /data/hub_mirror
     """
     experiment = current_experiment()
     public = [entry for entry in experiment.datasets() if entry.hub]

@@ -26,7 +26,9 @@ def push(
         bool, typer.Option("--yes", help="Upload. Without it, only list the files.")
     ] = False,
 ) -> None:
-    """Upload a tuned model to a hub. Without --yes, only list what would be uploaded.
+    """Upload a tuned model to a hub.
+
+    Without --yes, only list what would be uploaded.
 
     Example: symtune push smollm2-135m --to owner/name --private --yes
     """

@@ -46,8 +46,9 @@ def query(
     ] = None,
     format: Annotated[Format, typer.Option(help="Output format.")] = "table",
 ) -> None:
-    """Run SQL on the tables of the pipeline. A table has the rows of all its partitions.
+    """Run SQL on the tables of the pipeline.
 
+    A table has the rows of all its partitions.
     A query can read these tables only: no other file, no network and no Python object.
 
     Example: symtune query "SELECT role, sum(kept) FROM int_set_statistics GROUP BY role"

@@ -27,8 +27,8 @@ def score_endpoint(
 ) -> None:
     """Score a served model on the classification suites, by log-probabilities of echoed prompts.
 
-    The server must have OpenAI's /v1/completions with echo and logprobs, as vLLM does. If it needs a
-    key, set OPENAI_API_KEY.
+    The server must have OpenAI's /v1/completions with echo and logprobs, as vLLM does.
+    If it needs a key, set OPENAI_API_KEY.
 
     Example: symtune score-endpoint http://127.0.0.1:8000/v1 --model smollm2 --output scores.parquet
     """

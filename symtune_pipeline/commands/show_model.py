@@ -31,7 +31,7 @@ ANSWERS = {"eval_icl": "scored", "eval_algorithmic": "generated"}
 def model(
     key: Annotated[str, typer.Argument(help="A model of the catalogue, or a folder with a model.")],
 ) -> None:
-    """Show a model: its catalogue entry, the folders of what was made from it, and how it runs.
+    """Show a model: its catalogue entry, the folders of its artifacts, and how it runs.
 
     Example: symtune show model smollm2-135m
     """
