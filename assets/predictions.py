@@ -122,7 +122,7 @@ class Asked:
         wrong = not_predicted_once(self.queries(step), table, list(self.variants(step)))
         return Verdict(
             wrong == 0,
-            f"Queries that a variant predicted never or twice: {wrong or 'none'}.",
+            f"Queries without exactly one prediction of each variant: {wrong or 'none'}.",
             {"queries": dg.MetadataValue.int(wrong)},
         )
 

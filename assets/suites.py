@@ -55,13 +55,13 @@ def suites(step: Step, folder: Path) -> Metadata:
     LANGUAGE_SUITE.write(language_suite(examples, config.language_texts, seed), folder)
     if suite.is_empty():
         step.warn(
-            "There is no set to evaluate on; the report will only have algorithmic benchmarks."
+            "There is no dataset to evaluate on; the report will only have algorithmic benchmarks."
         )
     short = short_of_queries(suite, config)
     if short:
         counts = ", ".join(f"{dataset} {count}" for dataset, count in short.items())
-        step.warn(f"Of {asked_queries(config)} queries a set, these have fewer: {counts}.")
+        step.warn(f"These datasets have fewer than {asked_queries(config)} queries: {counts}.")
     return {
         "prompts": dg.MetadataValue.int(len(suite) + len(algorithmic)),
-        "sets with fewer queries than asked for": dg.MetadataValue.json(short),
+        "datasets with fewer queries": dg.MetadataValue.json(short),
     }

@@ -136,7 +136,7 @@ def _described(log: pl.DataFrame, sets: pl.DataFrame, summary: dict[str, float])
     numbers = {
         "seconds": summary["seconds"],
         "tokens per second": log["tokens"][-1] / summary["seconds"],
-        "most memory, GiB": log["memory_gib"][-1],
+        "peak memory, GiB": log["memory_gib"][-1],
         **final_metrics(log),
     }
     return {
