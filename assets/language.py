@@ -28,5 +28,5 @@ ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
     after=clear_work,
 )
 def eval_language(step: Step, folder: Path) -> Metadata:
-    """The loss of every variant on plain held-out texts: what tuning has cost of language."""
+    """The loss of every variant on plain held-out texts: whether tuning harms language modelling."""
     return ASKED.build(step, folder)

@@ -112,7 +112,7 @@ def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBas
     left_out = drawn["prompt"].n_unique() - len(packed)
     if left_out:
         step.warn(
-            f"{left_out} held-out prompts are not measured on: with one exemplar per class they exceed"
+            f"{left_out} held-out prompts are left out: with one exemplar per class they exceed"
             f" {size} tokens, or two of their symbols are the same tokens or none."
         )
 

@@ -122,7 +122,7 @@ class Asked:
         wrong = not_predicted_once(self.queries(step), table, list(self.variants(step)))
         return Verdict(
             wrong == 0,
-            f"Queries that a variant predicted never or twice: {wrong or 'none'}.",
+            f"Queries without exactly one prediction of each variant: {wrong or 'none'}.",
             {"queries": dg.MetadataValue.int(wrong)},
         )
 
@@ -156,7 +156,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
     present = Check("all_predictions_present", every, asked.predicted_once)
     not_below = Check(
         "accuracy_not_below_chance",
-        "No variant is worse than guessing in a setting, beyond what few queries explain.",
+        "In no setting is a variant significantly below chance.",
         asked.not_below_chance,
         warns=True,
     )
@@ -188,7 +188,7 @@ GENERATING = "symtune_pipeline.evaluation.generation"
 
 eval_icl = _predictions(
     _classified("eval_icl", "icl"),
-    "In-context learning on held-out sets: relevant labels or symbols, with or without instruction.",
+    "In-context learning on held-out datasets: relevant labels or symbols, with or without instruction.",
     SCORING,
     chance=True,
 )
@@ -206,6 +206,6 @@ eval_algorithmic = _predictions(
         ALGORITHMIC_SUITE,
         ALGORITHMIC_PREDICTIONS,
     ),
-    "List functions, Turing concepts and their kin, answered by greedy generation, matched exactly.",
+    "List functions, Turing concepts and other algorithmic benchmarks: greedy completions, matched exactly.",
     GENERATING,
 )

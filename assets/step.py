@@ -168,12 +168,12 @@ def contract(table: Table, asset: str) -> Check:
             asset, step.own_partition, step.artifacts.manifest(asset, step.own_partition)
         )
         misfit = table.misfit(folder)
-        return Verdict(misfit is None, misfit or f"The table keeps the contract '{table.name}'.")
+        return Verdict(misfit is None, misfit or f"The table matches the contract '{table.name}'.")
 
     return Check(
         f"schema_{table.file.removesuffix('.parquet')}" if "." in table.name else "schema",
-        "The columns are those of symtune_pipeline/tables.py. The values were held against it before"
-        " they were written: a breach fails the step.",
+        "The columns are those of symtune_pipeline/tables.py. The values were checked before they were"
+        " written.",
         verdict,
     )
 

@@ -42,7 +42,7 @@ def _finite(step: Step) -> Verdict:
     broken = log.filter(~pl.col("loss").is_finite())["step"].to_list()
     return Verdict(
         not broken,
-        f"Steps of {log.height:,} whose loss is no finite number: {broken[:5] or 'none'}.",
+        f"Steps of {log.height:,} whose loss is not a finite number: {broken[:5] or 'none'}.",
         {"steps": dg.MetadataValue.int(len(broken))},
     )
 
@@ -64,7 +64,7 @@ def _better(step: Step) -> Verdict:
     ]
     return Verdict(
         not faults,
-        f"Of the queries of held-out prompts, {after:.2f} have their own symbol first after tuning,"
+        f"Share of held-out prompts whose correct symbol ranks first: {after:.2f} after tuning,"
         f" {before:.2f} before, {chance:.2f} by chance: {' and '.join(faults) or 'above both'}.",
         {"tuned": dg.MetadataValue.float(after), "untuned": dg.MetadataValue.float(before),
          "chance": dg.MetadataValue.float(chance)},
@@ -73,8 +73,8 @@ def _better(step: Step) -> Verdict:
 
 LEARNS_SYMBOLS = Check(
     "learns_symbols",
-    "On held-out prompts the tuned model's own symbols rank first more often than the untuned model's"
-    " and than by chance.",
+    "On held-out prompts, the tuned model ranks the correct symbol first more often than the untuned"
+    " model, and more often than chance.",
     _better,
     warns=True,
 )
@@ -94,7 +94,7 @@ LEARNS_SYMBOLS = Check(
     after=clear_work,
 )
 def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
-    """The output of the fine-tune job: a folder that transformers loads."""
+    """The tuned model: the output of the fine-tune job, in a folder that transformers loads."""
     job = _job(step)
     result = step.context.resources.launcher.run(step.context, job)
     summary = read_result(result)
@@ -136,7 +136,7 @@ def _described(log: pl.DataFrame, sets: pl.DataFrame, summary: dict[str, float])
     numbers = {
         "seconds": summary["seconds"],
         "tokens per second": log["tokens"][-1] / summary["seconds"],
-        "most memory, GiB": log["memory_gib"][-1],
+        "peak memory, GiB": log["memory_gib"][-1],
         **final_metrics(log),
     }
     return {

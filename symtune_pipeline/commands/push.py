@@ -1,4 +1,4 @@
-"""`symtune push`: a tuned model on a hub, as its owner asks for: nothing of the pipeline uploads by itself.
+"""`symtune push`: uploads a tuned model to a hub, which the pipeline never does by itself.
 
 The hub's own library finds the address and the token: `hf auth login`, or HF_TOKEN.
 """
@@ -19,10 +19,16 @@ from symtune_pipeline.store.folder import Store
 def push(
     partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
     to: Annotated[str, typer.Option(help="The repository: owner/name.")],
-    private: Annotated[bool, typer.Option("--private", help="A new one is not public.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Upload; otherwise only list.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository as private.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Upload. Without it, only list the files.")
+    ] = False,
 ) -> None:
-    """Upload a tuned model to a hub; without --yes, list what would be uploaded.
+    """Upload a tuned model to a hub.
+
+    Without --yes, only list what would be uploaded.
 
     Example: symtune push smollm2-135m --to owner/name --private --yes
     """

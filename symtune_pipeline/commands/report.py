@@ -1,4 +1,4 @@
-"""`symtune report`: the table that a run ends with, and where its page lies."""
+"""`symtune report`: prints the latest results and the path of the HTML report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
 
 
 def report(
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the report in a browser.")
+    ] = False,
 ) -> None:
-    """The table of the latest report, and where its page lies.
+    """Print the latest results and the path of the HTML report.
 
     Example: symtune report --open
     """
@@ -32,7 +34,7 @@ def report(
 
 
 def print_report(store: Store) -> Path:
-    """Print the table that a run ends with and where its page lies; returns the page's path.
+    """Print the latest results and the path of the HTML report, and return this path.
 
     Raises UserError where no report was made.
     """

@@ -1,4 +1,4 @@
-"""`symtune score-endpoint`: a served model on the classification suites."""
+"""`symtune score-endpoint`: scores a served model on the classification suites."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_S
 
 
 def score_endpoint(
-    url: Annotated[str, typer.Argument(help="The server's address, up to and with /v1.")],
+    url: Annotated[str, typer.Argument(help="The server's address, with /v1 at its end.")],
     model: Annotated[str, typer.Option(help="The model's name on the server.")],
-    output: Annotated[Path, typer.Option(help="A Parquet file for the predictions.")],
+    output: Annotated[Path, typer.Option(help="The Parquet file to write the predictions to.")],
 ) -> None:
     """Score a served model on the classification suites, by log-probabilities of echoed prompts.
 
-    The server needs OpenAI's /v1/completions with echo and logprobs, as vLLM has it; its key, where
-    it asks for one, is read from OPENAI_API_KEY.
+    The server must have OpenAI's /v1/completions with echo and logprobs, as vLLM does.
+    If it needs a key, set OPENAI_API_KEY.
 
     Example: symtune score-endpoint http://127.0.0.1:8000/v1 --model smollm2 --output scores.parquet
     """

@@ -150,8 +150,8 @@ def finding(summary: pl.DataFrame) -> list[str]:
     clear = [pair for pair in tested if is_clear(pair)]
     worse = [pair for pair in clear if pair.tuned["gain"] < 0]
     verdict = (
-        f"Of {len(tested)} settings, symbol tuning made {len(clear) - len(worse)} better and"
-        f" {named(worse)} worse, counted where the 95% interval over draws of exemplars leaves out 0."
+        f"Of {len(tested)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
+        f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0."
     )
     headlines = [
         headline(HEADLINES[key], pair)
@@ -180,20 +180,20 @@ def named(pairs: list[Comparison]) -> str:
 def headline(opening: str, pair: Comparison) -> str:
     """A setting's accuracies and gain in one sentence, with the gain's interval over draws."""
     untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
-    doubt = "" if is_clear(pair) else ", which other draws could turn"
+    doubt = "" if is_clear(pair) else "not significant, "
     return (
-        f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points{doubt}"
-        f" (n = {pair.tuned['n']})."
+        f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points"
+        f" ({doubt}n = {pair.tuned['n']})."
     )
 
 
 def facts(provenance: dict[str, Any], training_log: dict[str, pl.DataFrame]) -> list[str]:
-    """What was run, in a few words each: the experiment, its sets, what each model was tuned on."""
+    """What was run, in a few words each: experiment, datasets, what each model was tuned on."""
     experiment, sets = provenance.get("experiment", {}), provenance.get("datasets", {})
     found = [f"experiment {experiment['name']}"] if "name" in experiment else []
     kinds = Counter(_kind(origin) for origin in sets.values())
     if kinds:
-        found.append(f"data: {', '.join(f'{n} {kind} sets' for kind, n in kinds.items())}")
+        found.append(f"data: {', '.join(_datasets(n, kind) for kind, n in kinds.items())}")
     for model, log in training_log.items():
         if "tokens" in log.columns and log["tokens"].count():
             tokens = log["tokens"].drop_nulls().to_list()[-1]
@@ -201,13 +201,17 @@ def facts(provenance: dict[str, Any], training_log: dict[str, pl.DataFrame]) -> 
     if "evaluation" in experiment:
         asked = experiment["evaluation"]
         found.append(
-            f"{asked['queries']} queries of each context or set, {asked['protocol']} exemplars"
+            f"{asked['queries']} queries per context or dataset, {asked['protocol']} exemplars"
         )
     return found
 
 
+def _datasets(number: int, kind: str) -> str:
+    return f"{number} {kind} dataset{'' if number == 1 else 's'}"
+
+
 def _kind(origin: str) -> str:
-    """Whether a set is generated, the user's own, or public."""
+    """Whether a dataset is generated, the user's own, or public."""
     source = origin.partition(";")[0]
     return {"generated": "generated", "own files": "own"}.get(source, "public")
 

@@ -46,7 +46,7 @@ FOLLOWED: Final = {
     "override": "override rate",
     "zero-shot": "zero-shot choice is true",
 }
-SETS: Final = {"all": "all sets", "two labels": "two-label sets"}
+SETS: Final = {"all": "all datasets", "two labels": "two labels"}
 
 Line = tuple[str, Comparison]
 
@@ -89,7 +89,7 @@ def loss_lines(language: pl.DataFrame) -> Table:
     from rich.text import Text
 
     variants = [name for name in VARIANTS if name in language["variant"]]
-    table = plain_table("plain texts, nats a token", ("tokens", *variants, "change"))
+    table = plain_table("plain texts, nats per token", ("tokens", *variants, "change"))
     for row in losses(language):
         shown = (row[name].split(" ")[0] for name in variants)
         table.add_row(*map(Text, (row["model"], row["tokens"], *shown, row["change"])))
@@ -160,7 +160,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
         [
             {
                 **({"model": row["model"]} if several else {}),
-                "texts of": row["dataset"] or "all sets",
+                "dataset": row["dataset"] or "all datasets",
                 "tokens": row["tokens"],
                 **{name: unbroken(row[name]) for name in VARIANTS if row[name]},
                 "change": unbroken(row["change"]),
@@ -170,7 +170,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
         infer_schema_length=None,
     )
     table = GT(body, groupname_col="model" if several else None)
-    return table.cols_align("right", [n for n in body.columns if n not in ("model", "texts of")])
+    return table.cols_align("right", [n for n in body.columns if n not in ("model", "dataset")])
 
 
 def over_all_sets(calibrated: pl.DataFrame) -> list[Comparison]:

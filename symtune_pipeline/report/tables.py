@@ -192,7 +192,7 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
             {
                 "setting": setting_label(pair.benchmark, pair.setting),
                 "model": pair.model,
-                "GFLOPs a token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
+                "GFLOPs per token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
                 **accuracies(pair, variants),
                 "as good untuned": as_good_text(pair.tuned),
             }
@@ -200,7 +200,7 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
         ]
     )
     table = GT(body, groupname_col="setting")  # which gathers the rows of a setting
-    return table.cols_align("right", ["GFLOPs a token", *variants])
+    return table.cols_align("right", ["GFLOPs per token", *variants])
 
 
 def paper_table(summary: pl.DataFrame) -> GT:

@@ -299,8 +299,8 @@ def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
 def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
     verdict, symbols, _, relevant = page.finding(marts()["summary"])
     assert verdict == (
-        "Of 6 settings, symbol tuning made 2 better and 1 (relevant labels, instruction) worse,"
-        " counted where the 95% interval over draws of exemplars leaves out 0."
+        "Of 6 settings, symbol tuning improved 2 and worsened 1 (relevant labels, instruction),"
+        " counting those whose 95% interval over draws of exemplars excludes 0."
     )
     assert symbols == (
         "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 [+1.1, +16.1] points (n = 440)."
@@ -316,8 +316,8 @@ def test_the_finding_claims_nothing_that_other_draws_could_turn(
     over_draws = dict(zip(("gain_cluster_low", "gain_cluster_high"), interval, strict=True))
     summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.001, **over_draws))
     verdict, headline = page.finding(summary)
-    assert "made 0 better and 0 worse" in verdict
-    assert "points, which other draws could turn (n = 440)" in headline
+    assert "improved 0 and worsened 0" in verdict
+    assert "points (not significant, n = 440)" in headline
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
@@ -348,7 +348,7 @@ def test_empty_marts_are_left_out(tmp_path: Path) -> None:
     page.write_report(tmp_path, **{**inputs, "training_log": {}})
     assert [path.name for path in tmp_path.glob("*.png")] == ["settings-smollm2-135m.png"]
     html = (tmp_path / "index.html").read_text()
-    assert "by category" not in html and "Beside the paper" in html
+    assert "by category" not in html and "Compared with the paper" in html
     assert "plain texts" not in html and "Zhao" not in html and "prior or prompt" not in html
 
 
@@ -478,9 +478,9 @@ def test_the_page_says_at_its_top_what_was_run_and_folds_where_it_comes_from(
     top = html[: html.index("<main>")]
     for fact in (
         "experiment quick &lt;start&gt;",
-        "data: 2 generated sets, 1 public sets",
+        "data: 2 generated datasets, 1 public dataset",
         "smollm2-135m tuned on 2,345 tokens in 2 steps",
-        "20 queries of each context or set, shared exemplars",
+        "20 queries per context or dataset, shared exemplars",
     ):
         assert fact in top
     folded = html[html.index(">Provenance<") :]

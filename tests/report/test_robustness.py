@@ -29,7 +29,7 @@ def test_a_terminal_of_80_columns_shows_every_line_whole() -> None:
     assert all(
         line.split()[-5:] == ["0.20", "-10.0", "[-18.0,", "-3.0]", "0.040"] for line in overriding
     )
-    assert sum(line.startswith("100% flipped, two-label sets ") for line in lines) == 1
+    assert sum(line.startswith("100% flipped, two labels ") for line in lines) == 1
     assert lines[-1].split() == [
         *("smollm2-135m", "1,200", "3.500", "3.750", "+0.250", "[+0.200,", "+0.300]")
     ]
