@@ -24,9 +24,11 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots, robustness
+from symtune_pipeline.report.paper import paper_table
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Comparison,
+    as_html,
     comparisons,
     fraction_text,
     gain_text,
@@ -97,6 +99,7 @@ def write_report(
     records = json.dumps(summary_records(summary), indent=2, ensure_ascii=False) + "\n"
     write(folder / "summary.json", records.encode())
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
+    tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
     html = render(summary, figures, tables, provenance, training_log)
     write(folder / "index.html", html.encode())
