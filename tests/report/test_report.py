@@ -385,7 +385,7 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    for name in ("provenance", "calibrated", "language"):
+    for name in ("provenance", "calibrated", "language", "variants", "seeds"):
         del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]
