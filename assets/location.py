@@ -22,6 +22,7 @@ from assets.suites import suites
 from assets.symbol_pool import symbol_pool
 from assets.symbol_tuned_model import symbol_tuned_model
 from assets.tuning_mixture import tuning_mixture
+from assets.variants import variant_assets
 from resources import console, resources_of
 from symtune_pipeline.environment import git_tree
 from symtune_pipeline.experiment import Experiment
@@ -56,7 +57,8 @@ def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.
     kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_language]
     kept += [eval_report]
     defined = [asset.define(experiment, models) for asset in kept]
-    return [raw_assets(experiment), *sql_assets(experiment), *defined]
+    own = variant_assets(experiment, models)
+    return [raw_assets(experiment), *sql_assets(experiment), *defined, *own]
 
 
 def _jobs(models: dg.PartitionsDefinition, tags: Mapping[str, str]) -> dict[str, Any]:

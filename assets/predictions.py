@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
+from assets.variants import keys_of
 from resources.store import Metadata
 from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
@@ -31,7 +32,7 @@ EXAMPLES = "int_evaluation_examples"  # whose inputs a classification suite refe
 def weights(experiment: Experiment) -> dict[str, str]:
     """The asset that holds the weights of each variant."""
     parent = {"pretrained": "pretrained_model"} if experiment.evaluation.pretrained else {}
-    return parent | {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+    return parent | {"untuned": "base_model"} | keys_of(experiment, "symbol_tuned_model")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def _natural_labels(experiment: Experiment) -> list[str]:
 
 
 def _disjoint(step: Step) -> Verdict:
-    shared = in_both_splits(step.artifacts.read_table("symbol_pool"))
+    shared = in_both_splits(step.artifacts.read_table(step.key("symbol_pool")))
     return Verdict(
         not shared,
         f"Symbols in both splits: {', '.join(shared[:5]) or 'none'}.",

@@ -38,7 +38,7 @@ def _plan(step: Step) -> object:
 
 
 def _finite(step: Step) -> Verdict:
-    log = step.artifacts.read_table(LOG, step.partition)
+    log = step.artifacts.read_table(step.key(LOG), step.partition)
     broken = log.filter(~pl.col("loss").is_finite())["step"].to_list()
     return Verdict(
         not broken,
@@ -51,7 +51,7 @@ FINITE_LOSS = Check("finite_loss", "The loss of every step is a finite number.",
 
 
 def _better(step: Step) -> Verdict:
-    log = step.artifacts.read_table(LOG, step.partition)
+    log = step.artifacts.read_table(step.key(LOG), step.partition)
     measured = log.drop_nulls("symbol_accuracy")
     if measured.is_empty():
         return Verdict(True, "Nothing was measured: mixture.held_out_prompts is 0.")
@@ -103,7 +103,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     name = f"{step.experiment.name}-{step.partition}"
     step.context.resources.tracker.log_job(name, summary["log"], settings, step.warn)
     # The log holds times, so it would make the version of equal models differ.
-    with step.artifacts.writing(LOG, step.partition) as beside:
+    with step.artifacts.writing(step.key(LOG), step.partition) as beside:
         TUNING_LOG.checked(log).write_parquet(beside / TABLE)
         TUNING_LOG_BY_SET.write(sets, beside)
         write_text(beside / "settings.json", json.dumps(settings, indent=1))
@@ -116,7 +116,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
 
 
 def _job(step: Step) -> JobConfig:
-    packed = step.artifacts.folder("packed_mixture", step.partition)
+    packed = step.artifacts.folder(step.key("packed_mixture"), step.partition)
     return job_config(
         step.model,
         step.experiment,
@@ -124,7 +124,7 @@ def _job(step: Step) -> JobConfig:
         blocks=packed / TABLE,
         held_out=packed / PACKED_HELD_OUT.file,
         output_folder=step.work_folder,
-        checkpoint_url=step.resource.checkpoint_url(NAME, step.partition),
+        checkpoint_url=step.resource.checkpoint_url(step.key(NAME), step.partition),
         # The code counts too: no job goes on from the checkpoint of another program.
         inputs=step.inputs() | {"code": code_version(CODE, None)},
     )

@@ -47,7 +47,7 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
-    pool = step.artifacts.read_table("symbol_pool")
+    pool = step.artifacts.read_table(step.key("symbol_pool"))
     first = _first(step, pool)
     chunks = mixture_chunks(examples, pool, config, seed, first)
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))

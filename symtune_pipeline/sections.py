@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import (
@@ -274,6 +274,19 @@ class EvaluationConfig(Section):
     @classmethod
     def _beside_the_file(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
         return folder and (info.context or {}).get("folder", Path()) / folder
+
+
+class Variant(Section):
+    """What one variant changes: it is tuned by itself, and asked the same as the others."""
+
+    seed: Annotated[int, Ge(0), Lt(2**32)] | None = None
+    """Another seed of the mixture and of tuning; the suites keep the experiment's."""
+    symbols: dict[str, Any] = {}
+    """Settings of `symbols` that differ; those for evaluation stay."""
+    mixture: dict[str, Any] = {}
+    """Settings of `mixture` that differ."""
+    tuning: dict[str, Any] = {}
+    """Settings of `tuning` that differ."""
 
 
 def known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:

@@ -160,6 +160,14 @@ CATALOG_MODELS: Final = Table(
         "parameters": _number(pl.Int64, "Number of its weights."),
     },
 )
+CATALOG_VARIANTS: Final = Table(
+    "catalog_variants",
+    "The tuned models of the experiment.",
+    {
+        "variant": _text("Name of the variant.", unique=True),
+        "recipe": _text("The first of the variants that differ from it in the seed alone."),
+    },
+)
 SYMBOL_POOL: Final = Table(
     "symbol_pool",
     "The arbitrary symbols that may stand for labels.",
@@ -268,7 +276,9 @@ ALGORITHMIC_SUITE: Final = Table(
 )
 _PREDICTION = {
     "model": _text("Key of the model that was evaluated."),
-    "variant": _text("Which weights answered.", *VARIANTS, *OUTSIDE),
+    "variant": _text(
+        "Which weights answered: pretrained, untuned, tuned, or a variant by its name."
+    ),
     "setting": _text("How the prompt was shown."),
     "context": _CONTEXT,
     "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),
@@ -366,6 +376,7 @@ SOURCES: Final[Mapping[str, Table]] = {
     "raw_examples": RAW_EXAMPLES,
     "catalog_datasets": CATALOG_DATASETS,
     "catalog_models": CATALOG_MODELS,
+    "catalog_variants": CATALOG_VARIANTS,
     "symbol_pool": SYMBOL_POOL,
     "tuning_mixture": TUNING_MIXTURE,
     "eval_icl": CLASSIFICATION_PREDICTIONS,

@@ -14,9 +14,11 @@ from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
+from symtune_pipeline.report.variants import print_variants
 from symtune_pipeline.store.folder import Store
 
 BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
+COMPARED = ("mart_variants", "mart_seeds")
 
 
 def report(
@@ -43,5 +45,7 @@ def print_report(store: Store) -> Path:
     print_summary(console, store.read_table("mart_summary"))
     if all(map(store.find, BEHIND)):  # a report of an earlier version has none of them
         print_robustness(console, *map(store.read_table, BEHIND))
+    if all(map(store.find, COMPARED)):
+        print_variants(console, *map(store.read_table, COMPARED))
     console.print(f"Report: {page}", soft_wrap=True)
     return page

@@ -74,6 +74,8 @@ def values(field: Schema) -> str:
         return f"list of: {values(field['items'])}{_least(field)}"
     if "$ref" in field or "patternProperties" in field:
         return "settings, see below"
+    if field.get("additionalProperties") is True:
+        return "settings by name"
     if field.get("type") == "object":
         keys = values(field["propertyNames"]) if "propertyNames" in field else "text"
         return f"mapping of {keys} to {values(field['additionalProperties'])}{_least(field)}"

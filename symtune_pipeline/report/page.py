@@ -40,6 +40,7 @@ from symtune_pipeline.report.tables import (
     summary_records,
     unbroken,
 )
+from symtune_pipeline.report.variants import html_tables as variant_tables
 from symtune_pipeline.tables import SETTINGS, flipped_setting
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def write_report(
     calibrated: pl.DataFrame,
     alignment: pl.DataFrame,
     language: pl.DataFrame,
+    variants: pl.DataFrame,
+    seeds: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
@@ -83,10 +86,10 @@ def write_report(
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
-    `robustness` shows. `training_log` holds each model's log, and `provenance`
-    may nest. All but `summary` may be empty, and what is empty is left out. index.html is written
-    last, so a page never speaks of a file that is not there. Raises UserError where `summary` has no
-    row.
+    `robustness` shows, `variants` and `seeds` what the module `variants` does. `training_log` holds
+    each model's log, and `provenance` may nest. All but `summary` may be empty, and what is empty is
+    left out. index.html is written last, so a page never speaks of a file that is not there. Raises
+    UserError where `summary` has no row.
     """
     if summary.is_empty():
         raise UserError(
@@ -101,6 +104,7 @@ def write_report(
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
     tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
+    tables |= variant_tables(variants, seeds)
     html = render(summary, figures, tables, provenance, training_log)
     write(folder / "index.html", html.encode())
 

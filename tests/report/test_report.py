@@ -89,6 +89,8 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         "algorithmic": mart(*lists, category=pl.String),
         "scaling": scaling(model),
         **robustness_marts(model, dataset),
+        "variants": pl.DataFrame(),
+        "seeds": pl.DataFrame(),
         "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -253,6 +255,8 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
     page.write_report(
         tmp_path,
         **both,
+        variants=pl.DataFrame(),
+        seeds=pl.DataFrame(),
         scaling=scaling("micro", "smollm2-135m").reverse(),
         training_log=logs,
         provenance={},
@@ -381,7 +385,7 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    for name in ("provenance", "calibrated", "language"):
+    for name in ("provenance", "calibrated", "language", "variants", "seeds"):
         del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]
