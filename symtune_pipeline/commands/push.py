@@ -10,15 +10,21 @@ from typing import Annotated
 
 import typer
 
-from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.sources.hub_client import may_pass, reason, what_keeps_silent
 from symtune_pipeline.store.folder import Store
+
+TUNED = "tuned"  # the experiment's own tuned model
 
 
 def push(
     partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
     to: Annotated[str, typer.Option(help="The repository: owner/name.")],
+    variant: Annotated[
+        str, typer.Option(help="A variant of the experiment in place of its own tuned model.")
+    ] = TUNED,
     private: Annotated[
         bool, typer.Option("--private", help="Create the repository as private.")
     ] = False,
@@ -32,7 +38,7 @@ def push(
 
     Example: symtune push smollm2-135m --to owner/name --private --yes
     """
-    folder = tuned_model(current_store(), partition)
+    folder = tuned_model(current_experiment(), current_store(), partition, variant)
     for line in listing(folder):
         typer.echo(line)
     if yes:
@@ -41,9 +47,15 @@ def push(
         typer.echo(f"Nothing was uploaded; add --yes to upload this to {to}.")
 
 
-def tuned_model(store: Store, partition: str) -> Path:
-    """The folder of the partition's tuned model; raises UserError where it was not made."""
-    return store.folder("symbol_tuned_model", partition)
+def tuned_model(experiment: Experiment, store: Store, partition: str, variant: str) -> Path:
+    """The folder of a tuned model; raises UserError where there is no such variant or it was not made."""
+    if variant not in (TUNED, *experiment.variants):
+        raise UserError(
+            f"Experiment '{experiment.name}' has no variant '{variant}'; choose one of"
+            f" {', '.join([TUNED, *experiment.variants])}."
+        )
+    own = "" if variant == TUNED else f"_{variant}"
+    return store.folder(f"symbol_tuned_model{own}", partition)
 
 
 def listing(folder: Path) -> list[str]:

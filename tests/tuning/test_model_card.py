@@ -238,6 +238,11 @@ def test_a_push_lists_first_and_uploads_when_told_to(push: Push) -> None:
             "HF_HUB_OFFLINE is set (OfflineModeIsEnabled",
         ),
         (("smollm2-135m", "--to", "me/tiny"), {}, "for partition 'smollm2-135m' first"),
+        (
+            ("micro", "--to", "me/tiny", "--variant", "../other"),
+            {},
+            "Experiment 'smoke' has no variant '../other'; choose one of tuned.",
+        ),
     ],
 )
 def test_a_push_that_cannot_be_is_one_sentence(
