@@ -64,7 +64,7 @@ MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("glm_moe_dsa", "longcat_flash", "minicpm3", "dots1", "dots3_note_text", "youtu"), LATENT
     ),
-    "kimi_linear": ATTENDING | LATENT,
+    "kimi_linear": ATTENDING | LATENT | {"linear_head_dim": 16, "linear_num_heads": 4},
     **dict.fromkeys(("granitemoehybrid", "qwen3_next", "qwen3_5_text"), ATTENDING),
     "bamba": {"attn_layer_indices": [1]},
     "bert:bidirectional": {"is_decoder": False},
