@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from symtune_pipeline.commands import (
+    compare,
     doctor,
     export_dataset,
     export_lm_eval,
@@ -63,6 +64,7 @@ export.command("lm-eval")(export_lm_eval.lm_eval)
 app.command()(query.query)
 app.add_typer(show, name="show")
 app.command()(report.report)
+app.command()(compare.compare)
 app.command()(doctor.doctor)
 app.add_typer(export, name="export")
 app.command()(plan.plan)

@@ -39,6 +39,7 @@ COMMANDS = [
     ("show", "dataset"),
     ("show", "model"),
     ("report",),
+    ("compare",),
     ("doctor",),
     ("export", "dataset"),
     ("export", "lm-eval"),
