@@ -101,9 +101,13 @@ def differences(
     """The settings that differ, each with its value in every experiment."""
     flat = {name: dict(_flat(of.model_dump(mode="json"))) for name, of in experiments.items()}
     for setting in dict.fromkeys(setting for settings in flat.values() for setting in settings):
-        values = [str(settings.get(setting, "")) for settings in flat.values()]
+        values = [_text(settings.get(setting)) for settings in flat.values()]
         if len(set(values)) > 1 and setting.split(".")[0] not in LEFT_OUT:
             yield setting, values
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -157,7 +161,7 @@ def _print(
     for setting, values in differing:
         console.print(f"  {setting}", markup=False, highlight=False)
         for name, value in zip(names, values, strict=True):
-            console.print(f"    {name}: {value or '-'}", markup=False, highlight=False)
+            console.print(f"    {name}: {value}", markup=False, highlight=False)
     print_compared(console, answers)
 
 
