@@ -50,7 +50,7 @@ def test_the_page_has_raw_and_calibrated_labels_side_by_side_in_this_order() -> 
     assert table.index(">raw<") < table.index(">calibrated<")
     assert table.count(">raw<") == table.count(">calibrated<") == 2
     assert "plants" not in table, "single sets are in the mart only"
-    assert "plants" in html["language"] and "all sets" in html["language"]
+    assert "plants" in html["language"] and "all datasets" in html["language"]
 
 
 def test_models_are_named_where_there_are_several() -> None:

@@ -345,7 +345,7 @@ def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment) -> None:
 
 def test_a_mixture_that_was_packed_is_read(tmp_path: Path) -> None:
     store, smoke = Store(tmp_path), load_experiment("smoke")
-    assert workload(store, smoke, MICRO).source.startswith("estimated: ")
+    assert workload(store, smoke, MICRO).source.startswith("estimated; ")
     blocks = random_blocks(count=5, prompts=4, length=200)
     with store.writing(PACKED_MIXTURE.asset, "smollm2-135m") as folder:
         PACKED_MIXTURE.write(blocks, folder)
