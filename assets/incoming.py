@@ -45,7 +45,7 @@ def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
 
     @dg.job(name="evaluate_folder", executor_def=dg.in_process_executor, tags=tags)
     def job() -> None:
-        """The evaluation of one model folder, whatever made it: a fine-tune elsewhere, a download."""
+        """Evaluates one model folder, such as a fine-tune from elsewhere or a download."""
         score_incoming()
 
     return job
@@ -60,7 +60,7 @@ def _shown(artifacts: Store, folder: Path, accuracy: pl.DataFrame) -> dg.AssetMa
     numbers = zip(accuracy["setting"], accuracy["accuracy"], strict=True)
     return dg.AssetMaterialization(
         "incoming_model",
-        description="Accuracy of a dropped model, with 95% Wilson intervals.",
+        description="Accuracy of a model from `incoming`, with 95% Wilson intervals.",
         partition=folder.name,
         metadata={
             "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
@@ -99,7 +99,7 @@ def _markdown(accuracy: pl.DataFrame) -> str:
 
 @dg.sensor(job_name="evaluate_folder", minimum_interval_seconds=30)
 def incoming_models() -> dg.SensorResult | dg.SkipReason:
-    """Evaluates every model that lies complete in a folder of `incoming`; off until switched on."""
+    """Evaluates every complete model folder in `incoming`; off until switched on."""
     incoming = incoming_folder()
     folders = sorted(path for path in incoming.glob("*") if path.is_dir())
     reasons = {folder: unready(folder) for folder in folders}
@@ -118,4 +118,4 @@ def incoming_models() -> dg.SensorResult | dg.SkipReason:
         for folder, reason in reasons.items()
         if reason
     ]
-    return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} holds no folder with a model.")
+    return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} contains no model folder.")

@@ -36,5 +36,5 @@ ASKED = Asked(
     after=clear_work,
 )
 def eval_language(step: Step, folder: Path) -> Metadata:
-    """The loss of every variant on plain held-out texts: what tuning has cost of language."""
+    """The loss of every variant on plain held-out texts: whether tuning harms language modelling."""
     return ASKED.build(step, folder)

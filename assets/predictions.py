@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
+from assets.variants import keys_of
 from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.contract import Table
@@ -18,6 +19,7 @@ from symtune_pipeline.evaluation.server import in_clear
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, content_hash, read_table
 from symtune_pipeline.report.numbers import of_predictions
+from symtune_pipeline.sections import EndpointConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     ALGORITHMIC_SUITE,
@@ -37,7 +39,10 @@ SERVED = "symtune_pipeline.evaluation.served"
 def weights(experiment: Experiment) -> dict[str, str]:
     """The asset that holds the weights of each variant."""
     parent = {"pretrained": "pretrained_model"} if experiment.evaluation.pretrained else {}
-    return parent | {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+    return parent | {"untuned": "base_model"} | keys_of(experiment, "symbol_tuned_model")
+
+
+Answering = str | EndpointConfig  # the asset of a variant's weights, or the server that has them
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,11 @@ class Asked:
             suite.filter(pl.col("benchmark").is_in(self.benchmarks)) if self.benchmarks else suite
         )
 
-    def variants(self, step: Step) -> dict[str, Weights | Endpoint]:
-        """The variants that this model has, each with its weights or where it is served."""
-        has_parent = step.model.parent is not None
-        in_folders = {
-            name: _weights(step, key)
-            for name, key in weights(step.experiment).items()
-            if has_parent or name != "pretrained"
-        }
-        return in_folders | _endpoints(step)
+    def variants(self, step: Step) -> dict[str, Answering]:
+        """The variants that this model has, each with the asset of its weights, or its server."""
+        every, has_parent = weights(step.experiment), step.model.parent is not None
+        own = {name: key for name, key in every.items() if has_parent or name != "pretrained"}
+        return {**own, **step.experiment.endpoints_of(str(step.partition))}
 
     def build(self, step: Step, folder: Path) -> Metadata:
         """Predict with each variant, and write the predictions as one table."""
@@ -95,8 +96,10 @@ class Asked:
         kept, key = step.artifacts, f"predictions_{self.asset}"
         variants = self.variants(step)
         made_from = {
-            variant: content_hash([self._made_from(step, self._code(step, model)), model.version])
-            for variant, model in variants.items()
+            variant: content_hash(
+                [self._made_from(step, self._code(step, who)), _version(step, variant, who)]
+            )
+            for variant, who in variants.items()
         }
         names = {variant: f"{step.partition}-{variant}" for variant in made_from}
         lacking = [v for v in made_from if not kept.up_to_date(key, names[v], made_from[v])]
@@ -112,14 +115,9 @@ class Asked:
             )
             yield of_model(table, str(step.partition), variant)
 
-    def _job(self, step: Step, variants: Mapping[str, Weights | Endpoint]) -> JobConfig:
+    def _job(self, step: Step, variants: Mapping[str, Answering]) -> JobConfig:
         settings = step.experiment.evaluation
-        for model in variants.values():
-            if isinstance(model, Endpoint) and in_clear(model.url):
-                step.warn(
-                    f"Endpoint {model.url} is asked unencrypted: who is on the way can read the prompts;"
-                    " use https, or a tunnel to 127.0.0.1."
-                )
+        _warn_of_readable(step, variants)
         examples = step.artifacts.folder(EXAMPLES) / TABLE
         return JobConfig(
             output_folder=step.work_folder,
@@ -127,15 +125,15 @@ class Asked:
             queries=step.artifacts.folder(self.queried.asset) / self.queried.file,
             benchmarks=tuple(self.benchmarks),
             inputs=None if self.suite == "algorithmic" else examples,
-            variants=dict(variants),
+            variants={variant: _model(step, variant, who) for variant, who in variants.items()},
             made_from=self._made_from(step, step.code_version),
             precision=settings.precision,
             chat_template=settings.chat_template,
         )
 
-    def _code(self, step: Step, model: Weights | Endpoint) -> str:
+    def _code(self, step: Step, who: Answering) -> str:
         """The version of the code and settings that ask a model: a folder's has none of a server's."""
-        if isinstance(model, Endpoint):
+        if isinstance(who, EndpointConfig):
             return code_version([JOB, SERVED], step.experiment.evaluation.chat_template)
         return code_version([JOB, self.code], self.form(step.experiment))
 
@@ -153,7 +151,7 @@ class Asked:
         wrong = not_predicted_once(self.queries(step), table, list(self.variants(step)))
         return Verdict(
             wrong == 0,
-            f"Queries that a variant predicted never or twice: {wrong or 'none'}.",
+            f"Queries without exactly one prediction of each variant: {wrong or 'none'}.",
             {"queries": dg.MetadataValue.int(wrong)},
         )
 
@@ -163,28 +161,34 @@ class Asked:
         return Verdict(not low, "; ".join(low) or "No setting is below chance.")
 
 
-def _version(step: Step, asset: str) -> str:
-    return step.inputs()[f"{asset}/{step.partition}"]
+def _version(step: Step, variant: str, who: Answering) -> str:
+    """What a variant's answers depend on in its model; where that is served is no part of it."""
+    if isinstance(who, str):
+        return step.inputs()[f"{who}/{step.partition}"]
+    tokenizer = _version(step, variant, "base_model")
+    return content_hash([variant, who.model, tokenizer])[:16]
 
 
-def _weights(step: Step, asset: str) -> Weights:
-    folder = step.artifacts.folder(asset, step.partition)
-    return Weights(folder=folder, version=_version(step, asset))
+def _model(step: Step, variant: str, who: Answering) -> Weights | Endpoint:
+    version = _version(step, variant, who)
+    if isinstance(who, str):
+        return Weights(folder=step.artifacts.folder(who, step.partition), version=version)
+    return Endpoint(
+        url=who.url,
+        model=who.model,
+        protocol=who.protocol,
+        tokenizer=step.artifacts.folder("base_model", step.partition),
+        version=version,
+    )
 
 
-def _endpoints(step: Step) -> dict[str, Endpoint]:
-    """The served variants of the model, with its own tokenizer. Where they are served is no version."""
-    base = _weights(step, "base_model")
-    return {
-        name: Endpoint(
-            url=each.url,
-            model=each.model,
-            protocol=each.protocol,
-            tokenizer=base.folder,
-            version=content_hash([name, each.model, base.version])[:16],
-        )
-        for name, each in step.experiment.endpoints_of(str(step.partition)).items()
-    }
+def _warn_of_readable(step: Step, variants: Mapping[str, Answering]) -> None:
+    for who in variants.values():
+        if isinstance(who, EndpointConfig) and in_clear(who.url):
+            step.warn(
+                f"Requests to {who.url} are not encrypted, so others on the network can read the"
+                " prompts; use https, or a tunnel to 127.0.0.1."
+            )
 
 
 def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
@@ -202,7 +206,7 @@ def _predictions(asked: Asked, description: str, *, chance: bool = False) -> Kep
     present = Check("all_predictions_present", every, asked.predicted_once)
     not_below = Check(
         "accuracy_not_below_chance",
-        "No variant is worse than guessing in a setting, beyond what few queries explain.",
+        "In no setting is a variant significantly below chance.",
         asked.not_below_chance,
         warns=True,
     )
@@ -234,7 +238,7 @@ def _classified(name: str, benchmark: str) -> Asked:
 
 eval_icl = _predictions(
     _classified("eval_icl", "icl"),
-    "In-context learning on held-out sets: relevant labels or symbols, with or without instruction.",
+    "In-context learning on held-out datasets: relevant labels or symbols, with or without instruction.",
     chance=True,
 )
 # Flipped labels pull a model below chance that follows what it knows.
@@ -252,5 +256,5 @@ eval_algorithmic = _predictions(
         GENERATING,
         _form,
     ),
-    "List functions, Turing concepts and their kin, answered by greedy generation, matched exactly.",
+    "List functions, Turing concepts and other algorithmic benchmarks: greedy completions, matched exactly.",
 )

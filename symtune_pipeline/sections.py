@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -24,7 +24,6 @@ from symtune_pipeline.catalog.splits import PAPER, Split, evaluated
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.tables import (
     CATEGORIES,
-    HEADINGS,
     OUTSIDE,
     VARIANTS,
     Category,
@@ -286,8 +285,8 @@ class EvaluationConfig(Section):
     @classmethod
     def _names_of_their_own(cls, endpoints: dict[str, EndpointConfig]) -> dict[str, EndpointConfig]:
         for name in endpoints:
-            if name in (*VARIANTS, *OUTSIDE, *HEADINGS):
-                raise ValueError(f"'{name}' has another meaning in the tables; choose another name")
+            if name in (*VARIANTS, *OUTSIDE):
+                raise ValueError(f"there is a variant '{name}' already; choose another name")
         return endpoints
 
     @field_validator("flipped_percents")
@@ -323,6 +322,19 @@ class EvaluationConfig(Section):
     @classmethod
     def _beside_the_file(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
         return folder and (info.context or {}).get("folder", Path()) / folder
+
+
+class Variant(Section):
+    """What one variant changes: it is tuned by itself, and asked the same as the others."""
+
+    seed: Annotated[int, Ge(0), Lt(2**32)] | None = None
+    """Another seed of the mixture and of tuning; the suites keep the experiment's."""
+    symbols: dict[str, Any] = {}
+    """Settings of `symbols` that differ; those for evaluation stay."""
+    mixture: dict[str, Any] = {}
+    """Settings of `mixture` that differ."""
+    tuning: dict[str, Any] = {}
+    """Settings of `tuning` that differ."""
 
 
 def known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:

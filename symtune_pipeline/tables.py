@@ -6,7 +6,7 @@ the frames of the tests come from it. It knows nothing about how a table is made
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -26,11 +26,6 @@ ROLES: Final = get_args(Role)
 CATEGORIES: Final = get_args(Category)
 VARIANTS: Final = get_args(Variant)
 OUTSIDE: Final = ("endpoint", "incoming")  # variants of models that are not of the graph
-# What the report's tables say beside the variants, whose names are headings as well.
-HEADINGS: Final = (
-    *("setting", "dataset", "category", "group", "model", "labels", "choices", "tokens"),
-    *("n", "chance", "points", "p", "change"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,16 +85,11 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 
 VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "roles": ROLES,
+    "variants": VARIANTS,
     "benchmarks": tuple(BENCHMARKS),
     "measures": MEASURES,
 }
 """What `accepted_values` in schema.yml may name instead of listing."""
-
-
-def in_reading_order(variants: Iterable[str]) -> list[str]:
-    """Each variant once: the graph's own, small gains first, then those that an experiment names."""
-    rank = {name: place for place, name in enumerate(VARIANTS)}
-    return sorted(set(variants), key=lambda name: (rank.get(name, len(rank)), name))
 
 
 def benchmarks_of(suite: Suite) -> tuple[str, ...]:
@@ -169,6 +159,14 @@ CATALOG_MODELS: Final = Table(
     {
         "model": _text("Key of the model.", unique=True),
         "parameters": _number(pl.Int64, "Number of its weights."),
+    },
+)
+CATALOG_VARIANTS: Final = Table(
+    "catalog_variants",
+    "The tuned models of the experiment, and those that a server answers for.",
+    {
+        "variant": _text("Name of the variant.", unique=True),
+        "recipe": _text("The first of the variants that differ from it in the seed alone."),
     },
 )
 SYMBOL_POOL: Final = Table(
@@ -279,7 +277,9 @@ ALGORITHMIC_SUITE: Final = Table(
 )
 _PREDICTION = {
     "model": _text("Key of the model that was evaluated."),
-    "variant": _text("Which weights answered: one of VARIANTS, or a name of the experiment."),
+    "variant": _text(
+        "Which weights answered: pretrained, untuned, tuned, or a variant by its name."
+    ),
     "setting": _text("How the prompt was shown."),
     "context": _CONTEXT,
     "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),
@@ -377,6 +377,7 @@ SOURCES: Final[Mapping[str, Table]] = {
     "raw_examples": RAW_EXAMPLES,
     "catalog_datasets": CATALOG_DATASETS,
     "catalog_models": CATALOG_MODELS,
+    "catalog_variants": CATALOG_VARIANTS,
     "symbol_pool": SYMBOL_POOL,
     "tuning_mixture": TUNING_MIXTURE,
     "eval_icl": CLASSIFICATION_PREDICTIONS,

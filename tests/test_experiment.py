@@ -278,11 +278,17 @@ def test_where_a_model_is_served_is_no_part_of_what_an_experiment_is(tmp_path: P
     assert here.evaluation.endpoints["vllm_8"].url != there.evaluation.endpoints["vllm_8"].url
 
 
-@pytest.mark.parametrize("name", ["tuned", "untuned", "pretrained", "endpoint", "incoming", "n",
-                                  "chance", "points", "setting", "tokens"])  # fmt: skip
+@pytest.mark.parametrize("name", ["tuned", "untuned", "pretrained", "endpoint", "incoming"])
 def test_a_served_model_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
     sentence = _refused(tmp_path, _endpoint(name=name))
-    assert f"'evaluation.endpoints': '{name}' has another meaning in the tables" in sentence
+    assert f"'evaluation.endpoints': there is a variant '{name}' already; choose" in sentence
+
+
+def test_a_served_model_and_a_tuned_variant_have_different_names(tmp_path: Path) -> None:
+    sentence = _refused(tmp_path, _endpoint() + "variants: {vllm_8: {seed: 1}}\n")
+    assert "there is a variant 'vllm_8' already; choose another name" in sentence
+    both = _load(tmp_path, _endpoint() + "variants: {seed1: {seed: 1}}\n")
+    assert both.variant("seed1").endpoints_of("micro") == both.endpoints_of("micro")
 
 
 @pytest.mark.parametrize("name", ["../x", "a-b", "A", '""', "a/b", "1a", "a.b", "x" * 41])

@@ -1,4 +1,4 @@
-"""The suites as tasks of EleutherAI's lm-evaluation-harness: YAML and JSON lines, no Python code.
+"""Exports the suites as tasks of EleutherAI's lm-evaluation-harness: YAML and JSON lines, no Python code.
 
     <folder>/README.md
     <folder>/symtune.yaml                              the group of all tasks
@@ -39,10 +39,10 @@ TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
     lm_eval --model hf --model_args pretrained=<model>,dtype=float32 \\
       --include_path {{folder}} --tasks {GROUP}{{option}}
 
-{{form}} Leave add_bos_token out, so that a
-prompt begins as the model's tokenizer begins a text, as it does in {TAG}, which scores in float32 on
-a CPU. The tasks name their data by its path: export again instead of
-moving this folder. Version of the suites: {{version}}.
+{{form}} Do not set add_bos_token: a prompt then begins as
+the model's tokenizer begins a text, as in {TAG}. {TAG} scores in
+float32 on a CPU. The tasks contain the path of their data, so do not move this folder: export again.
+Version of the suites: {{version}}.
 """
 
 # By the experiment's evaluation.chat_template: the option for it, and what it means.
@@ -69,7 +69,9 @@ class _Task:
 def lm_eval(
     folder: Annotated[Path, typer.Argument(help="A new folder, or one with an earlier export.")],
 ) -> None:
-    """The evaluation suites as tasks of lm-evaluation-harness, which finds them by --include_path.
+    """Export the evaluation suites as tasks of lm-evaluation-harness.
+
+    The harness finds them with --include_path.
 
     Example: symtune export lm-eval /tmp/tasks
     """

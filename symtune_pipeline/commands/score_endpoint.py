@@ -1,4 +1,4 @@
-"""`symtune score-endpoint`: a served model on the classification suites."""
+"""`symtune score-endpoint`: scores a served model on the classification suites."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_S
 def score_endpoint(
     url: Annotated[
         str,
-        typer.Argument(help="The server's address: up to and with /v1; for sglang without a path."),
+        typer.Argument(
+            help="The server's address, with /v1 at its end; for sglang without a path."
+        ),
     ],
     model: Annotated[str, typer.Option(help="The model's name on the server.")],
-    output: Annotated[Path, typer.Option(help="A Parquet file for the predictions.")],
+    output: Annotated[Path, typer.Option(help="The Parquet file to write the predictions to.")],
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="A folder with the model's config.json and tokenizer. Default: of the experiment's model."
+            help="A folder with config.json and tokenizer. Default: those of the experiment's model."
         ),
     ] = None,
-    protocol: Annotated[Protocol, typer.Option(help="How the server is asked.")] = "completions",
+    protocol: Annotated[Protocol, typer.Option(help="The server's protocol.")] = "completions",
 ) -> None:
     """Score a served model on the classification suites, by log-probabilities of prompts.
 
-    The server is vLLM or another with OpenAI's /v1/completions that echoes, or SGLang; its key, where
-    it asks for one, is read from OPENAI_API_KEY. A model that is to stand beside the experiment's own,
-    in all suites and in the report, is a setting: evaluation.endpoints.
+    The server must be vLLM, another one with OpenAI's /v1/completions with echo and logprobs, or SGLang.
+    If it needs a key, set OPENAI_API_KEY. To compare a served model with the experiment's own models in
+    all tables and in the report, use the setting evaluation.endpoints instead.
 
     Example: symtune score-endpoint http://127.0.0.1:8000/v1 --model smollm2 --output scores.parquet
     """

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from symtune_pipeline.report.robustness import FOLLOWED, followed
 from symtune_pipeline.report.tables import IN_CONTEXT, in_order, setting_label
-from symtune_pipeline.tables import VARIANTS, in_reading_order
+from symtune_pipeline.tables import VARIANTS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 WIDTH = 640  # pixels, of a PNG before scaling; a page gives its own
 VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=True))
-NAMED_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # of variants that an experiment names
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (black: chance)"
@@ -57,7 +55,7 @@ def alignment_chart(alignment: pl.DataFrame) -> Chart:
         [row for pair in pairs for row in pair.rows.values()], infer_schema_length=None
     )
     names = [FOLLOWED[measure] for measure in mart["measure"]]
-    return share_chart(mart, names, f"Choices with {most['setting'][0]}", SHARE)
+    return share_chart(mart, names, f"Choices with {most['setting'][0]} labels", SHARE)
 
 
 def named(mart: pl.DataFrame) -> list[str]:
@@ -131,7 +129,7 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
             x=alt.X("gain:Q", title="tuned minus untuned, points")
         ),
     ).properties(
-        title="Gain by evaluation set",
+        title="Gain by evaluation dataset",
         width=WIDTH,
         height=len(datasets) * (10 + 11 * len(settings)),
     )
@@ -171,7 +169,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     cost = alt.X(
         "flops_per_token:Q",
         scale=alt.Scale(type="log", padding=40),
-        axis=alt.Axis(format="~s", title="inference FLOPs a token", tickCount=4, grid=False),
+        axis=alt.Axis(format="~s", title="inference FLOPs per token", tickCount=4, grid=False),
     )
     base = alt.Chart(inline(rows)).encode(
         x=cost,
@@ -217,7 +215,7 @@ def loss_chart(training_log: pl.DataFrame) -> Chart:
         .mark_line(color=VARIANT_COLOURS["tuned"])
         .encode(y="mean:Q"),
     ).properties(
-        title=f"Training loss, and its mean over {MEAN_OF_STEPS} points",
+        title=f"Training loss and its mean over {MEAN_OF_STEPS} points",
         width=WIDTH,
         height=260,
     )
@@ -240,7 +238,7 @@ def symbol_chart(training_log: pl.DataFrame) -> Chart:
         base.mark_line(point=True, color=VARIANT_COLOURS["tuned"]).encode(y=title, tooltip=tip),
         base.transform_filter("datum.kept").mark_rule(opacity=0.4),
     ).properties(
-        title="Own symbol first among a held-out prompt's; bar: the step that is kept",
+        title="Held-out prompts: correct symbol ranked first (bar: the step that is kept)",
         width=WIDTH,
         height=220,
     )
@@ -255,15 +253,12 @@ def to_png(chart: Chart | alt.VConcatChart) -> bytes:
 
 def present(rows: list[dict[str, Any]]) -> list[str]:
     """The variants that have rows, in reading order."""
-    return in_reading_order(row["variant"] for row in rows)
+    return [variant for variant in VARIANTS if any(row["variant"] == variant for row in rows)]
 
 
 def variant_colours(rows: list[dict[str, Any]]) -> alt.Color:
     """One colour for each variant that has rows."""
-    variants = present(rows)
-    named = [name for name in variants if name not in VARIANT_COLOURS]
-    palette = VARIANT_COLOURS | dict(zip(named, cycle(NAMED_COLOURS), strict=False))
-    return colours("variant", {variant: palette[variant] for variant in variants})
+    return colours("variant", {variant: VARIANT_COLOURS[variant] for variant in present(rows)})
 
 
 def inline(rows: list[dict[str, Any]]) -> alt.InlineData:

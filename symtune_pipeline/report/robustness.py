@@ -31,7 +31,7 @@ from symtune_pipeline.report.tables import (
     several_models,
     unbroken,
 )
-from symtune_pipeline.tables import in_reading_order
+from symtune_pipeline.tables import VARIANTS
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -46,7 +46,7 @@ FOLLOWED: Final = {
     "override": "override rate",
     "zero-shot": "zero-shot choice is true",
 }
-SETS: Final = {"all": "all sets", "two labels": "two-label sets"}
+SETS: Final = {"all": "all datasets", "two labels": "two labels"}
 
 Line = tuple[str, Comparison]
 
@@ -74,7 +74,7 @@ def share_lines(title: str, lines: list[Line]) -> Table:
     """A line a name, with the share of each variant and the gain with its interval over draws."""
     from rich.text import Text
 
-    variants = in_reading_order(name for _, pair in lines for name in pair.rows)
+    variants = [name for name in VARIANTS if any(name in pair.rows for _, pair in lines)]
     table = plain_table(title, ("n", *variants, "points", "p"))
     for name, pair in lines:
         shares = (fraction_text(pair.rows.get(key, {}).get("accuracy")) for key in variants)
@@ -88,8 +88,8 @@ def loss_lines(language: pl.DataFrame) -> Table:
     """A line a model, with the loss of each variant and the change with its interval over texts."""
     from rich.text import Text
 
-    variants = in_reading_order(language["variant"])
-    table = plain_table("plain texts, nats a token", ("tokens", *variants, "change"))
+    variants = [name for name in VARIANTS if name in language["variant"]]
+    table = plain_table("plain texts, nats per token", ("tokens", *variants, "change"))
     for row in losses(language):
         shown = (row[name].split(" ")[0] for name in variants)
         table.add_row(*map(Text, (row["model"], row["tokens"], *shown, row["change"])))
@@ -155,14 +155,14 @@ def language_table(mart: pl.DataFrame) -> GT | None:
 
     if mart.is_empty():
         return None
-    several, variants = several_models(mart), in_reading_order(mart["variant"])
+    several = several_models(mart)
     body = pl.DataFrame(
         [
             {
                 **({"model": row["model"]} if several else {}),
-                "texts of": row["dataset"] or "all sets",
+                "dataset": row["dataset"] or "all datasets",
                 "tokens": row["tokens"],
-                **{name: unbroken(row[name]) for name in variants if row[name]},
+                **{name: unbroken(row[name]) for name in VARIANTS if row[name]},
                 "change": unbroken(row["change"]),
             }
             for row in losses(mart)
@@ -170,7 +170,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
         infer_schema_length=None,
     )
     table = GT(body, groupname_col="model" if several else None)
-    return table.cols_align("right", [n for n in body.columns if n not in ("model", "texts of")])
+    return table.cols_align("right", [n for n in body.columns if n not in ("model", "dataset")])
 
 
 def over_all_sets(calibrated: pl.DataFrame) -> list[Comparison]:
@@ -200,14 +200,14 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
     if language.is_empty():
         return
     ordered = in_order(language.with_columns(benchmark=pl.lit(""), setting=pl.lit("")), "dataset")
-    keys, variants = ["model", "dataset"], in_reading_order(language["variant"])
+    keys = ["model", "dataset"]
     for (model, dataset), rows in ordered.group_by(keys, maintain_order=True):
         by_variant = {row["variant"]: row for row in rows.iter_rows(named=True)}
         yield {
             "model": model,
             "dataset": dataset,
             "tokens": counts_text(rows["tokens"]),
-            **{name: loss_text(by_variant.get(name), "loss", "") for name in variants},
+            **{name: loss_text(by_variant.get(name), "loss", "") for name in VARIANTS},
             "change": loss_text(by_variant.get("tuned"), "change", "+"),
         }
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import yaml
 
 from symtune_pipeline.catalog.models import all_models
-from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS, in_reading_order
+from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -36,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One setting (of one dataset or category, where given) and each variant's row, in reading order."""
+    """One setting (of one dataset or category, where given) and the mart row of each variant."""
 
     model: str
     benchmark: str
@@ -79,7 +77,11 @@ def terminal_lines(summary: pl.DataFrame) -> Iterator[Text]:
         for pair in comparisons(summary.filter(pl.col("model") == model)):
             chance = fraction_text(pair.first["chance"])
             shared = f"n {pair.first['n']}" + (f", chance {chance}" if chance else "")
-            found = [f"{variant} {accuracy_text(row)}" for variant, row in pair.rows.items()]
+            found = [
+                f"{variant} {accuracy_text(pair.rows[variant])}"
+                for variant in VARIANTS
+                if variant in pair.rows
+            ]
             yield Text.assemble(
                 (setting_label(pair.benchmark, pair.setting), "bold"), f"  {shared}"
             )
@@ -97,7 +99,7 @@ def terminal_table(summary: pl.DataFrame) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("setting")
-    variants = in_reading_order(summary["variant"])
+    variants = [variant for variant in VARIANTS if variant in summary["variant"]]
     for name in ("n", *variants, "chance", "points", "p"):
         table.add_column(name, justify="right", no_wrap=True)
 
@@ -139,7 +141,7 @@ def summary_records(summary: pl.DataFrame) -> list[Row]:
 def html_tables(
     *, summary: pl.DataFrame, icl: pl.DataFrame, algorithmic: pl.DataFrame, scaling: pl.DataFrame
 ) -> dict[str, str]:
-    """HTML of the page's tables, escaped: `settings`, `scaling`, `sets`, `algorithmic` and `paper`.
+    """HTML of the page's tables, escaped: `settings`, `scaling`, `sets` and `algorithmic`.
 
     A table whose mart is empty is left out, and `scaling` where there is one model only. The
     arguments are those of `write_report`.
@@ -149,7 +151,6 @@ def html_tables(
         "scaling": scaling_table(scaling),
         "sets": detail_table(icl, "dataset"),
         "algorithmic": detail_table(algorithmic, "category"),
-        "paper": paper_table(summary),
     }
     return {name: as_html(name, table) for name, table in tables.items() if table is not None}
 
@@ -182,13 +183,13 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
 
     if not several_models(scaling):
         return None
-    variants = in_reading_order(scaling["variant"])
+    variants = [variant for variant in VARIANTS if variant in scaling["variant"]]
     body = pl.DataFrame(
         [
             {
                 "setting": setting_label(pair.benchmark, pair.setting),
                 "model": pair.model,
-                "GFLOPs a token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
+                "GFLOPs per token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
                 **accuracies(pair, variants),
                 "as good untuned": as_good_text(pair.tuned),
             }
@@ -196,45 +197,7 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
         ]
     )
     table = GT(body, groupname_col="setting")  # which gathers the rows of a setting
-    return table.cols_align("right", ["GFLOPs a token", *variants])
-
-
-def paper_table(summary: pl.DataFrame) -> GT:
-    """The paper's figures beside ours, each with its source (`paper.yaml`)."""
-    from great_tables import GT
-
-    several = several_models(summary)
-    measured = [pair for pair in comparisons(summary) if pair.tuned.get("gain") is not None]
-
-    def ours(wanted: Row) -> str:
-        return unbroken(
-            "; ".join(
-                (f"{pair.model}, " if several else "")
-                + (f"{pair.setting}: " if len(wanted["settings"]) > 1 else "")
-                + f"{points_text(pair.tuned['gain'])} (p {p_relation(pair.tuned['p'])})"
-                for pair in measured
-                if pair.benchmark == wanted["benchmark"] and pair.setting in wanted["settings"]
-            )
-        )
-
-    facts = paper()
-    rows = [
-        {
-            "result": row["result"],
-            "paper's models": row["models"],
-            "paper": row["figure"],
-            "source": row["source"],
-            "ours": (ours(row["ours"]) if "ours" in row else "") or "not measured",
-        }
-        for row in facts["results"]
-    ]
-    return GT(pl.DataFrame(rows)).tab_source_note(f"{facts['paper']}. {facts['note']}")
-
-
-def paper() -> Row:
-    """The paper's citation, a note and its results, as `paper.yaml` states them."""
-    facts: Row = yaml.safe_load((files(__package__) / "paper.yaml").read_text(encoding="utf-8"))
-    return facts
+    return table.cols_align("right", ["GFLOPs per token", *variants])
 
 
 def comparison_table(
@@ -246,15 +209,14 @@ def comparison_table(
     """
     from great_tables import GT
 
-    variants = in_reading_order(name for _, _, pair in rows for name in pair.rows)
-    figures = ("n", *variants, "chance", "points", "p", "p, Holm", "ECE")
+    figures = ("n", *VARIANTS, "chance", "points", "p", "p, Holm", "ECE")
     body = pl.DataFrame(
         [
             {
                 "group": group,
                 first_column: name,
                 "n": counts_text(row["n"] for row in pair.rows.values()),
-                **accuracies(pair, variants),
+                **accuracies(pair, VARIANTS),
                 "chance": fraction_text(pair.first["chance"]),
                 "points": unbroken(gain_text(pair.tuned, interval)),
                 "p": p_text(pair.tuned.get("p")),
@@ -301,7 +263,6 @@ def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
         "setting",
         *([detail] if detail else []),
         rank("variant", VARIANTS),
-        "variant",
     )
 
 
@@ -361,7 +322,7 @@ def as_good_text(tuned: Row) -> str:
 
 def calibration_text(pair: Comparison) -> str:
     """The expected calibration error of the variants present, as `0.19 → 0.11`."""
-    errors = [row.get("ece") for row in pair.rows.values()]
+    errors = [pair.rows[variant].get("ece") for variant in VARIANTS if variant in pair.rows]
     return " → ".join(fraction_text(error) for error in errors if error is not None)
 
 

@@ -39,7 +39,10 @@ FIGURES = {
     "mart_alignment": ["sets", "setting", "measure"],
     "mart_language": ["dataset"],
 }
-REPORTED = ["int_outcomes", "int_scores", *FIGURES, "mart_scaling", "eval_report"]
+REPORTED = [
+    *("int_outcomes", "int_scores", *FIGURES),
+    *("mart_scaling", "mart_variants", "mart_seeds", "eval_report"),
+]
 
 
 @pytest.fixture
@@ -118,9 +121,12 @@ def test_a_served_model_stands_in_tables_marts_and_report_with_the_numbers_of_it
         for name in numbers:
             expected = both[f"{name} untuned"].to_list()
             assert both[name].to_list() == pytest.approx(expected, abs=1e-4), (mart, name)
+    compared = store.read_table("mart_variants").filter(variant=SERVED, versus="untuned")
+    assert compared.height and set(compared["gain"]) == {0.0}
     page = (store.folder("eval_report") / "index.html").read_text(encoding="utf-8")
     assert f"{MODEL}.scoring.{SERVED}</th><td>served as {NAME}<" in page
     assert server.url not in page
+    assert f">{SERVED}</td>" in page, "the table of variants has it"
     records = json.loads((store.folder("eval_report") / "summary.json").read_text("utf-8"))
     assert {record["variant"] for record in records} == {"untuned", "tuned", SERVED}
 

@@ -37,6 +37,7 @@ COMMANDS = [
     ("show", "dataset"),
     ("show", "model"),
     ("report",),
+    ("compare",),
     ("doctor",),
     ("export", "dataset"),
     ("export", "lm-eval"),
@@ -130,7 +131,7 @@ def test_a_table_is_shown_by_its_first_rows(symtune: Symtune) -> None:
 def test_a_dataset_is_shown_with_what_was_loaded_of_it(symtune: Symtune) -> None:
     ended = symtune("show", "dataset", "trades")
     assert (ended.code, ended.err) == (0, "")
-    for line in ("rows         90", "by fate      kept: 60, other_split: 30"):
+    for line in ("rows         90", "outcome      kept: 60, other_split: 30"):
         assert line in ended.out
     for label in ("farmer", "teacher", "doctor", "builder"):
         assert f"{label}: 2" in ended.out  # 22 or 23 rows
@@ -279,8 +280,8 @@ def test_a_folder_with_a_model_shows_how_it_runs_and_why(
     ended = symtune("show", "model", str(folder))
     assert ended.code == 0
     rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in ended.out.splitlines())
-    assert rows["scores and is tuned"] == path
-    assert rows["generates"] == "in batches, beginnings shared"
+    assert rows["scoring and tuning"] == path
+    assert rows["generation"] == "in batches, beginnings shared"
     (folder / "tokenizer.json").unlink()
     assert (
         "no complete model: tokenizer.json is missing"

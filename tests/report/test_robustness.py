@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import polars as pl
 from marts import robustness_marts
 from rich.console import Console
 
 from symtune_pipeline.report import robustness
-from symtune_pipeline.tables import HEADINGS
 
 
 def printed(width: int = 80, **changes: pl.DataFrame) -> list[str]:
@@ -32,7 +29,7 @@ def test_a_terminal_of_80_columns_shows_every_line_whole() -> None:
     assert all(
         line.split()[-5:] == ["0.20", "-10.0", "[-18.0,", "-3.0]", "0.040"] for line in overriding
     )
-    assert sum(line.startswith("100% flipped, two-label sets ") for line in lines) == 1
+    assert sum(line.startswith("100% flipped, two labels ") for line in lines) == 1
     assert lines[-1].split() == [
         *("smollm2-135m", "1,200", "3.500", "3.750", "+0.250", "[+0.200,", "+0.300]")
     ]
@@ -53,7 +50,7 @@ def test_the_page_has_raw_and_calibrated_labels_side_by_side_in_this_order() -> 
     assert table.index(">raw<") < table.index(">calibrated<")
     assert table.count(">raw<") == table.count(">calibrated<") == 2
     assert "plants" not in table, "single sets are in the mart only"
-    assert "plants" in html["language"] and "all sets" in html["language"]
+    assert "plants" in html["language"] and "all datasets" in html["language"]
 
 
 def test_models_are_named_where_there_are_several() -> None:
@@ -86,30 +83,3 @@ def test_where_variants_count_other_queries_each_number_is_shown() -> None:
         tokens=pl.when(variant="tuned").then(1_100).otherwise("tokens")
     )
     assert "1,200 / 1,100" in printed(language=language)[-1]
-
-
-def test_a_variant_that_an_experiment_names_stands_after_the_graphs_own() -> None:
-    marts = with_named(robustness_marts())
-    lines = printed(100, **marts)
-    headings = [line.split() for line in lines if "tuned" in line]
-    assert len(headings) == 4
-    assert all(words.index("vllm") == words.index("tuned") + 1 for words in headings)
-    for table in robustness.html_tables(**marts).values():
-        assert table.index(">untuned<") < table.index(">tuned<") < table.index(">vllm<")
-
-
-def test_the_headings_of_the_tables_are_names_that_no_variant_may_have() -> None:
-    found = set()
-    for name, table in robustness.html_tables(**with_named(robustness_marts())).items():
-        found |= set(re.findall(rf'scope="col" id="table-{name}-([^"]+)"', table))
-    assert "vllm" in found
-    named = {name for name in found if re.fullmatch("[a-z][a-z0-9_]*", name)}
-    assert named <= {*HEADINGS, "untuned", "tuned", "vllm"}
-
-
-def with_named(marts: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """The marts with a third variant, which answers as the untuned one."""
-    return {
-        name: pl.concat([mart, mart.filter(variant="untuned").with_columns(variant=pl.lit("vllm"))])
-        for name, mart in marts.items()
-    }
