@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from symtune_pipeline.commands import (
+    collect,
     doctor,
     export_dataset,
     export_lm_eval,
@@ -69,6 +70,7 @@ app.command()(plan.plan)
 app.command()(mirror.mirror)
 app.command("score-endpoint")(score_endpoint.score_endpoint)
 app.command()(push.push)
+app.command()(collect.collect)
 
 
 def _print_version(asked: bool) -> None:
