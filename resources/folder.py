@@ -19,7 +19,7 @@ from symtune_pipeline.jobs.collecting import AWAITED, awaited, collected
 from symtune_pipeline.jobs.in_folder import OUTPUT
 from symtune_pipeline.jobs.job import Job
 from symtune_pipeline.jobs.job_file import NAME, with_inputs_beside
-from symtune_pipeline.jobs.parcel import LIST, Facts, put_folder, replace_folder, seal, size_of
+from symtune_pipeline.jobs.parcel import LIST, Facts, put, replace_folder, seal, size_of
 
 SCRIPT = Path(__file__).with_name("run.sh")
 
@@ -88,7 +88,7 @@ def _write(job: Job, folder: Path, elsewhere: Elsewhere) -> None:
         shutil.copyfile(SCRIPT, beside / SCRIPT.name)
         sums = {name: sha256(beside / name) for name in (NAME, SCRIPT.name)}
         for source, name in names.items():
-            sums |= put_folder(source, beside, name, most)
+            sums |= put(source, beside, name, most)
         sums |= _wheels(travelling, beside, elsewhere)
         facts = Facts(
             package=job.package,
@@ -110,4 +110,4 @@ def _wheels(travelling: Mapping[str, str], folder: Path, elsewhere: Elsewhere) -
         build_code(Path(name))
         if travelling:
             download(travelling, Path(name), elsewhere.python, elsewhere.machine)
-        return put_folder(Path(name), folder, "wheels", elsewhere.part_bytes)
+        return put(Path(name), folder, "wheels", elsewhere.part_bytes)

@@ -58,7 +58,7 @@ def expect(packages: Mapping[str, str]) -> None:
                 f"{sys.executable} lacks {name}, which this folder does not bring; name another Python"
                 " (PYTHON=... bash run.sh), or have it brought: see wheels and has in the launcher file."
             ) from None
-        if here != there:
+        if here.partition("+")[0] != there:  # what follows it names a build
             print(f"{name} is {here} here, and {there} where the job comes from", flush=True)
 
 
@@ -72,7 +72,9 @@ def _run(file: Path, program: Program) -> int:
             " PYTHON=... bash run.sh."
         ) from error
     gpus = torch.cuda.device_count()
-    print(f"running on {gpus} GPUs" if gpus else "torch sees no GPU: running on the CPU", flush=True)
+    print(
+        f"running on {gpus} GPUs" if gpus else "torch sees no GPU: running on the CPU", flush=True
+    )
     if gpus > 1:
         from symtune_pipeline.jobs.on_torchrun import run_ranks
 
@@ -88,7 +90,7 @@ def bring_back(folder: Path, program: Program) -> str:
     from symtune_pipeline.jobs.job_file import opened_job
     from symtune_pipeline.jobs.parcel import (
         Facts,
-        put_folder,
+        put,
         read_facts,
         replace_folder,
         seal,
@@ -103,7 +105,7 @@ def bring_back(folder: Path, program: Program) -> str:
             )
         beside = folder / f".{RESULT}"
         shutil.rmtree(beside, ignore_errors=True)
-        sums = put_folder(job.result_folder, beside, FILES, sent.part_bytes)
+        sums = put(job.result_folder, beside, FILES, sent.part_bytes)
     facts = Facts(package=sent.package, fingerprint=sent.fingerprint, part_bytes=sent.part_bytes)
     seal(beside, facts, sums)
     replace_folder(beside, folder / RESULT)

@@ -48,11 +48,20 @@ class Facts(BaseModel):
 
 
 def put(source: Path, folder: Path, name: str, most: int) -> dict[str, str]:
-    """Copy a file to `name` in a folder, in parts of `most` bytes where it is larger.
+    """Copy a file, or all files of a folder, to `name` in a folder; those above `most` bytes in parts.
 
     Returns the SHA-256 of each file there by its name. Raises UserError for a name that no list can
     hold, and for too many parts.
     """
+    if not source.is_dir():
+        return _put_file(source, folder, name, most)
+    sums: dict[str, str] = {}
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        sums |= _put_file(path, folder, f"{name}/{path.relative_to(source).as_posix()}", most)
+    return sums
+
+
+def _put_file(source: Path, folder: Path, name: str, most: int) -> dict[str, str]:
     if leads_out(name) or not name.isprintable() or PART.fullmatch(name):
         raise UserError(f"File {source} has a name that cannot travel ({name!r}); rename it.")
     count = max(1, -(-source.stat().st_size // most))
@@ -63,14 +72,6 @@ def put(source: Path, folder: Path, name: str, most: int) -> dict[str, str]:
     with source.open("rb") as file:
         names = [f"{name}.part-{number:05}" for number in range(count)] if count > 1 else [name]
         return {each: _copy(file, folder / each, most) for each in names}
-
-
-def put_folder(source: Path, folder: Path, name: str, most: int) -> dict[str, str]:
-    """Copy all files of a folder, as `put` does, into one called `name`."""
-    sums: dict[str, str] = {}
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        sums |= put(path, folder, f"{name}/{path.relative_to(source).as_posix()}", most)
-    return sums
 
 
 def seal(folder: Path, facts: Facts, sums: Mapping[str, str]) -> None:

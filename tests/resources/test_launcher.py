@@ -127,7 +127,8 @@ def test_a_wrong_launcher_file_is_one_sentence(tmp_path: Path, text: str, told: 
 
 def test_an_unknown_launcher_names_those_there_are() -> None:
     with pytest.raises(
-        UserError, match=r"SYMTUNE_LAUNCHER to one of ecs, folder, local, ray, slurm, torchrun or to"
+        UserError,
+        match=r"SYMTUNE_LAUNCHER to one of ecs, folder, local, ray, slurm, torchrun or to",
     ):
         load_launcher("kubernetes")
 

@@ -11,8 +11,8 @@ import sysconfig
 import venv
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution, version
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = Path(sysconfig.get_path("purelib"))
     for name in names | {"pip"}:
         with suppress(PackageNotFoundError):  # what only torch for GPUs requires
-            for top in {file.parts[0] for file in distribution(name).files or ()} - {"..", "__pycache__"}:
+            for top in {file.parts[0] for file in distribution(name).files or ()} - {
+                "..",
+                "__pycache__",
+            }:
                 if not (site / top).exists():
                     (site / top).symlink_to(installed / top)
     return folder / "bin" / "python"
@@ -133,9 +136,14 @@ def test_a_fine_tune_elsewhere_is_killed_goes_on_and_makes_the_model_that_it_mak
     status, lines = ended(on(machine, there))
     assert status == 0, lines
     assert [line for line in lines if line.startswith("tuning: going on from step ")]
-    assert f"bring back the folder {there / 'result'} (" in lines[-1] and "symtune collect" in lines[-1]
+    assert (
+        f"bring back the folder {there / 'result'} (" in lines[-1]
+        and "symtune collect" in lines[-1]
+    )
 
-    assert "--assets model --partition micro`" in collect(shutil.copytree(there / "result", home / "back"))
+    assert "--assets model --partition micro`" in collect(
+        shutil.copytree(there / "result", home / "back")
+    )
     done = launch(launcher, job)
     assert done.result == collected(job) and done.result
     for name in ("base", "blocks.parquet"):
@@ -154,7 +162,9 @@ def test_an_evaluation_elsewhere_ends_in_the_tables_of_a_local_process(
     store, name = copy.store, "eval_algorithmic"
     shutil.rmtree(store.root / name)
     shutil.rmtree(store.root / f"predictions_{name}")
-    (tmp_path / "mine.yaml").write_text(f"kind: folder\nfolder: {tmp_path / 'sent'}\nwheels: false\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"kind: folder\nfolder: {tmp_path / 'sent'}\nwheels: false\n"
+    )
     monkeypatch.setenv("SYMTUNE_LAUNCHER", str(tmp_path / "mine.yaml"))
     monkeypatch.setenv("SYMTUNE_HOME", str(store.root.parent))
     smoke = load_experiment("smoke")
@@ -300,7 +310,10 @@ def test_a_result_is_taken_as_it_is_from_the_folder_of_the_job_or_alone(
 ) -> None:
     one, two = sent(tmp_path, home), sent(tmp_path, home, "two")
     said = collect(one.folder, two.result)
-    assert "--assets eval_icl --partition one` (experiment mine)" in said and "--partition two`" in said
+    assert (
+        "--assets eval_icl --partition one` (experiment mine)" in said
+        and "--partition two`" in said
+    )
     for each in (one, two):
         assert files(each.work / "collected") == files(each.folder / "work" / "predictions")
     largest = max(path.stat().st_size for path in one.result.rglob("*"))
@@ -311,10 +324,14 @@ def test_the_result_of_another_job_is_not_taken(tmp_path: Path, home: Path) -> N
     one, two = sent(tmp_path, home), sent(tmp_path, home, "two")
     shutil.rmtree(one.result)
     shutil.copytree(two.result, one.result)
-    with pytest.raises(UserError, match=r"^The result in \S+ is of another job than \S+sent-one; bring"):
+    with pytest.raises(
+        UserError, match=r"^The result in \S+ is of another job than \S+sent-one; bring"
+    ):
         collect(one.folder)
     (two.work / AWAITED).unlink()
-    with pytest.raises(UserError, match=r"^Nothing in \S+home waits for the result in \S+result \(job"):
+    with pytest.raises(
+        UserError, match=r"^Nothing in \S+home waits for the result in \S+result \(job"
+    ):
         collect(two.result)
     assert not list(home.rglob("collected*"))
 
@@ -344,7 +361,9 @@ def test_a_result_that_is_changed_after_it_was_collected_is_not_used(
     assert collected(job) == one.work / "collected"
     assert collected(job.model_copy(update={"precision": "bf16"})) is None  # another job
     flip(one.work / "collected" / "tuned.parquet")
-    with pytest.raises(UserError, match=r"collected was changed since; run `symtune collect` again"):
+    with pytest.raises(
+        UserError, match=r"collected was changed since; run `symtune collect` again"
+    ):
         collected(job)
 
 
@@ -388,7 +407,9 @@ def test_a_package_that_the_machine_lacks_is_named_and_another_version_is_told(
 ) -> None:
     expect({"polars": version("polars"), "torch": "0.1"})
     assert capsys.readouterr().out.startswith("torch is ")
-    with pytest.raises(UserError, match=r" lacks no-such-package, which this folder does not bring"):
+    with pytest.raises(
+        UserError, match=r" lacks no-such-package, which this folder does not bring"
+    ):
         expect({"no-such-package": "1"})
 
 
@@ -399,7 +420,9 @@ def test_a_job_needs_what_it_imports_and_neither_dagster_nor_a_bucket() -> None:
     tuning = wheels.needed("symtune_pipeline.tuning", "3.12", "x86_64", {"torch"})
     evaluation = wheels.needed("symtune_pipeline.evaluation", "3.12", "x86_64", {"torch"})
     for needed in (tuning, evaluation):
-        assert {"torch", "transformers", "polars", "pyyaml", "dagster-pipes", "regex"} <= set(needed)
+        assert {"torch", "transformers", "polars", "pyyaml", "dagster-pipes", "regex"} <= set(
+            needed
+        )
         assert not {"dagster", "boto3", "botocore", "sympy", "symtune-pipeline"} & set(needed)
         assert needed["polars"] == version("polars")
     assert "peft" in tuning and "tokenizers" in evaluation
@@ -419,7 +442,9 @@ def test_wheels_come_from_where_pip_finds_them_or_a_sentence_says_what_it_says(
     monkeypatch.setenv("PIP_FIND_LINKS", str(built))
     wheels.download({"symtune-pipeline": version("symtune-pipeline")}, folder, "3.12", "aarch64")
     assert [path.name for path in folder.iterdir()] == [path.name for path in built.iterdir()]
-    with pytest.raises(UserError, match=r"^Wheels for Python 3\.12 on x86_64 cannot be downloaded \(No m"):
+    with pytest.raises(
+        UserError, match=r"^Wheels for Python 3\.12 on x86_64 cannot be downloaded \(No m"
+    ):
         wheels.download({"symtune-pipeline": "99"}, folder, "3.12", "x86_64")
 
 
