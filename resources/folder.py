@@ -19,7 +19,7 @@ from symtune_pipeline.jobs.collecting import AWAITED, awaited, collected
 from symtune_pipeline.jobs.in_folder import OUTPUT
 from symtune_pipeline.jobs.job import Job
 from symtune_pipeline.jobs.job_file import NAME, with_inputs_beside
-from symtune_pipeline.jobs.parcel import LIST, Facts, put, replace_folder, seal, size_of
+from symtune_pipeline.jobs.parcel import LIST, Facts, put, seal, size_of
 
 SCRIPT = Path(__file__).with_name("run.sh")
 
@@ -71,37 +71,41 @@ def _name(context: dg.AssetExecutionContext, job: Job) -> str:
 
 def _write(job: Job, folder: Path, elsewhere: Elsewhere) -> None:
     """Write a job's folder beside, then rename it."""
-    beside = folder.with_name(f".{folder.name}-{os.getpid()}")
-    most = elsewhere.part_bytes
+    beside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
+    beside.mkdir()
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        has = {canonicalize_name(name) for name in elsewhere.has}
-        packages = needed(job.package, elsewhere.python, elsewhere.machine, has)
-        travelling = {
-            name: number
-            for name, number in packages.items()
-            if elsewhere.wheels and name not in has
-        }
+        travelling, expected = _packages(job, elsewhere)
         there, names = with_inputs_beside(job.model_copy(update={"checkpoint_url": None}), OUTPUT)
         write_text(beside / NAME, there.model_dump_json(indent=1))
         shutil.copyfile(SCRIPT, beside / SCRIPT.name)
         sums = {name: sha256(beside / name) for name in (NAME, SCRIPT.name)}
         for source, name in names.items():
-            sums |= put(source, beside, name, most)
+            sums |= put(source, beside, name, elsewhere.part_bytes)
         sums |= _wheels(travelling, beside, elsewhere)
         facts = Facts(
             package=job.package,
             fingerprint=job.fingerprint(),
-            part_bytes=most,
+            part_bytes=elsewhere.part_bytes,
             python=elsewhere.python if travelling else None,
             machine=elsewhere.machine if travelling else None,
-            expects={name: packages[name] for name in packages if name not in travelling},
+            expects=expected,
         )
         seal(beside, facts, sums)
-        replace_folder(beside, folder)
+        os.rename(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _packages(job: Job, elsewhere: Elsewhere) -> tuple[dict[str, str], dict[str, str]]:
+    """What a job needs, with versions: the packages that travel, and those that the machine has."""
+    has = {canonicalize_name(name) for name in elsewhere.has}
+    packages = needed(job.package, elsewhere.python, elsewhere.machine, has)
+    stay = has if elsewhere.wheels else set(packages)
+    return (
+        {name: number for name, number in packages.items() if name not in stay},
+        {name: number for name, number in packages.items() if name in stay},
+    )
 
 
 def _wheels(travelling: Mapping[str, str], folder: Path, elsewhere: Elsewhere) -> dict[str, str]:

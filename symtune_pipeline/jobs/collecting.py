@@ -46,11 +46,13 @@ def collected(job: Job) -> Path | None:
         kept = unsealed(read_settings(job.output_folder / SEAL))
     except (OSError, ValueError):
         return None
-    if kept["fingerprint"] != job.fingerprint():
-        return None
     folder = job.output_folder / COLLECTED
+    if kept["fingerprint"] != job.fingerprint() or not folder.is_dir():
+        return None
     if checksums(folder) != kept["files"]:
-        raise UserError(f"The result in {folder} was changed since; run `symtune collect` again.")
+        raise UserError(
+            f"The result in {folder} was changed since; run `symtune collect` again, or remove that folder."
+        )
     return folder
 
 
