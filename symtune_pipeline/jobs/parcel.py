@@ -195,7 +195,10 @@ def _copy(file: BinaryIO, target: Path, most: int | None) -> str:
 def size_of(folder: Path) -> str:
     """How many files a folder has, and how large they are together."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return f"{len(sizes):,} files, {sum(sizes) / 1e9:,.2f} GB"
+    total = sum(sizes) / 1e6
+    return f"{len(sizes):,} files, " + (
+        f"{total:,.1f} MB" if total < 1e3 else f"{total / 1e3:,.1f} GB"
+    )
 
 
 def replace_folder(beside: Path, folder: Path) -> None:
