@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from symtune_pipeline.commands import (
+    collect,
     compare,
     doctor,
     export_dataset,
@@ -71,6 +72,7 @@ app.command()(plan.plan)
 app.command()(mirror.mirror)
 app.command("score-endpoint")(score_endpoint.score_endpoint)
 app.command()(push.push)
+app.command()(collect.collect)
 
 
 def _print_version(asked: bool) -> None:
