@@ -44,6 +44,12 @@ class Asked:
     queried: Table
     predictions: Table
 
+    def settings(self, experiment: Experiment) -> object:
+        """Those of the experiment that the predictions depend on."""
+        asked = experiment.evaluation
+        own = (asked.channel,) if self.suite == "classification" else ()
+        return asked.chat_template, asked.precision, *own
+
     def queries(self, step: Step) -> pl.DataFrame:
         """The rows of the suite that are asked."""
         suite = step.artifacts.read_table(self.queried.asset, name=self.queried.file)
@@ -106,6 +112,7 @@ class Asked:
             made_from=self._made_from(step),
             precision=settings.precision,
             chat_template=settings.chat_template,
+            channel=settings.channel and self.suite == "classification",
         )
 
     def _made_from(self, step: Step) -> dict[str, str]:
@@ -167,7 +174,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
         code=[JOB, code],
-        settings=lambda e: (e.evaluation.chat_template, e.evaluation.precision),
+        settings=asked.settings,
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,

@@ -91,7 +91,7 @@ def _read(config: JobConfig) -> tuple[pl.DataFrame, str]:
             f"The suite {config.queries} cannot be read ({brief(error)}); materialise it again."
         ) from error
     device, precision = device_and_precision(config.precision)
-    settings = [config.benchmarks, config.chat_template, config.made_from]
+    settings = [config.benchmarks, config.chat_template, config.channel, config.made_from]
     if config.benchmarks:
         rows = rows.filter(pl.col("benchmark").is_in(config.benchmarks))
     return rows, content_hash([files, settings, device, str(precision)])
@@ -113,7 +113,9 @@ def _predict(
     """What the model in a folder predicts, whichever way its suite is answered."""
     module, function = ANSWERING[config.suite]
     predict: Callable[..., pl.DataFrame] = getattr(import_module(module), function)
-    settings = EvaluationConfig(precision=config.precision, chat_template=config.chat_template)
+    settings = EvaluationConfig(
+        precision=config.precision, chat_template=config.chat_template, channel=config.channel
+    )
     if config.inputs is None:
         return predict(weights.folder, suite, settings, progress, asking)
     inputs = read_table(config.inputs).sort("example")["input"].to_list()
