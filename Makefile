@@ -46,7 +46,7 @@ test: setup  ## run the quick tests before a commit, five to eight minutes on tw
 test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
+bench-data bench-scoring bench-harness bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
 

@@ -12,7 +12,7 @@ from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder, unready
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.report.robustness import calibrated_text
+from symtune_pipeline.report.robustness import choice_text
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
@@ -87,12 +87,14 @@ def _accuracy(
 
 
 def _markdown(accuracy: pl.DataFrame) -> str:
+    choices = ["calibrated", *(["channel"] if accuracy["channel"].count() else [])]
     lines = [
-        "| setting | n | accuracy | calibrated | chance |",
-        "| --- | ---: | --- | --- | ---: |",
+        f"| setting | n | accuracy | {' | '.join(choices)} | chance |",
+        f"| --- | ---: | --- | {'--- | ' * len(choices)}---: |",
     ]
     for row in accuracy.iter_rows(named=True):
-        shares = accuracy_text(row), calibrated_text(row), fraction_text(row["chance"])
+        chosen = (choice_text(row, choice) for choice in choices)
+        shares = accuracy_text(row), *chosen, fraction_text(row["chance"])
         lines.append(f"| {' | '.join((row['setting'], format(row['n'], ','), *shares))} |")
     return "\n".join(lines)
 

@@ -129,12 +129,17 @@ class Asked:
             made_from=self._made_from(step, step.code_version),
             precision=settings.precision,
             chat_template=settings.chat_template,
+            channel=self._channel(step),
         )
+
+    def _channel(self, step: Step) -> bool:
+        return step.experiment.evaluation.channel and self.suite == "classification"
 
     def _code(self, step: Step, who: Answering) -> str:
         """The version of the code and settings that ask a model: a folder's has none of a server's."""
         if isinstance(who, EndpointConfig):
-            return code_version([JOB, SERVED], step.experiment.evaluation.chat_template)
+            asked = step.experiment.evaluation
+            return code_version([JOB, SERVED], [asked.chat_template, self._channel(step)])
         return code_version([JOB, self.code], self.form(step.experiment))
 
     def _made_from(self, step: Step, code: str) -> dict[str, str]:
@@ -231,9 +236,13 @@ def _form(experiment: Experiment) -> object:
     return experiment.evaluation.chat_template, experiment.evaluation.precision
 
 
+def _ranked_so(experiment: Experiment) -> object:
+    return _form(experiment), experiment.evaluation.channel
+
+
 def _classified(name: str, benchmark: str) -> Asked:
     tables = CLASSIFICATION_SUITE, CLASSIFICATION_PREDICTIONS
-    return Asked(name, [benchmark], "classification", *tables, SCORING, _form)
+    return Asked(name, [benchmark], "classification", *tables, SCORING, _ranked_so)
 
 
 eval_icl = _predictions(

@@ -274,6 +274,8 @@ class EvaluationConfig(Section):
     """The pretrained-only parent answers too, where the catalogue has one."""
     chat_template: bool = False
     """Prompts stand in the chat template of the model, which must be instruction-tuned; in tuning too."""
+    channel: bool = False
+    """Also choose by channel: the label after which the query is most probable (Min et al. 2022)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
     published: Path | None = None

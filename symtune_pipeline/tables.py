@@ -50,6 +50,7 @@ ZERO_SHOT: Final = "zero-shot"  # the setting in which a flipped query is asked 
 MEASURES: Final = (
     "accuracy",
     "calibrated",
+    "channel",
     "truth",
     "prior",
     "override",
@@ -107,16 +108,20 @@ def _text(description: str, *allowed: str, unique: bool = False, nullable: bool 
     return Column(pl.String(), description, allowed, unique=unique, nullable=nullable)
 
 
-def _number(dtype: type[pl.DataType], description: str, *, unique: bool = False) -> Column:
-    return Column(dtype(), description, least=0, unique=unique)
+def _number(
+    dtype: type[pl.DataType], description: str, *, unique: bool = False, nullable: bool = False
+) -> Column:
+    return Column(dtype(), description, least=0, unique=unique, nullable=nullable)
 
 
-def _list(dtype: type[pl.DataType] | pl.DataType, description: str) -> Column:
-    return Column(pl.List(dtype), description)
+def _list(
+    dtype: type[pl.DataType] | pl.DataType, description: str, *, nullable: bool = False
+) -> Column:
+    return Column(pl.List(dtype), description, nullable=nullable)
 
 
-def _flag(description: str) -> Column:
-    return Column(pl.Boolean(), description)
+def _flag(description: str, *, nullable: bool = False) -> Column:
+    return Column(pl.Boolean(), description, nullable=nullable)
 
 
 def _measure(description: str) -> Column:
@@ -304,6 +309,17 @@ CLASSIFICATION_PREDICTIONS: Final = Table(
             CLASS, "Index of the label that gains most over its probability after that query."
         ),
         "calibrated_correct": _flag("Whether the calibrated prediction is the target."),
+        "channel_logprobs": _list(
+            pl.Float64,
+            "Log-probability of the query's text after each label, in nats; null: not asked.",
+            nullable=True,
+        ),
+        "channel": _number(
+            CLASS,
+            "Index of the label after which the query's text is most probable.",
+            nullable=True,
+        ),
+        "channel_correct": _flag("Whether the channel prediction is the target.", nullable=True),
         "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
         "dropped": _number(pl.UInt32, "Exemplars left out, so that the prompt fits the model."),
     },

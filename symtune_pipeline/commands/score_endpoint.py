@@ -13,7 +13,7 @@ from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.progress import Progress
-from symtune_pipeline.report.robustness import calibrated_text
+from symtune_pipeline.report.robustness import choice_text
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_SUITE, Protocol
 
@@ -88,6 +88,6 @@ def accuracies(predictions: pl.DataFrame) -> list[str]:
     """A line per setting: 'a: 0.61 [0.57, 0.66] of 440, chance 0.42, calibrated 0.63 [0.58, 0.67]'."""
     return [
         f"{row['setting']}: {accuracy_text(row)} of {row['n']:,}, chance {fraction_text(row['chance'])},"
-        f" calibrated {calibrated_text(row)}"
+        f" calibrated {choice_text(row, 'calibrated')}"
         for row in by_setting(predictions).iter_rows(named=True)
     ]

@@ -61,12 +61,13 @@ class JobConfig(Job):
     made_from: dict[str, str]
     precision: Literal["auto", "fp32", "bf16"]
     chat_template: bool
+    channel: bool = False  # whether inputs are scored after labels, too
 
     def fingerprint(self) -> str:
         """Equal for jobs that ask the same models the same in the same way."""
         settings = self.model_dump(
             mode="json",
-            include={"suite", "benchmarks", "made_from", "precision", "chat_template"},
+            include={"suite", "benchmarks", "made_from", "precision", "chat_template", "channel"},
         )
         versions = {name: weights.version for name, weights in self.variants.items()}
         return content_hash([settings, versions])[:16]

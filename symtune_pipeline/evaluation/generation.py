@@ -5,7 +5,7 @@ It runs with transformers' own attention: prompts of a batch are padded, not pac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, takewhile
 from pathlib import Path
@@ -158,20 +158,7 @@ def _first_lines(
             f"A prompt of the algorithmic benchmarks has {needed} tokens with its completion, and the"
             f" model takes {limit}; lower evaluation.algorithmic_shots."
         )
-    ends = end_tokens(model.generation_config, model.config.get_text_config(), tokenizer)
-    padding = tokenizer.pad_token_id
-    if padding is None or padding >= vocabulary(model):
-        padding = ends[0] if ends else 0  # whichever: the mask hides it
-    batch = Batch.of(prompts, concepts, padding, way.shared)
-    greedy = _greedy(new_tokens, ends, padding, way.cached)
-    with torch.inference_mode(), _configured(model, greedy):
-        found = batch.generate(model, tokenizer=tokenizer)
-    # An end token need not be special to the tokenizer, which would then write it out.
-    added = [
-        list(takewhile(lambda token: token not in ends, row))
-        for row in found[:, batch.ids_ST.shape[1] :].tolist()
-    ]
-    texts = tokenizer.batch_decode(added, skip_special_tokens=True)
+    texts = continued(model, tokenizer, prompts, concepts, new_tokens, ["\n"], way)
     return list(map(first_line, texts))
 
 
@@ -180,13 +167,45 @@ def first_line(text: str) -> str:
     return text.strip().split("\n")[0].strip()
 
 
-def _greedy(new_tokens: int, ends: list[int], padding: int, cached: bool) -> GenerationConfig:
-    """The likeliest token at every step, to the end of the line or to one of the end tokens."""
+def continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    groups: Sequence[object],
+    new_tokens: int,
+    stops: list[str],
+    way: Generating,
+) -> list[str]:
+    """The text that the model adds to each prompt, greedily: to an end token, or past a stop string.
+
+    Prompts of equal `groups` may share what they begin with; special tokens are left out of the text.
+    """
+    ends = end_tokens(model.generation_config, model.config.get_text_config(), tokenizer)
+    padding = tokenizer.pad_token_id
+    if padding is None or padding >= vocabulary(model):
+        padding = ends[0] if ends else 0  # whichever: the mask hides it
+    batch = Batch.of(prompts, groups, padding, way.shared)
+    greedy = _greedy(new_tokens, stops, ends, padding, way.cached)
+    with torch.inference_mode(), _configured(model, greedy):
+        found = batch.generate(model, tokenizer=tokenizer)
+    # An end token need not be special to the tokenizer, which would then write it out.
+    added = [
+        list(takewhile(lambda token: token not in ends, row))
+        for row in found[:, batch.ids_ST.shape[1] :].tolist()
+    ]
+    texts: list[str] = tokenizer.batch_decode(added, skip_special_tokens=True)
+    return texts
+
+
+def _greedy(
+    new_tokens: int, stops: list[str], ends: list[int], padding: int, cached: bool
+) -> GenerationConfig:
+    """The likeliest token at every step, to a stop string or to one of the end tokens."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=new_tokens,
-        stop_strings=["\n"],
+        stop_strings=stops or None,
         eos_token_id=ends or None,
         pad_token_id=padding,
         use_cache=cached,

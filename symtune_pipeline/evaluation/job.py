@@ -92,7 +92,7 @@ def _read(config: JobConfig) -> tuple[pl.DataFrame, str]:
             f"The suite {config.queries} cannot be read ({brief(error)}); materialise it again."
         ) from error
     device, precision = device_and_precision(config.precision)
-    settings = [config.benchmarks, config.chat_template, config.made_from]
+    settings = [config.benchmarks, config.chat_template, config.channel, config.made_from]
     if config.benchmarks:
         rows = rows.filter(pl.col("benchmark").is_in(config.benchmarks))
     return rows, content_hash([files, settings, device, str(precision)])
@@ -134,7 +134,9 @@ def _predict(
     where: Endpoint | Path = model if isinstance(model, Endpoint) else model.folder
     home = import_module(SERVED if isinstance(model, Endpoint) else module)
     predict: Callable[..., pl.DataFrame] = getattr(home, function)
-    settings = EvaluationConfig(precision=config.precision, chat_template=config.chat_template)
+    settings = EvaluationConfig(
+        precision=config.precision, chat_template=config.chat_template, channel=config.channel
+    )
     if config.inputs is None:
         return predict(where, suite, settings, progress, asking)
     inputs = read_table(config.inputs).sort("example")["input"].to_list()

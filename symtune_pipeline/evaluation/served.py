@@ -20,11 +20,11 @@ import polars as pl
 from symtune_pipeline.environment import endpoint_key
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import Asking
-from symtune_pipeline.evaluation.classification import trees_of
+from symtune_pipeline.evaluation.classification import predictions_of, trees_of
 from symtune_pipeline.evaluation.config import Endpoint
 from symtune_pipeline.evaluation.generation import end_tokens, first_line, in_turn, prompts_of
 from symtune_pipeline.evaluation.language import losses_of, texts_of
-from symtune_pipeline.evaluation.predictions import by_context, generated, ranked
+from symtune_pipeline.evaluation.predictions import by_context, generated
 from symtune_pipeline.evaluation.protocols import PROTOCOLS, Asked, Facts
 from symtune_pipeline.evaluation.server import Server
 from symtune_pipeline.models.opening import open_tokenizer, read_config
@@ -151,14 +151,16 @@ def classify(
     tokenizer = open_tokenizer(endpoint.tokenizer)
     contexts, texts = by_context(suite, inputs)
     by_segment = SegmentTokenizer(tokenizer, config.chat_template)
-    trees, dropped = trees_of(contexts, by_segment, texts, _context(endpoint.tokenizer))
-    queries = sum(map(len, contexts))
+    limit, channel = _context(endpoint.tokenizer), config.channel
+    trees, dropped = trees_of(contexts, by_segment, texts, limit, channel)
+    queries = sum(len(tree.queries) for tree in trees)
 
     def asked(done: int) -> None:
         progress(done * len(suite) // queries)
 
     with _served(endpoint, tokenizer, asking) as served:
-        return ranked(suite, served.score(trees, asked), dropped, served.path)
+        answers = served.score(trees, asked)
+    return predictions_of(suite, contexts, answers, dropped, served.path, channel)
 
 
 def generate(

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-CHOICES: Final = ("raw", "calibrated")
+CHOICES: Final = ("raw", "calibrated", "channel")
+TITLES: Final = {"calibrated": "labels calibrated", "channel": "query after each label"}
 FOLLOWED: Final = {
     "truth": "follow the true label",
     "prior": "follow the zero-shot choice",
@@ -60,9 +61,12 @@ def print_robustness(
     """
     for model in models(calibrated):
         title = f"{model}: " if several_models(calibrated) else ""
-        of_model = calibrated.filter(pl.col("model") == model, choice="calibrated")
-        lines = [(setting_label(p.benchmark, p.setting), p) for p in over_all_sets(of_model)]
-        console.print("", share_lines(f"{title}labels calibrated", lines))
+        of_model = calibrated.filter(pl.col("model") == model)
+        for choice, name in TITLES.items():
+            pairs = over_all_sets(of_model.filter(choice=choice))
+            lines = [(setting_label(pair.benchmark, pair.setting), pair) for pair in pairs]
+            if lines:
+                console.print("", share_lines(f"{title}{name}", lines))
         for (sets, setting), pairs in followed(alignment.filter(pl.col("model") == model)):
             lines = [(FOLLOWED[str(pair.detail)], pair) for pair in pairs]
             console.print("", share_lines(f"{title}{setting}, {SETS[sets]}", lines))
@@ -123,7 +127,7 @@ def html_tables(
 
 
 def calibrated_table(mart: pl.DataFrame, several: bool) -> GT | None:
-    """Every setting with its labels ranked as they are, and calibrated."""
+    """Every setting with its labels ranked as they are, calibrated, and by channel where it was asked."""
     rows = [
         (
             (f"{pair.model}: " if several else "") + setting_label(pair.benchmark, pair.setting),
@@ -212,9 +216,9 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
         }
 
 
-def calibrated_text(row: Row) -> str:
-    """As `accuracy_text`, of calibrated choices; empty for what has no labels."""
-    figures = {"accuracy": "calibrated", "low": "calibrated_low", "high": "calibrated_high"}
+def choice_text(row: Row, choice: str) -> str:
+    """As `accuracy_text`, of calibrated or channel choices; empty for what has none."""
+    figures = {"accuracy": choice, "low": f"{choice}_low", "high": f"{choice}_high"}
     return accuracy_text({name: row[column] for name, column in figures.items()})
 
 

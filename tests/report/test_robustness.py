@@ -53,6 +53,21 @@ def test_the_page_has_raw_and_calibrated_labels_side_by_side_in_this_order() -> 
     assert "plants" in html["language"] and "all datasets" in html["language"]
 
 
+def test_channel_choices_are_shown_where_they_were_asked() -> None:
+    calibrated = robustness_marts()["calibrated"]
+    asked = calibrated.filter(choice="raw").with_columns(choice=pl.lit("channel"))
+    lines = printed(calibrated=pl.concat([calibrated, asked]))
+    assert max(map(len, lines)) <= 80
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("query after each label")]
+    assert lines[start + 2].split()[:6] == ["symbols,", "no", "instruction", "440", "0.50", "0.60"]
+    html = robustness.html_tables(
+        **robustness_marts() | {"calibrated": pl.concat([asked, calibrated])}
+    )
+    table = html["calibrated"]
+    assert table.index(">raw<") < table.index(">calibrated<") < table.index(">channel<")
+    assert not any(line.startswith("query after") for line in printed()), "it was not asked"
+
+
 def test_models_are_named_where_there_are_several() -> None:
     one, other = robustness_marts("micro"), robustness_marts("smollm2-135m")
     both = {name: pl.concat([other[name], one[name]]) for name in one}
