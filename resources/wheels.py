@@ -125,7 +125,9 @@ def _imported(package: str) -> set[str]:
     assert spec and spec.origin
     # A job may name modules that it imports only when it knows which.
     texts = ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-    named = {node.value for node in texts if isinstance(node, ast.Constant)} & graph.modules
+    named = graph.modules.intersection(
+        node.value for node in texts if isinstance(node, ast.Constant)
+    )
     entries = {job, f"{package}.config", f"{package}.__main__", *STARTED, *named}
     modules = entries.union(*map(graph.find_upstream_modules, entries))
     return {name for name in modules if not name.startswith(LIBRARY.name)}

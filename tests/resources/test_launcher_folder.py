@@ -113,7 +113,7 @@ def test_a_fine_tune_elsewhere_is_killed_goes_on_and_makes_the_model_that_it_mak
     machine: Path, home: Path, tmp_path: Path
 ) -> None:
     work = home / "mine" / "work" / "model" / "micro"
-    job = tiny_job(tmp_path, epochs=4, output_folder=work)
+    job = tiny_job(tmp_path, epochs=3, output_folder=work)
     launcher = FolderLauncher(folder=tmp_path / "sent", part_gb=PART, wheels=False)
     for _ in range(2):  # the second writes nothing
         waits = launch(launcher, job)
