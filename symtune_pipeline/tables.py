@@ -86,7 +86,6 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 
 VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "roles": ROLES,
-    "variants": VARIANTS,
     "benchmarks": tuple(BENCHMARKS),
     "measures": MEASURES,
 }
@@ -282,9 +281,7 @@ ALGORITHMIC_SUITE: Final = Table(
 )
 _PREDICTION = {
     "model": _text("Key of the model that was evaluated."),
-    "variant": _text(
-        "Which weights answered: pretrained, untuned, tuned, or a variant by its name."
-    ),
+    "variant": _text("Who answered: pretrained, untuned, tuned, or a variant by its name."),
     "setting": _text("How the prompt was shown."),
     "context": _CONTEXT,
     "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),
@@ -315,9 +312,7 @@ CLASSIFICATION_PREDICTIONS: Final = Table(
             nullable=True,
         ),
         "channel": _number(
-            CLASS,
-            "Index of the label after which the query's text is most probable.",
-            nullable=True,
+            CLASS, "Index of the label before the most probable text.", nullable=True
         ),
         "channel_correct": _flag("Whether the channel prediction is the target.", nullable=True),
         "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
