@@ -15,7 +15,7 @@ from symtune_pipeline.jobs import collecting
 def collect(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER...", help="What `bash run.sh` said to bring back."),
+        typer.Argument(metavar="FOLDER", help="What `bash run.sh` said to bring back."),
     ],
 ) -> None:
     """Check the result of a job that ran elsewhere, and keep it for the next materialisation.

@@ -33,6 +33,7 @@ def main() -> int:
         from symtune_pipeline.jobs.job import RANK_DIED, Program
 
         program = Program(told["package"])
+        check_job(folder, program)
         if status := _run(folder / "job.json", program):
             if status == RANK_DIED:
                 print(f"`bash run.sh` {program.config.goes_on}.", flush=True)
@@ -85,33 +86,33 @@ def _run(file: Path, program: Program) -> int:
     return run_launched(str(file), program, program.run)
 
 
-def bring_back(folder: Path, program: Program) -> str:
-    """Put the result of the job into a parcel; returns the sentence that says what to do with it."""
+def check_job(folder: Path, program: Program) -> None:
+    """Raises UserError where the job's file is not that of the job whose result is waited for."""
     from symtune_pipeline.jobs.job_file import opened_job
-    from symtune_pipeline.jobs.parcel import (
-        Facts,
-        put,
-        read_facts,
-        replace_folder,
-        seal,
-        size_of,
-    )
+    from symtune_pipeline.jobs.parcel import read_facts
 
-    sent = read_facts(folder)
     with opened_job(str(folder / "job.json"), program.config) as job:
-        if job.fingerprint() != sent.fingerprint:
+        if job.fingerprint() != read_facts(folder).fingerprint:
             raise UserError(
                 f"The job in {folder} is not the one that was sent; copy the folder here again."
             )
-        beside = folder / f".{RESULT}"
-        shutil.rmtree(beside, ignore_errors=True)
+
+
+def bring_back(folder: Path, program: Program) -> str:
+    """Put the result of the job into a parcel; returns the sentence that says what to do with it."""
+    from symtune_pipeline.jobs.job_file import opened_job
+    from symtune_pipeline.jobs.parcel import Facts, put, read_facts, replace_folder, seal, size_of
+
+    sent, result, beside = read_facts(folder), folder / RESULT, folder / f".{RESULT}"
+    shutil.rmtree(beside, ignore_errors=True)  # of a try that was killed
+    with opened_job(str(folder / "job.json"), program.config) as job:
         sums = put(job.result_folder, beside, FILES, sent.part_bytes)
     facts = Facts(package=sent.package, fingerprint=sent.fingerprint, part_bytes=sent.part_bytes)
     seal(beside, facts, sums)
-    replace_folder(beside, folder / RESULT)
+    replace_folder(beside, result)
     return (
-        f"The job is done: bring back the folder {folder / RESULT} ({size_of(folder / RESULT)}), and run"
-        " `symtune collect FOLDER` with it where it comes from."
+        f"The job is done: bring back the folder {result} ({size_of(result)}), and run `symtune collect"
+        " FOLDER` with it where it comes from."
     )
 
 

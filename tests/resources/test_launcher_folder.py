@@ -31,7 +31,7 @@ from symtune_pipeline.evaluation.config import JobConfig as EvaluationJob
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import sha256
 from symtune_pipeline.jobs.collecting import AWAITED, awaited, collected
-from symtune_pipeline.jobs.in_folder import bring_back, expect
+from symtune_pipeline.jobs.in_folder import bring_back, check_job, expect
 from symtune_pipeline.jobs.job import Program
 from symtune_pipeline.jobs.parcel import FACTS, LIST, Facts, seal
 from symtune_pipeline.tuning.job import run_job
@@ -400,6 +400,15 @@ def expecting(one: Sent, **facts: str) -> None:
     told = Facts.model_validate_json((one.folder / FACTS).read_text())
     named = {name: sha256(one.folder / name) for name in ("job.json", "run.sh")}
     seal(one.folder, told.model_copy(update=facts), named)
+
+
+def test_a_job_that_was_changed_there_does_not_run(tmp_path: Path, home: Path) -> None:
+    one, program = sent(tmp_path, home), Program("symtune_pipeline.evaluation")
+    check_job(one.folder, program)
+    job = one.folder / "job.json"
+    job.write_text(job.read_text().replace('"fp32"', '"bf16"'))
+    with pytest.raises(UserError, match=r"^The job in \S+ is not the one that was sent; copy"):
+        check_job(one.folder, program)
 
 
 def test_a_package_that_the_machine_lacks_is_named_and_another_version_is_told(
