@@ -73,7 +73,9 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     """The mixture as packed for this model, or else for another one, or else estimated."""
     packed = store.partitions(PACKED_MIXTURE.asset)
     if not packed:
-        return estimated_workload(experiment, "estimated; materialise packed_mixture for the exact number")
+        return estimated_workload(
+            experiment, "estimated; materialise packed_mixture for the exact number"
+        )
     key = model.key if model.key in packed else packed[0]
     return packed_workload(
         store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
