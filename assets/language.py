@@ -15,7 +15,7 @@ ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
     kinds={"pytorch", "parquet"},
     deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
     code=[JOB, "symtune_pipeline.evaluation.language"],
-    settings=lambda e: e.evaluation.precision,
+    settings=lambda e: (e.evaluation.precision, e.evaluation.ranks_per_model),
     tables=[LANGUAGE_LOSSES],
     checks=[
         Check(

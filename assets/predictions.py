@@ -106,6 +106,7 @@ class Asked:
             made_from=self._made_from(step),
             precision=settings.precision,
             chat_template=settings.chat_template,
+            ranks_per_model=settings.ranks_per_model,
         )
 
     def _made_from(self, step: Step) -> dict[str, str]:
@@ -167,7 +168,11 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
         code=[JOB, code],
-        settings=lambda e: (e.evaluation.chat_template, e.evaluation.precision),
+        settings=lambda e: (
+            e.evaluation.chat_template,
+            e.evaluation.precision,
+            e.evaluation.ranks_per_model,
+        ),
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,

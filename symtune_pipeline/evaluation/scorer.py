@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.evaluation.asking import ALONE, Asking
+from symtune_pipeline.evaluation.asking import ALONE, PASS_TOKENS, Asking
 from symtune_pipeline.models.device import Precision, device_and_precision, fitting
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import check_vocabulary
-from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.proof import attention_of, choose_path
 from symtune_pipeline.models.trees import Layout, Tree, token_logprobs
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 Numbered = tuple[int, Tree]  # a tree, or some of its queries, with its number
 Batch = list[Numbered]  # what runs in one pass
-
-# A pass above this is no faster on a CPU, and only takes memory; on a GPU it is hardly faster. Its size
-# depends on nothing but the device, so that a GPU gives the numbers of another one of its kind.
-CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 
 
 def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTrainedModel:
@@ -44,7 +41,11 @@ def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTraine
 
     def loaded() -> PreTrainedModel:
         with fitting(folder):
-            return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
+            if asking.team is None:
+                return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
+            model = asking.team.open(folder, dtype, "eager")
+            choose_path(model)
+            return model
 
     return asking.together(loaded)
 
@@ -65,9 +66,9 @@ def score(
     alone runs out of memory.
     """
     check_vocabulary(model, _tokens(trees))
-    max_tokens = max_tokens or (GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS)
-    passes = _passes(enumerate(trees), max_tokens)
-    answers = asking.all(passes, _Scorer(model), _queries, progress, attention_of(model))
+    passes = _passes(enumerate(trees), max_tokens or PASS_TOKENS[model.device.type])
+    answer = asking.team.answering(partial(_score_pass, model)) if asking.team else _Scorer(model)
+    answers = asking.all(passes, answer, _queries, progress, attention_of(model))
     scores: list[list[list[float]]] = [[] for _ in trees]
     for batch, by_tree in zip(passes, answers, strict=True):
         for (number, _), of_tree in zip(batch, by_tree, strict=True):
@@ -95,7 +96,7 @@ class _Scorer:
         size = sum(tree.tokens for _, tree in batch)
         if size < self._too_large or _queries(batch) == 1:
             try:
-                return _score_batch(self._model, [tree for _, tree in batch])
+                return _score_pass(self._model, batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -142,7 +143,8 @@ def _take(waiting: deque[Numbered], max_tokens: int) -> Batch:
     return batch
 
 
-def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[list[float]]]:
+def _score_pass(model: PreTrainedModel, batch: Batch) -> list[list[list[float]]]:
+    trees = [tree for _, tree in batch]
     layout = Layout(trees)
     with torch.inference_mode():
         logprobs = token_logprobs(model, layout)
