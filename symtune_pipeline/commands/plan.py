@@ -1,21 +1,31 @@
-"""`symtune plan`: what fine-tuning a model needs before it costs money."""
+"""`symtune plan`: what fine-tuning and evaluating a model need before they cost money."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 
 from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.common import current_experiment, current_store
+from symtune_pipeline.commands.plan_evaluation import evaluation_details, evaluation_markdown
 from symtune_pipeline.commands.plan_tables import details, markdown
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.plan import plan_evaluation
+from symtune_pipeline.evaluation.questions import Questions, counted, estimated
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import PACKED_MIXTURE
+from symtune_pipeline.tables import (
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_SUITE,
+    LANGUAGE_SUITE,
+    PACKED_MIXTURE,
+)
 from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
+
+BASE, EXAMPLES = "base_model", "int_evaluation_examples"
 
 
 def plan(
@@ -38,7 +48,7 @@ def plan(
         bool, typer.Option("--all", help="Every model as the catalogue plans it, in Markdown.")
     ] = False,
 ) -> None:
-    """What fine-tuning a model on this experiment's mixture needs: memory, time and price.
+    """What fine-tuning a model and evaluating it in this experiment need: memory, time and price.
 
     What is not given is as the catalogue plans it.
 
@@ -48,11 +58,12 @@ def plan(
         find_gpu(gpu)  # before anything that takes time
     store, experiment = current_store(), current_experiment()
     if every:
-        plans = [
-            make_plan(experiment, one, workload(store, experiment, one))
-            for one in all_models().values()
+        models = all_models().values()
+        tuning = [make_plan(experiment, one, workload(store, experiment, one)) for one in models]
+        answering = [
+            plan_evaluation(experiment, one, questions(store, experiment, one)) for one in models
         ]
-        typer.echo(markdown(plans))
+        typer.echo(f"{markdown(tuning)}\n\n{evaluation_markdown(answering)}")
         return
     if model is None:
         raise UserError("Name a model with --model, or plan every one with --all.")
@@ -66,7 +77,10 @@ def plan(
         lora=lora,
         activation_checkpointing=checkpointing,
     )
-    Console(highlight=False).print(details(needs, experiment.name), soft_wrap=True)
+    asked = questions(store, experiment, entry)
+    answers = plan_evaluation(experiment, entry, asked, gpu=gpu, gpus=gpus)
+    both = Group(details(needs, experiment.name), "", evaluation_details(answers))
+    Console(highlight=False).print(both, soft_wrap=True)
 
 
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
@@ -78,3 +92,20 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     return packed_workload(
         store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
     )
+
+
+def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
+    """The suites as this model reads them, or estimated where they or its tokenizer are not there."""
+    suites = [CLASSIFICATION_SUITE, ALGORITHMIC_SUITE, LANGUAGE_SUITE]
+    if model.key not in store.partitions(BASE) or not all(
+        store.find(key) for key in (EXAMPLES, *{suite.asset for suite in suites})
+    ):
+        return estimated(experiment)
+    # The tokenizer alone: the weights beside it may be large.
+    weights = store.location(BASE, model.key, store.manifest(BASE, model.key))
+    if not (weights / "tokenizer.json").is_file():
+        return estimated(experiment)
+    tables = [store.read_table(suite.asset, name=suite.file) for suite in suites]
+    inputs = store.read_table(EXAMPLES).sort("example")["input"].to_list()
+    chat = experiment.evaluation.chat_template
+    return counted(weights, *tables, inputs, model.context_tokens, chat=chat)

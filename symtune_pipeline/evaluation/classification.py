@@ -63,18 +63,32 @@ def predict(
     prompt that does not fit with one exemplar per class, for labels that are the same tokens or none,
     and where `SegmentTokenizer` or `scorer.score` does.
     """
-    by_segment = SegmentTokenizer(tokenizer, chat)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    contexts, texts = by_context(suite, inputs)
-    fitted = [_tree(rows, by_segment, texts, limit) for rows in contexts]
-    trees, dropped = [tree for tree, _ in fitted], [left_out for _, left_out in fitted]
-    queries = sum(map(len, contexts))
+    trees, dropped = context_trees(tokenizer, suite, inputs, limit, chat)
+    queries = sum(len(tree.queries) for tree in trees)
 
     def asked(done: int) -> None:
         progress(done * len(suite) // queries)
 
     answers = score(model, trees, progress=asked, asking=asking)
     return ranked(suite, answers, dropped, attention_of(model))
+
+
+def context_trees(
+    tokenizer: PreTrainedTokenizerBase,
+    suite: pl.DataFrame,
+    inputs: Sequence[str],
+    limit: int | None,
+    chat: bool,
+) -> tuple[list[Tree], list[int]]:
+    """Each context as a model of so many tokens reads it, and how many exemplars it loses for that.
+
+    Raises UserError as `predict`.
+    """
+    by_segment = SegmentTokenizer(tokenizer, chat)
+    contexts, texts = by_context(suite, inputs)
+    fitted = [_tree(rows, by_segment, texts, limit) for rows in contexts]
+    return [tree for tree, _ in fitted], [left_out for _, left_out in fitted]
 
 
 def _tree(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GB = 1e9
 USABLE = 0.9  # of the memory: the rest is lost between tensors
 TOKENS_PER_TARGET = 8  # of a pass: label tokens are few, and each has a row of logits
-LOGIT_BYTES = 8  # of one in float32 and of its exponential, beside the one that the model made
+FLOAT_BYTES = 4
 LONG_PROMPT = 512  # tokens of one to complete, at the usual eight shots
 SMALL = 4  # so often a model's files are in the memory where nothing has to be counted
 
@@ -35,13 +35,22 @@ def memory(sizes: Asked, ranks: int, device: str) -> dict[str, float]:
     """
     cut = ranks > 1 and sizes.why_not_cut(ranks) is None
     tokens, prompts = PASS_TOKENS[device], BATCH * LONG_PROMPT
-    logits = ceil(tokens / TOKENS_PER_TARGET) * sizes.vocabulary * (sizes.number + LOGIT_BYTES)
-    scoring = tokens * sizes.token_bytes + logits
+    scoring = pass_bytes(sizes, tokens, ceil(tokens / TOKENS_PER_TARGET))
     completing = prompts * (sizes.cache_bytes / (ranks if cut else 1) + sizes.token_bytes)
     needed = {"weights": sizes.weights / ranks, "a pass": max(scoring, completing)}
     if ranks > 1 and not cut:
         needed["gathered"] = sizes.gathered
     return needed
+
+
+def pass_bytes(sizes: Asked, tokens: int, targets: int) -> float:
+    """Bytes of a pass of scoring at once: in a layer, or of the targets' logits and their exponentials.
+
+    Logits are made in the model's precision, then in float32.
+    """
+    copy = 0 if sizes.number == FLOAT_BYTES else FLOAT_BYTES
+    of_logit = sizes.number + copy + FLOAT_BYTES
+    return max(tokens * sizes.token_bytes, targets * sizes.vocabulary * of_logit)
 
 
 def room_of(device: torch.device, ranks_here: int) -> float:

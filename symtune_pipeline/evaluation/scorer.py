@@ -43,7 +43,7 @@ def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTraine
         with fitting(folder):
             if asking.team is None:
                 return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
-            model = asking.team.open(folder, dtype, "eager")
+            model: PreTrainedModel = asking.team.open(folder, dtype, "eager")
             choose_path(model)
             return model
 

@@ -55,8 +55,10 @@ def ranks_per_model(
     def fewest() -> int:
         if ranks.rank:
             return 1
-        options = {"bf16": bf16, "device": device, "ranks": ranks.count, "room": room}
-        return max(fewest_ranks(folder, **options) for folder in folders)
+        return max(
+            fewest_ranks(folder, bf16=bf16, device=device, ranks=ranks.count, room=room)
+            for folder in folders
+        )
 
     found = ranks.together(fewest)
     return ranks.broadcast(lambda: found)
@@ -117,14 +119,14 @@ class RankTeam:
         found = self.ranks.together(read)
         facts = self.ranks.broadcast(lambda: found[1] if found else None)
         assert facts is not None
-        reasons = []
+        reasons: list[str] = []
         ways: dict[Way, Callable[[PreTrainedModel, DeviceMesh], None]] = {
             "tensor parallelism": spreading.share_matrices,
             "FSDP2": spreading.share_layers,
         }
         for way, share in ways.items():
             with fitting(folder), torch.no_grad():
-                model = open_model(folder, dtype, "meta", attention).eval()
+                model: PreTrainedModel = open_model(folder, dtype, "meta", attention).eval()
                 reason = self._why_not(way, share, model, found and found[0], facts)
             if reason is None:
                 why = f" ({'; '.join(reasons)})" if reasons else ""

@@ -150,6 +150,7 @@ class Asked:
     layers: int
     layer_parameters: int
     vocabulary: int
+    lm_head: int  # numbers in it, tied or not
     number: int  # bytes of one
     token_bytes: float  # that a pass has at once, per token
     cache_bytes: int  # keys and values of all layers, per token
@@ -196,6 +197,7 @@ def _asked(architecture: dict[str, Any], bf16: bool) -> Asked:
         layers=layers,
         layer_parameters=(parameters - others) // max(1, layers - 1),
         vocabulary=model.get_output_embeddings().weight.shape[0],
+        lm_head=model.get_output_embeddings().weight.numel(),
         number=number,
         token_bytes=(many - few) / PROBE_TOKENS,
         cache_bytes=2 * number * _key_value_width(config),

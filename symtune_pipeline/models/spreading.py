@@ -56,7 +56,7 @@ def why_not_tensor_parallel(model: PreTrainedModel, ranks: int) -> str | None:
 
 def share_matrices(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     """Give this rank its share of a model on the device `meta`, by the plan of its class."""
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
     from transformers.distributed.utils import TransformersDeviceMesh
 
     for name in model.all_tied_weights_keys:  # the plan names both, and cuts each
