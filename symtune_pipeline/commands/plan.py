@@ -12,6 +12,7 @@ from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.commands.plan_evaluation import evaluation_details, evaluation_markdown
 from symtune_pipeline.commands.plan_tables import details, markdown
+from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.plan import plan_evaluation
 from symtune_pipeline.evaluation.questions import Questions, counted, estimated
@@ -22,6 +23,7 @@ from symtune_pipeline.tables import (
     CLASSIFICATION_SUITE,
     LANGUAGE_SUITE,
     PACKED_MIXTURE,
+    Suite,
 )
 from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
 
@@ -96,16 +98,22 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
 
 def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
     """The suites as this model reads them, or estimated where they or its tokenizer are not there."""
-    suites = [CLASSIFICATION_SUITE, ALGORITHMIC_SUITE, LANGUAGE_SUITE]
+    suites: dict[Suite, Table] = {
+        "classification": CLASSIFICATION_SUITE,
+        "algorithmic": ALGORITHMIC_SUITE,
+        "language": LANGUAGE_SUITE,
+    }
     if model.key not in store.partitions(BASE) or not all(
-        store.find(key) for key in (EXAMPLES, *{suite.asset for suite in suites})
+        store.find(key) for key in (EXAMPLES, *{table.asset for table in suites.values()})
     ):
         return estimated(experiment)
     # The tokenizer alone: the weights beside it may be large.
     weights = store.location(BASE, model.key, store.manifest(BASE, model.key))
     if not (weights / "tokenizer.json").is_file():
         return estimated(experiment)
-    tables = [store.read_table(suite.asset, name=suite.file) for suite in suites]
+    tables = {
+        suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
+    }
     inputs = store.read_table(EXAMPLES).sort("example")["input"].to_list()
     chat = experiment.evaluation.chat_template
-    return counted(weights, *tables, inputs, model.context_tokens, chat=chat)
+    return counted(weights, tables, inputs, model.context_tokens, chat=chat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.tables import SETTINGS, benchmarks_of
+from symtune_pipeline.tables import SETTINGS, Suite, benchmarks_of
 
 # Tokens of an example with its label, and of a label; for estimates.
 GENERATED_TOKENS, PUBLIC_TOKENS, LABEL_TOKENS = 22, 45, 2
@@ -79,9 +79,7 @@ def estimated(experiment: Experiment) -> Questions:
 
 def counted(
     tokenizer_folder: Path,
-    classification: pl.DataFrame,
-    algorithmic: pl.DataFrame,
-    language: pl.DataFrame,
+    suites: Mapping[Suite, pl.DataFrame],
     inputs: Sequence[str],
     limit: int,
     *,
@@ -101,12 +99,13 @@ def counted(
     tokenizer = open_tokenizer(tokenizer_folder)
     parts = []
     for benchmark in benchmarks_of("classification"):
-        rows = classification.filter(pl.col("benchmark") == benchmark)
+        rows = suites["classification"].filter(pl.col("benchmark") == benchmark)
         trees, _ = context_trees(tokenizer, rows, inputs, limit, chat)
         labels = [len(label) for tree in trees for query in tree.queries for label in query.labels]
         parts.append(Part(benchmark, len(trees), sum(t.tokens for t in trees), sum(labels)))
     by_segment = SegmentTokenizer(tokenizer, chat)
     encoder, frame = by_segment.encoder, by_segment.frame
+    algorithmic = suites["algorithmic"]
     asked = list(algorithmic.iter_rows(named=True))
     prompts = encoder.ids([render(algorithmic_prompt(row, frame)) for row in asked])
     tokens = concepts = 0
@@ -120,7 +119,7 @@ def counted(
     parts.append(
         Part("algorithmic", concepts, tokens, len(asked), len(asked), max(answers, default=0))
     )
-    texts = encoder.ids([inputs[example] for example in language["example"]])
+    texts = encoder.ids([inputs[example] for example in suites["language"]["example"]])
     read = sum(min(len(ids), LONGEST) for ids in texts)
     parts.append(Part("language", len(texts), read, read))
     return Questions("counted with its tokenizer", parts)

@@ -30,6 +30,7 @@ from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.sizing import asked_sizes, at_once
 from symtune_pipeline.models.trees import Query, Tree
+from symtune_pipeline.tables import Suite
 
 MICRO = find_model("micro")
 
@@ -63,10 +64,12 @@ def questions_of(asked: Asked, folder: Path) -> Questions:
     """Both suites as the model in a folder reads them; no text for the loss of language."""
     examples = read_table(asked.folder / "examples.parquet")
     inputs = examples.sort("example")["input"].to_list()
-    tables = [
-        read_table(asked.folder / f"{name}.parquet") for name in ("classification", "algorithmic")
-    ]
-    return counted(folder, *tables, examples.select("example").head(3), inputs, 4_096, chat=False)
+    suites: dict[Suite, pl.DataFrame] = {
+        "classification": read_table(asked.folder / "classification.parquet"),
+        "algorithmic": read_table(asked.folder / "algorithmic.parquet"),
+        "language": examples.select("example").head(3),
+    }
+    return counted(folder, suites, inputs, 4_096, chat=False)
 
 
 def shown(plan: EvaluationPlan) -> str:

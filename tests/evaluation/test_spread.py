@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import polars as pl
 import pytest
 import torch
 from evaluation_jobs import Asked, kept, save_model_that_reads
-from ranks import on_ranks
+from ranks import on_ranks, start_ranks
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation import scorer
 from symtune_pipeline.evaluation.config import JobConfig
 from symtune_pipeline.evaluation.job import run_job
 from symtune_pipeline.evaluation.spread import ranks_per_model
@@ -156,6 +158,44 @@ def test_passes_are_dealt_to_teams_and_an_evaluation_goes_on_with_other_teams(
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
+
+
+def run_short_of_memory(job: JobConfig) -> None:
+    """Run the job, on rank 1 with too little memory for its second pass."""
+    passes: list[int] = []
+    run = scorer.token_logprobs
+
+    def short(*arguments: Any) -> torch.Tensor:
+        passes.append(1)
+        if os.environ["LOCAL_RANK"] == "1" and len(passes) == 2:
+            raise MemoryError
+        return run(*arguments)
+
+    scorer.token_logprobs = short
+    run_job(job, print)
+
+
+@pytest.mark.slow
+def test_a_rank_that_runs_out_of_memory_ends_with_a_sentence_and_keeps_nobody_waiting(
+    asked: Asked, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The others are within a pass that cannot go on; the launcher of a real job ends them."""
+    models = {"one": save_model_that_reads(tmp_path / "model", "llama", tokenizer)}
+    (whole,) = jobs(asked, tmp_path / "whole", models, SUITES[:1])
+    (spread,) = jobs(asked, tmp_path / "spread", models, SUITES[:1], ranks_per_model=2)
+    processes, results = start_ranks(2, tmp_path / "meeting", run_short_of_memory, spread)
+    for process in processes:
+        process.join(60)
+    assert not any(process.is_alive() for process in processes)
+    ended = sorted(results.get() for _ in processes)
+    assert [how for _, how, _ in ended] == ["crash", "user error"]
+    assert ended[1][2].startswith("Rank 1, one of 2 that hold a model together, runs out of memory")
+    done = kept(spread)
+    assert done
+    run_all(tmp_path / "said whole", whole)
+    assert on_ranks(2, tmp_path / "meeting", run_all, tmp_path / "said", spread) == [None] * 2
+    assert_same_answers(spread, whole)
+    assert len(kept(spread)) == len(kept(whole))
 
 
 def test_ranks_that_make_no_whole_number_of_teams_are_one_sentence(
