@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assets.predictions import EXAMPLES, JOB, Asked, weights
+from assets.predictions import EXAMPLES, JOB, Asked, held_as, weights
 from assets.step import GPU, Check, Step, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.tables import LANGUAGE_LOSSES, LANGUAGE_SUITE
@@ -15,7 +15,7 @@ ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
     kinds={"pytorch", "parquet"},
     deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
     code=[JOB, "symtune_pipeline.evaluation.language"],
-    settings=lambda e: (e.evaluation.precision, e.evaluation.ranks_per_model),
+    settings=held_as,
     tables=[LANGUAGE_LOSSES],
     checks=[
         Check(

@@ -34,6 +34,11 @@ def weights(experiment: Experiment) -> dict[str, str]:
     return parent | {"untuned": "base_model", "tuned": "symbol_tuned_model"}
 
 
+def held_as(experiment: Experiment) -> tuple[object, ...]:
+    """The settings of how a model is held, on which the last bits of its predictions depend."""
+    return experiment.evaluation.precision, experiment.evaluation.ranks_per_model
+
+
 @dataclass(frozen=True)
 class Asked:
     """Some benchmarks of a suite, and the table of the predictions."""
@@ -168,11 +173,7 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
         code=[JOB, code],
-        settings=lambda e: (
-            e.evaluation.chat_template,
-            e.evaluation.precision,
-            e.evaluation.ranks_per_model,
-        ),
+        settings=lambda e: (e.evaluation.chat_template, *held_as(e)),
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,

@@ -193,7 +193,7 @@ def test_a_rank_that_runs_out_of_memory_ends_with_a_sentence_and_keeps_nobody_wa
     done = kept(spread)
     assert done
     run_all(tmp_path / "said whole", whole)
-    assert on_ranks(2, tmp_path / "meeting", run_all, tmp_path / "said", spread) == [None] * 2
+    assert on_ranks(2, tmp_path / "meeting again", run_all, tmp_path / "said", spread) == [None] * 2
     assert_same_answers(spread, whole)
     assert len(kept(spread)) == len(kept(whole))
 
