@@ -28,6 +28,7 @@ from symtune_pipeline.tables import (
 from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
 
 BASE, EXAMPLES = "base_model", "int_evaluation_examples"
+ESTIMATED = f"estimated: materialise {CLASSIFICATION_SUITE.asset} and {BASE} to know"
 
 
 def plan(
@@ -106,11 +107,11 @@ def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
     if model.key not in store.partitions(BASE) or not all(
         store.find(key) for key in (EXAMPLES, *{table.asset for table in suites.values()})
     ):
-        return estimated(experiment)
+        return estimated(experiment, ESTIMATED)
     # The tokenizer alone: the weights beside it may be large.
     weights = store.location(BASE, model.key, store.manifest(BASE, model.key))
     if not (weights / "tokenizer.json").is_file():
-        return estimated(experiment)
+        return estimated(experiment, ESTIMATED)
     tables = {
         suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
     }

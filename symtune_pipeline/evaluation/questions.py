@@ -38,8 +38,8 @@ class Questions:
     parts: Sequence[Part]
 
 
-def estimated(experiment: Experiment) -> Questions:
-    """What the settings of the evaluation let expect."""
+def estimated(experiment: Experiment, source: str) -> Questions:
+    """What the settings of the evaluation let expect; `source` says that it is an estimate."""
     config = experiment.evaluation
     example = GENERATED_TOKENS if experiment.data.source == "generated" else PUBLIC_TOKENS
     classes = [len(entry.labels) for entry in experiment.datasets() if entry.role == "evaluation"]
@@ -74,7 +74,7 @@ def estimated(experiment: Experiment) -> Questions:
         ),
         Part("language", texts, texts * example, texts * example),
     ]
-    return Questions("estimated: materialise eval and base_model to know", parts)
+    return Questions(source, parts)
 
 
 def counted(

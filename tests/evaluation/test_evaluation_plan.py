@@ -57,7 +57,9 @@ def micro(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(experiment: Experiment, key: str, **chosen: Any) -> EvaluationPlan:
-    return plan_evaluation(experiment, find_model(key), estimated(experiment), **chosen)
+    return plan_evaluation(
+        experiment, find_model(key), estimated(experiment, "estimated"), **chosen
+    )
 
 
 def questions_of(asked: Asked, folder: Path) -> Questions:
@@ -113,10 +115,10 @@ def test_what_settings_let_expect_is_near_what_is_counted(asked: Asked, micro: P
     counts = {part.name: part for part in questions_of(asked, micro).parts}
     sets = read_table(asked.folder / "classification.parquet")["dataset"].n_unique()
     of_all = sum(entry.role == "evaluation" for entry in few.datasets())
-    for part in estimated(few).parts[:2]:
+    for part in estimated(few, "").parts[:2]:
         tokens = part.tokens * sets / of_all
         assert tokens == pytest.approx(counts[part.name].tokens, rel=0.6), part.name
-    (completed,) = [part for part in estimated(few).parts if part.name == "algorithmic"]
+    (completed,) = [part for part in estimated(few, "").parts if part.name == "algorithmic"]
     assert completed.prompts == counts["algorithmic"].prompts
 
 
