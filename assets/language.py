@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assets.predictions import EXAMPLES, JOB, Asked, weights
+from assets.predictions import EXAMPLES, JOB, Asked, held_as, weights
 from assets.step import GPU, Check, Step, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.tables import LANGUAGE_LOSSES, LANGUAGE_SUITE
@@ -14,7 +14,7 @@ ASKED = Asked(
     LANGUAGE_SUITE,
     LANGUAGE_LOSSES,
     "symtune_pipeline.evaluation.language",
-    lambda e: e.evaluation.precision,
+    held_as,
 )
 
 

@@ -45,6 +45,11 @@ def weights(experiment: Experiment) -> dict[str, str]:
 Answering = str | EndpointConfig  # the asset of a variant's weights, or the server that has them
 
 
+def held_as(experiment: Experiment) -> tuple[object, ...]:
+    """The settings of how a model is held, on which the last bits of its predictions depend."""
+    return experiment.evaluation.precision, experiment.evaluation.ranks_per_model
+
+
 @dataclass(frozen=True)
 class Asked:
     """Some benchmarks of a suite, and the table of the predictions."""
@@ -130,6 +135,7 @@ class Asked:
             precision=settings.precision,
             chat_template=settings.chat_template,
             channel=self._channel(step),
+            ranks_per_model=settings.ranks_per_model,
         )
 
     def _channel(self, step: Step) -> bool:
@@ -233,7 +239,7 @@ def _predictions(asked: Asked, description: str, *, chance: bool = False) -> Kep
 
 
 def _form(experiment: Experiment) -> object:
-    return experiment.evaluation.chat_template, experiment.evaluation.precision
+    return experiment.evaluation.chat_template, *held_as(experiment)
 
 
 def _ranked_so(experiment: Experiment) -> object:

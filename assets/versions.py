@@ -36,6 +36,7 @@ LEFT_OUT = (
     "symtune_pipeline.tables",
     "symtune_pipeline.contract",
     "symtune_pipeline.tuning.metrics",
+    "symtune_pipeline.evaluation.memory",
     "assets.step",
     "assets.versions",
 )

@@ -36,13 +36,13 @@ from symtune_pipeline.evaluation.classification import predict
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.jobs.ranks import Ranks
 from symtune_pipeline.models.proof import choose_path
+from symtune_pipeline.models.spreading import decoder_layers
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.metrics import Meter, peak_flops
 from symtune_pipeline.tuning.optimizer import make_optimizer, take_step
 from symtune_pipeline.tuning.passes import Passes
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
-from symtune_pipeline.tuning.trainable import decoder_layers
 from symtune_pipeline.tuning.working import Working
 
 MODELS = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")

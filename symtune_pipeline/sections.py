@@ -278,6 +278,8 @@ class EvaluationConfig(Section):
     """Also choose by channel: the label after which the query is most probable (Min et al. 2022)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
+    ranks_per_model: Annotated[int, Gt(0), Le(1_024)] | Literal["auto"] = "auto"
+    """Ranks, one a GPU, that hold a model together; `auto` is the fewest of the job that have the memory."""
     published: Path | None = None
     """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
     endpoints: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], EndpointConfig] = {}

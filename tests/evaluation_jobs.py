@@ -60,10 +60,11 @@ class Asked:
         return JobConfig(**settings | changed)
 
 
-def save_model_that_reads(folder: Path, architecture: str, tokenizer: Any) -> Path:
+def save_model_that_reads(folder: Path, architecture: str, tokenizer: Any, **settings: Any) -> Path:
     """A tiny random model of a family, with a tokenizer of 600 tokens."""
     tokenizer = deepcopy(tokenizer)
-    save_tiny_model(folder, architecture, vocab_size=len(tokenizer), max_position_embeddings=4_096)
+    known = {"vocab_size": len(tokenizer), "max_position_embeddings": 4_096}
+    save_tiny_model(folder, architecture, **known | settings)
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,21 +1,34 @@
-"""`symtune plan`: estimates what a fine-tune needs, before it costs money."""
+"""`symtune plan`: estimates what a fine-tune and an evaluation need, before they cost money."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 
 from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.common import current_experiment, current_store
+from symtune_pipeline.commands.plan_evaluation import evaluation_details, evaluation_markdown
 from symtune_pipeline.commands.plan_tables import details, markdown
+from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.plan import plan_evaluation
+from symtune_pipeline.evaluation.questions import Questions, counted, estimated
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import PACKED_MIXTURE
+from symtune_pipeline.tables import (
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_SUITE,
+    LANGUAGE_SUITE,
+    PACKED_MIXTURE,
+    Suite,
+)
 from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
+
+BASE, EXAMPLES = "base_model", "int_evaluation_examples"
+ESTIMATED = f"estimated: materialise {CLASSIFICATION_SUITE.asset} and {BASE} to know"
 
 
 def plan(
@@ -38,7 +51,7 @@ def plan(
         bool, typer.Option("--all", help="Plan every model of the catalogue, as a Markdown table.")
     ] = False,
 ) -> None:
-    """Estimate memory, time and price of a fine-tune on this experiment's mixture.
+    """Estimate memory, time and price of the fine-tune and the evaluation of this experiment.
 
     Options that you leave out have the values of the model's entry in the catalogue.
 
@@ -48,11 +61,12 @@ def plan(
         find_gpu(gpu)  # before anything that takes time
     store, experiment = current_store(), current_experiment()
     if every:
-        plans = [
-            make_plan(experiment, one, workload(store, experiment, one))
-            for one in all_models().values()
+        models = all_models().values()
+        tuning = [make_plan(experiment, one, workload(store, experiment, one)) for one in models]
+        answering = [
+            plan_evaluation(experiment, one, questions(store, experiment, one)) for one in models
         ]
-        typer.echo(markdown(plans))
+        typer.echo(f"{markdown(tuning)}\n\n{evaluation_markdown(answering)}")
         return
     if model is None:
         raise UserError("Name a model with --model, or plan every one with --all.")
@@ -66,7 +80,10 @@ def plan(
         lora=lora,
         activation_checkpointing=checkpointing,
     )
-    Console(highlight=False).print(details(needs, experiment.name), soft_wrap=True)
+    asked = questions(store, experiment, entry)
+    answers = plan_evaluation(experiment, entry, asked, gpu=gpu, gpus=gpus)
+    both = Group(details(needs, experiment.name), "", evaluation_details(answers))
+    Console(highlight=False).print(both, soft_wrap=True)
 
 
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
@@ -80,3 +97,27 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     return packed_workload(
         store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
     )
+
+
+def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
+    """The suites as this model reads them, or estimated where they or its tokenizer are not there."""
+    suites: dict[Suite, Table] = {
+        "classification": CLASSIFICATION_SUITE,
+        "algorithmic": ALGORITHMIC_SUITE,
+        "language": LANGUAGE_SUITE,
+    }
+    if model.key not in store.partitions(BASE) or not all(
+        store.find(key) for key in (EXAMPLES, *{table.asset for table in suites.values()})
+    ):
+        return estimated(experiment, ESTIMATED)
+    # The tokenizer alone: the weights beside it may be large.
+    weights = store.location(BASE, model.key, store.manifest(BASE, model.key))
+    if not (weights / "tokenizer.json").is_file():
+        return estimated(experiment, ESTIMATED)
+    tables = {
+        suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
+    }
+    inputs = store.read_table(EXAMPLES).sort("example")["input"].to_list()
+    asked = experiment.evaluation
+    chat, channel = asked.chat_template, asked.channel
+    return counted(weights, tables, inputs, model.context_tokens, chat=chat, channel=channel)

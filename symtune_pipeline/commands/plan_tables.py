@@ -21,9 +21,9 @@ def details(plan: Plan, experiment: str) -> Group:
     for name, text in {
         "on": f"{_machine(plan)}, {plan.gpu.memory_gb:,.0f} GB each",
         "tuned": _tuned(plan),
-        "parameters": f"{_short(plan.sizes.parameters)}, of which"
-        f" {_short(plan.trained_parameters)} are trained",
-        "tokens": f"{_short(plan.tokens)} in {plan.steps:,} steps of {plan.job.tokens_per_step:,}"
+        "parameters": f"{short(plan.sizes.parameters)}, of which"
+        f" {short(plan.trained_parameters)} are trained",
+        "tokens": f"{short(plan.tokens)} in {plan.steps:,} steps of {plan.job.tokens_per_step:,}"
         f" ({plan.load.source})",
         "computation": f"{plan.flops:.2g} FLOP",
         "time": _time(plan),
@@ -45,12 +45,12 @@ def markdown(plans: Sequence[Plan]) -> str:
     rows += [
         [
             f"`{plan.model.key}`",
-            _short(plan.sizes.parameters),
+            short(plan.sizes.parameters),
             _tuned(plan),
             _machine(plan),
             f"{plan.needed / GB:,.1f} of {plan.gpu.memory_gb:,.0f} GB"
             + ("" if plan.fits else ": does not fit"),
-            _short(plan.tokens),
+            short(plan.tokens),
             _time(plan).partition(",")[0],
             _price(plan).partition(":")[0],
         ]
@@ -108,7 +108,7 @@ def _verdict(plan: Plan) -> str:
     return f"It does not fit: {needs}. What would fit: {ways or none}."
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """Three digits and a unit."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:

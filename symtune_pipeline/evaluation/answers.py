@@ -4,12 +4,14 @@
 
 A pass belongs to the rank that its number, modulo the number of ranks, names. Every process appends to a
 file of its own and reads those of all, also of earlier runs on another number of ranks. A line that a
-kill has cut off is ignored, and its pass is asked again.
+kill has cut off is ignored, and its pass is asked again. Where ranks hold a model together, a pass belongs
+to all of a team, and the team's first rank writes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import Answer, Asking, Done, Found, Pass
+from symtune_pipeline.evaluation.spread import RankTeam
 from symtune_pipeline.jobs.ranks import Ranks
 from symtune_pipeline.store.bucket import Bucket
 
@@ -38,14 +41,23 @@ class KeptAnswers(Asking):
     ranks: Ranks
     going_on: Done
     bucket: Bucket | None = None
+    team: RankTeam | None = None
 
     def kept_in(self) -> str:
         """As of `Asking`."""
         return str(self.folder)
 
     def together(self, work: Callable[[], Found]) -> Found:
-        """What `work` returns on this rank; raises UserError where it does so on any."""
-        return self.ranks.together(work)
+        """What `work` returns on this rank; raises UserError where it does so on any.
+
+        Within the work of a team the others wait for this rank, and cannot be told: it ends, and with it
+        the job.
+        """
+        if self.team is None:
+            return self.ranks.together(work)
+        found = work()
+        self.ranks.barrier()
+        return found
 
     def all(
         self,
@@ -67,17 +79,35 @@ class KeptAnswers(Asking):
             )
         sizes = [queries(each) for each in passes]
 
-        told = self.together(lambda: self._ask_own(passes, answer, sizes, progress))
+        self.ranks.together(self._prepare)
+        done = self.ranks.broadcast(lambda: set(self._read()))  # the same for all of a team
+        told = self.together(lambda: self._ask_own(passes, answer, sizes, progress, done))
         known = self._read()
         missing = [number for number in range(len(passes)) if number not in known]
         if missing:
+            _, teams, size = self._turn
             raise UserError(
-                f"Rank {missing[0] % self.ranks.count} has answered and its answers are not in"
+                f"Rank {missing[0] % teams * size} has answered and its answers are not in"
                 f" {self.folder}; give the job a folder that all its machines see."
             )
         if told < sum(sizes):
             progress(sum(sizes))
         return [known[number] for number in range(len(passes))]
+
+    @property
+    def _turn(self) -> tuple[int, int, int]:
+        """Which passes are this rank's: each that leaves the first when divided by the second.
+
+        The third is how many ranks share a turn.
+        """
+        if self.team:
+            return self.team.number, self.team.count, self.team.size
+        return self.ranks.rank, self.ranks.count, 1
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.bucket:
+            self.bucket.download_folder(self.folder.name, self.folder)
 
     def _ask_own(
         self,
@@ -85,21 +115,19 @@ class KeptAnswers(Asking):
         answer: Callable[[Pass], Answer],
         sizes: Sequence[int],
         progress: Done,
+        done: set[int],
     ) -> int:
         """Returns how many queries `progress` was told that have an answer."""
         told = 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.bucket:
-            self.bucket.download_folder(self.folder.name, self.folder)
-        done = set(self._read())
         if done:
             self.going_on(sum(sizes[number] for number in done))
+        first, teams, size = self._turn
+        own = [number for number in range(first, len(passes), teams) if number not in done]
+        writes = self.ranks.rank % size == 0
         path = self.folder / f"{self.ranks.rank}-{uuid4().hex[:8]}.jsonl"
         looked = saved = time.monotonic()
-        with path.open("a", encoding="utf-8") as file:
-            for number in range(self.ranks.rank, len(passes), self.ranks.count):
-                if number in done:
-                    continue
+        with (path if writes else Path(os.devnull)).open("a", encoding="utf-8") as file:
+            for number in own:
                 file.write(f"{json.dumps([number, answer(passes[number])])}\n")
                 file.flush()
                 done.add(number)
@@ -107,12 +135,13 @@ class KeptAnswers(Asking):
                 if now - looked > LOOK:
                     done |= set(self._read())
                     looked = now
-                if now - saved > SAVE:
+                if writes and now - saved > SAVE:
                     self._save(path)
                     saved = now
                 told = sum(sizes[number] for number in done)
                 progress(told)
-        self._save(path)
+        if writes:
+            self._save(path)
         return told
 
     def _save(self, path: Path) -> None:

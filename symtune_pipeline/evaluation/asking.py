@@ -7,16 +7,37 @@ asks the other passes, nor on where an interrupted evaluation was. This module k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 Pass = TypeVar("Pass")
 Answer = TypeVar("Answer")
 Found = TypeVar("Found")
 Done = Callable[[int], None]  # is told how many queries are answered
 
+# Tokens of a pass of scoring, by the device alone, so that a GPU gives the numbers of another one of its
+# kind. More are no faster on a CPU, and only take memory; on a GPU they are hardly faster.
+PASS_TOKENS = {"cpu": 2_048, "cuda": 32_768}
+BATCH = 40  # prompts that are completed together
+
+
+class Team(Protocol):
+    """The ranks that hold a model together."""
+
+    def open(self, folder: Path, dtype: Any, attention: str | None) -> Any:
+        """The model in a folder, of which this rank holds a share."""
+
+    def answering(self, answer: Callable[[Pass], Answer]) -> Callable[[Pass], Answer]:
+        """`answer`, for a pass that all ranks of the team run at once."""
+
 
 class Asking:
-    """Asks all passes, one after another, in this process."""
+    """Asks all passes, one after another, in this process.
+
+    Where there is a `team`, its ranks hold a model together.
+    """
+
+    team: Team | None = None
 
     def kept_in(self) -> str:
         """Where answers are kept from one start to the next; empty where they are not."""

@@ -67,9 +67,9 @@ def predict(
     class, for labels that are the same tokens or none, and where `SegmentTokenizer`,
     `asked_by_channel` or `scorer.score` does.
     """
-    by_segment = SegmentTokenizer(tokenizer, chat)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     contexts, texts = by_context(suite, inputs)
+    by_segment = SegmentTokenizer(tokenizer, chat)
     trees, dropped = trees_of(contexts, by_segment, texts, limit, channel)
     queries = sum(len(tree.queries) for tree in trees)
 

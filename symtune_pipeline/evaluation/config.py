@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Gt
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from symtune_pipeline.files import content_hash, name_fault
@@ -62,12 +63,21 @@ class JobConfig(Job):
     precision: Literal["auto", "fp32", "bf16"]
     chat_template: bool
     channel: bool = False  # whether inputs are scored after labels, too
+    ranks_per_model: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
 
     def fingerprint(self) -> str:
         """Equal for jobs that ask the same models the same in the same way."""
         settings = self.model_dump(
             mode="json",
-            include={"suite", "benchmarks", "made_from", "precision", "chat_template", "channel"},
+            include={
+                "suite",
+                "benchmarks",
+                "made_from",
+                "precision",
+                "chat_template",
+                "channel",
+                "ranks_per_model",
+            },
         )
         versions = {name: weights.version for name, weights in self.variants.items()}
         return content_hash([settings, versions])[:16]

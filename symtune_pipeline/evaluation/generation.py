@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.asking import ALONE, Asking
+from symtune_pipeline.evaluation.asking import ALONE, BATCH, Asking
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.generating import Batch, Generating, choose_generating
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Concept = tuple[str | int, ...]
 
-BATCH = 40
 CONCEPT = ("benchmark", "setting", "concept", "context")  # whose queries have the same exemplars
 
 
@@ -46,7 +45,10 @@ def generate(
 
     def opened() -> tuple[PreTrainedModel, Generating]:
         with fitting(folder):
-            model = open_model(folder, precision, device, attention=None).eval()
+            if asking.team is None:
+                model = open_model(folder, precision, device, attention=None).eval()
+            else:
+                model = asking.team.open(folder, precision, attention=None)
             return model, choose_generating(model)
 
     model, way = asking.together(opened)
@@ -83,7 +85,11 @@ def complete(
         asked = [prompts[i] for i in batch], [concepts[i] for i in batch]
         return _first_lines(model, tokenizer, *asked, longest, limit, way)
 
-    answer = _WithinMemory(first_lines, model.name_or_path)
+    answer = (
+        asking.team.answering(first_lines)
+        if asking.team
+        else _WithinMemory(first_lines, model.name_or_path)
+    )
     lines: list[list[str]] = asking.all(batches, answer, len, progress, str(way))
     line_of = dict(zip(chain.from_iterable(batches), chain.from_iterable(lines), strict=True))
     return generated(suite, [line_of[i] for i in range(len(prompts))], str(way))

@@ -1,6 +1,7 @@
 """The evaluation job: a suite and models in, a table of predictions for each model out.
 
-Every rank holds a whole model and asks it some of the suite's passes. The job writes into its output
+Every rank holds a whole model and asks it some of the suite's passes; where a model does not fit one rank,
+several hold it together. The job writes into its output
 folder: `answers/` while it runs, and `predictions/` with the table of each variant as soon as it is
 complete. This module knows nothing about who launched it.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +23,7 @@ from symtune_pipeline.errors import UserError, brief
 from symtune_pipeline.evaluation.answers import KeptAnswers
 from symtune_pipeline.evaluation.asking import Asking
 from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
+from symtune_pipeline.evaluation.spread import RankTeam, ranks_per_model
 from symtune_pipeline.files import content_hash, read_table, sha256
 from symtune_pipeline.jobs.job import Say
 from symtune_pipeline.jobs.ranks import Ranks, work_as_rank
@@ -64,13 +67,18 @@ def _run(config: JobConfig, ranks: Ranks, say: Say) -> Path:
             f"Rank {other} of the evaluation has another suite than rank 0, or other settings; give all"
             f" its machines the same folder for {config.queries}."
         )
+    team = _team(config, ranks, say)
     for variant, model in config.variants.items():
-        made_from = content_hash([read, model.version])[:16]
+        # Sums in another order differ by rounding, so models that are held otherwise answer otherwise.
+        held = [team.size] if team and isinstance(model, Weights) else []
+        made_from = content_hash([read, model.version, *held])[:16]
         path = config.result_folder / f"{variant}.parquet"
         if ranks.broadcast(lambda path=path, made=made_from: _made_from(path) == made):  # type: ignore[misc]
             continue
         progress = Progress(f"{variant} model", len(suite), "queries", say)
-        answers = _answers(config, ranks, _kept_as(made_from, model, ranks), progress)
+        of_team = team if isinstance(model, Weights) else None
+        name = _kept_as(made_from, model, ranks)
+        answers = _answers(config, ranks, name, progress, of_team)
         table = _predict(config, suite, model, progress, answers)
         if ranks.rank == 0:
             _write(table, path, made_from)
@@ -112,14 +120,28 @@ def _kept_as(made_from: str, model: Weights | Endpoint, ranks: Ranks) -> str:
     return content_hash([made_from, seen[0]])[:16]
 
 
-def _answers(config: JobConfig, ranks: Ranks, name: str, progress: Progress) -> KeptAnswers:
+def _team(config: JobConfig, ranks: Ranks, say: Say) -> RankTeam | None:
+    """The ranks that hold a model together with this one; None where each holds a whole one."""
+    _, precision = device_and_precision(config.precision)
+    folders = [each.folder for each in config.variants.values() if isinstance(each, Weights)]
+    if not folders:
+        return None
+    size = ranks_per_model(config.ranks_per_model, folders, precision, ranks)
+    return RankTeam.of(ranks, size, say) if size > 1 else None
+
+
+def _answers(
+    config: JobConfig, ranks: Ranks, name: str, progress: Progress, team: RankTeam | None
+) -> KeptAnswers:
     def going_on(done: int) -> None:
         progress.resume(done)
         progress.say(f"{progress.what}: going on, {done:,} {progress.unit} were answered before")
 
+    if team:
+        team = replace(team, say=lambda line: progress.say(f"{progress.what}: {line}"))
     folder = config.output_folder / "answers" / name
     bucket = Bucket(config.checkpoint_url) if config.checkpoint_url else None
-    return KeptAnswers(folder, ranks, going_on, bucket)
+    return KeptAnswers(folder, ranks, going_on, bucket, team)
 
 
 def _predict(

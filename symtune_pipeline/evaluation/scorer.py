@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.evaluation.asking import ALONE, Asking
+from symtune_pipeline.evaluation.asking import ALONE, PASS_TOKENS, Asking
 from symtune_pipeline.models.device import Precision, device_and_precision, fitting
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import check_vocabulary
-from symtune_pipeline.models.proof import attention_of
+from symtune_pipeline.models.proof import attention_of, choose_path
 from symtune_pipeline.models.trees import Layout, Tree, predicted_tokens
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ Numbered = tuple[int, Tree]  # a tree, or some of its queries, with its number
 Batch = list[Numbered]  # what runs in one pass
 Scored = tuple[float, bool]  # of a label: its log-probability, and whether it would be generated
 
-# A pass above this is no faster on a CPU, and only takes memory; on a GPU it is hardly faster. Its size
-# depends on nothing but the device, so that a GPU gives the numbers of another one of its kind.
-CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 PREDICTING = (
     4_096  # tokens of a pass that reach the LM head, each as a row as long as the vocabulary
 )
@@ -48,7 +46,11 @@ def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTraine
 
     def loaded() -> PreTrainedModel:
         with fitting(folder):
-            return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
+            if asking.team is None:
+                return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
+            model: PreTrainedModel = asking.team.open(folder, dtype, "eager")
+            choose_path(model)
+            return model
 
     return asking.together(loaded)
 
@@ -81,9 +83,9 @@ def score_greedily(
 ) -> list[list[list[Scored]]]:
     """As `score`, and of each label whether the model would generate it, token by token."""
     check_vocabulary(model, _tokens(trees))
-    max_tokens = max_tokens or (GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS)
-    passes = _passes(enumerate(trees), max_tokens)
-    answers = asking.all(passes, _Scorer(model), _queries, progress, attention_of(model))
+    passes = _passes(enumerate(trees), max_tokens or PASS_TOKENS[model.device.type])
+    answer = asking.team.answering(partial(_score_pass, model)) if asking.team else _Scorer(model)
+    answers = asking.all(passes, answer, _queries, progress, attention_of(model))
     scores: list[list[list[Scored]]] = [[] for _ in trees]
     for batch, by_tree in zip(passes, answers, strict=True):
         for (number, _), of_tree in zip(batch, by_tree, strict=True):
@@ -111,7 +113,7 @@ class _Scorer:
         size = sum(tree.tokens for _, tree in batch)
         if size < self._too_large or _queries(batch) == 1:
             try:
-                return _score_batch(self._model, [tree for _, tree in batch])
+                return _score_pass(self._model, batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -162,7 +164,8 @@ def _take(waiting: deque[Numbered], max_tokens: int) -> Batch:
     return batch
 
 
-def _score_batch(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[list[Scored]]]:
+def _score_pass(model: PreTrainedModel, batch: Batch) -> list[list[list[Scored]]]:
+    trees = [tree for _, tree in batch]
     layout = Layout(trees)
     with torch.inference_mode():
         logprobs, chosen = predicted_tokens(model, layout)

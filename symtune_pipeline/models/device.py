@@ -26,6 +26,6 @@ def device_and_precision(asked: Precision = "auto") -> tuple[str, torch.dtype]:
 def fitting(folder: Path) -> AbstractContextManager[None]:
     """Raises UserError where memory runs out while the model in a folder is loaded within."""
     return memory_as(
-        f"The model in {folder} does not fit into memory; set evaluation.precision to bf16, or use a"
-        " machine with more memory."
+        f"The model in {folder} does not fit into memory; set evaluation.precision to bf16, hold it"
+        " on several GPUs (evaluation.ranks_per_model), or use a machine with more memory."
     )

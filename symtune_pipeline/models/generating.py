@@ -11,13 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.models.trial import is_unmoved, random_strings, run_alone, same_to_rounding
+from symtune_pipeline.models.trial import (
+    class_name,
+    is_unmoved,
+    random_strings,
+    run_alone,
+    same_to_rounding,
+)
 from symtune_pipeline.prompts.tokens import shared_beginning
 
 if TYPE_CHECKING:
@@ -93,7 +101,9 @@ class Batch:
             [(self.group_S == group).nonzero()[0, 0] for group in self.group_S.unique()]
         )
         mask_GP = self.mask_ST[first_G, : self.beginning].to(model.device)
-        cache = model.base_model(
+        # The model as a whole, where it need not predict: with FSDP2 its parts do not run without it.
+        spares = "logits_to_keep" in signature(model.forward).parameters
+        cache = (partial(model, logits_to_keep=1) if spares else model.base_model)(
             input_ids=self.ids_ST[first_G, : self.beginning].to(model.device),
             attention_mask=mask_GP,
             position_ids=(mask_GP.cumsum(dim=1) - 1).clamp(min=0),
@@ -129,7 +139,7 @@ def choose_generating(model: PreTrainedModel) -> Generating:
             if all(_continues(model, [string], way) for string in strings):
                 return way
     raise UserError(
-        f"A model of class {type(model).__name__} is not continued by transformers' generate as it"
+        f"A model of class {class_name(model)} is not continued by transformers' generate as it"
         " predicts whole texts; take another model."
     )
 

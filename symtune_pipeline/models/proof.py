@@ -20,6 +20,7 @@ from symtune_pipeline.models.trial import (
     ROOT,
     STEM,
     UNMOVED_PADDED,
+    class_name,
     is_unmoved,
     random_strings,
     run_alone,
@@ -71,7 +72,7 @@ def choose_path(model: PreTrainedModel) -> None:
             if is_out_of_memory(error):
                 raise
             raise UserError(
-                f"A model of class {type(model).__name__} does not run on text alone ({brief(error)});"
+                f"A model of class {class_name(model)} does not run on text alone ({brief(error)});"
                 " take another model."
             ) from error
         reason = _why_not_packed(model, strings, alone)
@@ -85,7 +86,7 @@ def choose_path(model: PreTrainedModel) -> None:
 def _why_not_packed(
     model: PreTrainedModel, strings: list[torch.Tensor], alone: list[torch.Tensor]
 ) -> str | None:
-    name = type(model).__name__
+    name = class_name(model)
     if not type(model)._can_set_attn_implementation():
         return f"{name} has attention code of its own"
     if _scaled_by_length(model.config.get_text_config()):
@@ -187,6 +188,6 @@ def _check_plain(
         or not is_unmoved(rows, padded, UNMOVED_PADDED)
     ):
         raise UserError(
-            f"A model of class {type(model).__name__} predicts a token with what follows it, or with"
+            f"A model of class {class_name(model)} predicts a token with what follows it, or with"
             " other texts of a batch; take a causal language model."
         )

@@ -1,14 +1,18 @@
-"""How large a model is while it is tuned, counted on its real class without holding a weight.
+"""How large a model is while it is tuned or asked, counted on its real class without holding a weight.
 
 Parameters are counted on the meta device. What the forward pass keeps for the backward pass is
-counted on fake tensors, which have shapes but no data, for one and for two decoder layers. This
-module knows nothing about machines.
+counted on fake tensors, which have shapes but no data, for one and for two decoder layers; what it has
+at once where nothing is kept, for one layer. This module knows nothing about machines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +140,139 @@ def _counted(architecture: dict[str, Any], bf16: bool, halved: bool) -> Sizes:
         other_bytes=one - (two - one),
         residual_bytes=head.weight.shape[1] * (2 if bf16 and halved else 4),
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Counts of a model that answers; bytes are in the precision that it answers in."""
+
+    parameters: int
+    layers: int
+    layer_parameters: int
+    vocabulary: int
+    lm_head: int  # numbers in it, tied or not
+    number: int  # bytes of one
+    token_bytes: float  # that a pass has at once, per token
+    cache_bytes: int  # keys and values of all layers, per token
+    why_not_cut: Callable[[int], str | None]  # by tensor parallelism, over so many ranks
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all."""
+        return self.number * self.parameters
+
+    @property
+    def gathered(self) -> int:
+        """Bytes that a rank has whole at once with FSDP2: two layers, and what lies outside layers."""
+        outside = self.parameters - self.layers * self.layer_parameters
+        return self.number * (2 * self.layer_parameters + outside)
+
+
+def asked_sizes(architecture: dict[str, Any], *, bf16: bool) -> Asked:
+    """Count a model that answers in bf16, or in fp32; raises UserError as `sizes_of` does."""
+    try:
+        return _asked(architecture, bf16)
+    except Exception as error:  # whatever a class may raise
+        raise UserError(
+            f"A model of type '{architecture['model_type']}' cannot be counted without its weights"
+            f" ({brief(error)}); set evaluation.ranks_per_model to a number."
+        ) from error
+
+
+def _asked(architecture: dict[str, Any], bf16: bool) -> Asked:
+    import torch
+
+    from symtune_pipeline.models.spreading import why_not_tensor_parallel
+
+    model = _skeleton(architecture, torch.float32, "meta")
+    one_layer = architecture | {"num_hidden_layers": 1}
+    small = _skeleton(one_layer, torch.float32, "meta")
+    parameters, others = (sum(p.numel() for p in m.parameters()) for m in (model, small))
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
+    number = 2 if bf16 else 4
+    few, many = (_at_once(one_layer, tokens, bf16) for tokens in (PROBE_TOKENS, 2 * PROBE_TOKENS))
+    return Asked(
+        parameters=parameters,
+        layers=layers,
+        layer_parameters=(parameters - others) // max(1, layers - 1),
+        vocabulary=model.get_output_embeddings().weight.shape[0],
+        lm_head=model.get_output_embeddings().weight.numel(),
+        number=number,
+        token_bytes=(many - few) / PROBE_TOKENS,
+        cache_bytes=2 * number * _key_value_width(config),
+        why_not_cut=partial(why_not_tensor_parallel, model),
+    )
+
+
+def _key_value_width(config: PretrainedConfig) -> int:
+    """Numbers of all key heads of all layers."""
+    width = 0
+    for layer in config.per_layer_config:
+        heads = getattr(layer, "num_attention_heads", 0)
+        if heads:
+            size = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+            width += (getattr(layer, "num_key_value_heads", None) or heads) * size
+    return width
+
+
+def _at_once(architecture: dict[str, Any], tokens: int, bf16: bool) -> int:
+    """The most bytes that the tensors of a pass take at once, while no gradient is wanted."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from symtune_pipeline.models.attention import attending
+    from symtune_pipeline.models.packing import Pack, PackedSequence
+
+    prompts = [PackedSequence(PROBE_TOKENS)] * (tokens // PROBE_TOKENS)
+    with FakeTensorMode():
+        model = _skeleton(architecture, torch.bfloat16 if bf16 else torch.float32, "cpu").eval()
+        pack = Pack(prompts, torch.device("cpu"))
+        with torch.no_grad(), attending(pack), at_once(model.parameters()) as most:
+            model(
+                input_ids=torch.zeros(1, tokens, dtype=torch.long),
+                position_ids=torch.arange(tokens)[None],
+                logits_to_keep=torch.arange(1),
+                use_cache=False,
+            )
+    return most()
+
+
+@contextmanager
+def at_once(before: Iterable[torch.Tensor] = ()) -> Iterator[Callable[[], int]]:
+    """Gives the most bytes that the tensors made within it have taken at once, beside those `before`."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    now = most = 0
+    # Of a storage the tensors that have it.
+    holders = Counter(tensor.untyped_storage()._cdata for tensor in before)
+
+    def gone(key: int, size: int) -> None:
+        nonlocal now
+        holders[key] -= 1
+        if not holders[key]:
+            now -= size
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal now, most
+            made = function(*args, **(kwargs or {}))
+            for tensor in tree_leaves(made):
+                if isinstance(tensor, torch.Tensor):
+                    storage = tensor.untyped_storage()
+                    key, size = storage._cdata, storage.nbytes()
+                    now += 0 if holders[key] else size
+                    holders[key] += 1
+                    weakref.finalize(tensor, gone, key, size)
+            most = max(most, now)
+            return made
+
+    with Watching():
+        yield lambda: most
 
 
 def attention_width(config: PretrainedConfig) -> int:

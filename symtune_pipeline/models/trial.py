@@ -27,6 +27,11 @@ TOLERANCE_HALF, UNMOVED_HALF = 0.25, 0.01
 UNMOVED_PADDED = 0.05
 
 
+def class_name(model: PreTrainedModel) -> str:
+    """The name of the model's class, which FSDP2 changes."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
 def random_strings(model: PreTrainedModel) -> list[torch.Tensor]:
     """Random tokens; the strings begin alike, the first two for longer."""
     rng = np.random.default_rng(0)

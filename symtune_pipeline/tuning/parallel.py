@@ -9,18 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from symtune_pipeline.jobs.ranks import Ranks
-from symtune_pipeline.tuning.trainable import decoder_layers, trained
+from symtune_pipeline.models.spreading import decoder_layers, fill
+from symtune_pipeline.tuning.trainable import trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,13 +38,7 @@ def shard(
         sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
-    model.to_empty(device=ranks.device)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(model, values.state_dict() if values else {}, options=options)
-    for name, buffer in model.named_buffers():  # a state dict does not have them all
-        if values:
-            buffer.copy_(values.get_buffer(name))
-        dist.broadcast(buffer, 0)
+    fill(model, values, ranks.device)
 
 
 def trained_weights(ranks: Ranks, model: PreTrainedModel) -> dict[str, torch.Tensor]:

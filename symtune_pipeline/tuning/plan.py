@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from math import ceil, inf, prod
+from math import ceil, prod
 from pathlib import Path
 
 import polars as pl
 import psutil
 
-from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu
+from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
@@ -34,12 +34,8 @@ USABLE = 0.9  # of the memory: the rest is lost between tensors
 # The least that a decoder layer costs for a pass, forward and backward: launching its kernels one
 # by one. It is what limits models too small for their GPU.
 LAUNCH_SECONDS = 1e-3
-# What tuning reaches of a GPU's peak, least and most, for models of up to so many parameters. Measured on
-# an H100 with compiled layers: 18% of it at 135M and 30% at 360M (docs/results.md); by hand 45% at 1.7B,
-# and 7% at 135M without compiling. At 8B, 22 to 39% were published.
 # Of the measured time on a CPU: checkpoints, and whatever else the machine does, come on top.
 ON_CPU = (0.9, 1.3)
-UTILISATION = ((250e6, 0.07, 0.18), (1e9, 0.15, 0.30), (inf, 0.20, 0.45))
 # Tokens of an example with its label, of which one in TOKENS_PER_TARGET is a target; for estimates.
 GENERATED_TOKENS, PUBLIC_TOKENS, TOKENS_PER_TARGET = 22, 45, 8
 POWERS = [2**power for power in range(11)]
@@ -197,7 +193,7 @@ class Plan:
     @property
     def utilisation(self) -> tuple[float, float]:
         """The share of the peak that is assumed, least and most."""
-        return next((low, high) for most, low, high in UTILISATION if self.sizes.parameters <= most)
+        return utilisation(self.sizes.parameters)
 
     @cached_property
     def speed(self) -> Speed:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from symtune_pipeline.errors import UserError, brief, is_out_of_memory
 from symtune_pipeline.models.attention import attending_again
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
+from symtune_pipeline.models.spreading import decoder_layers
 from symtune_pipeline.models.trial import random_strings
 from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.config import JobConfig
@@ -63,11 +63,6 @@ def as_asked(model: PreTrainedModel, config: JobConfig) -> PreTrainedModel:
             layer.compile()
     model.train()
     return model
-
-
-def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The repeated layers of a transformers model, in order."""
-    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

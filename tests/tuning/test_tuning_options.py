@@ -20,6 +20,7 @@ from symtune_pipeline.jobs.ranks import ALONE
 from symtune_pipeline.models.attention import attending
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.packing import Pack, PackedSequence
+from symtune_pipeline.models.spreading import decoder_layers
 from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.adafactor import Adafactor
 from symtune_pipeline.tuning.config import JobConfig
@@ -29,7 +30,7 @@ from symtune_pipeline.tuning.order import step_plan
 from symtune_pipeline.tuning.passes import fitting
 from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.step import Block, block_loss
-from symtune_pipeline.tuning.trainable import decoder_layers, load_trainable, trained
+from symtune_pipeline.tuning.trainable import load_trainable, trained
 from symtune_pipeline.tuning.working import Working
 
 

@@ -24,7 +24,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from symtune_pipeline.errors import UserError, brief, memory_as
-from symtune_pipeline.evaluation.generation import BATCH, continued
+from symtune_pipeline.evaluation.asking import BATCH
+from symtune_pipeline.evaluation.generation import continued
 from symtune_pipeline.evaluation.harness.sharing import Pair, score_pairs
 from symtune_pipeline.evaluation.scorer import Scored
 from symtune_pipeline.models.device import Precision, device_and_precision, fitting

@@ -1,0 +1,128 @@
+"""How much the suites ask of a model: counted with its tokenizer, or estimated from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import polars as pl
+
+from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.tables import SETTINGS, Suite, benchmarks_of
+
+# Tokens of an example with its label, and of a label; for estimates.
+GENERATED_TOKENS, PUBLIC_TOKENS, LABEL_TOKENS = 22, 45, 2
+CONCEPT_TOKENS = 40  # of an example of an algorithmic concept
+NEW_TOKENS = 32  # that the longest answer to one has
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is asked of one variant for one benchmark, or for all algorithmic ones."""
+
+    name: str
+    contexts: int
+    tokens: float  # that run through the model, what is shared once
+    targets: float  # tokens whose log-probability is asked for
+    prompts: int = 0  # that are completed
+    new_tokens: int = 0  # that a completion has at most
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All that a variant is asked, and where the numbers come from."""
+
+    source: str
+    parts: Sequence[Part]
+
+
+def estimated(experiment: Experiment, source: str) -> Questions:
+    """What the settings of the evaluation let expect; `source` says that it is an estimate."""
+    config = experiment.evaluation
+    example = GENERATED_TOKENS if experiment.data.source == "generated" else PUBLIC_TOKENS
+    classes = [len(entry.labels) for entry in experiment.datasets() if entry.role == "evaluation"]
+    contexts, queries = (
+        (config.contexts, config.queries) if config.protocol == "shared" else (config.queries, 1)
+    )
+    # One query more a context has no content.
+    of_prompt = sum(
+        contexts * example * (n * config.exemplars_per_class + queries + 1) for n in classes
+    )
+    labels = sum(contexts * (queries + 1) * n * LABEL_TOKENS for n in classes)
+    flips, sets, forms = len(config.flipped_percents), len(classes), len(SETTINGS)
+    zero_shot = sets * contexts * (queries + 1) * example
+    concepts = config.list_functions + config.turing_programs + sum(config.concepts.values())
+    prompts = concepts * config.algorithmic_queries
+    texts = sets * config.language_texts
+    parts = [
+        Part("icl", sets * contexts * forms, forms * (of_prompt + labels / 2), forms * labels),
+        Part(
+            "flipped",
+            sets * contexts * (flips + 1),
+            flips * of_prompt + zero_shot + (flips + 1) * labels / 2,
+            (flips + 1) * labels,
+        ),
+        Part(
+            "algorithmic",
+            concepts,
+            concepts * config.algorithmic_shots * CONCEPT_TOKENS + prompts * CONCEPT_TOKENS,
+            prompts,
+            prompts,
+            NEW_TOKENS,
+        ),
+        Part("language", texts, texts * example, texts * example),
+    ]
+    return Questions(source, parts)
+
+
+def counted(
+    tokenizer_folder: Path,
+    suites: Mapping[Suite, pl.DataFrame],
+    inputs: Sequence[str],
+    limit: int,
+    *,
+    chat: bool,
+    channel: bool,
+) -> Questions:
+    """The suites as a model of `limit` tokens reads them, whose tokenizer is in a folder.
+
+    `inputs` are the inputs by example number. Raises UserError as scoring does.
+    """
+    from symtune_pipeline.evaluation.classification import trees_of
+    from symtune_pipeline.evaluation.generation import CONCEPT
+    from symtune_pipeline.evaluation.language import LONGEST
+    from symtune_pipeline.evaluation.predictions import by_context
+    from symtune_pipeline.models.opening import open_tokenizer
+    from symtune_pipeline.prompts.text import algorithmic_prompt, render
+    from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
+
+    tokenizer = open_tokenizer(tokenizer_folder)
+    by_segment = SegmentTokenizer(tokenizer, chat)
+    parts = []
+    for benchmark in benchmarks_of("classification"):
+        rows = suites["classification"].filter(pl.col("benchmark") == benchmark)
+        contexts, asked_texts = by_context(rows, inputs)
+        trees, _ = trees_of(contexts, by_segment, asked_texts, limit, channel)
+        labels = [len(label) for tree in trees for query in tree.queries for label in query.labels]
+        parts.append(Part(benchmark, len(trees), sum(t.tokens for t in trees), sum(labels)))
+    encoder, frame = by_segment.encoder, by_segment.frame
+    algorithmic = suites["algorithmic"]
+    asked = list(algorithmic.iter_rows(named=True))
+    prompts = encoder.ids([render(algorithmic_prompt(row, frame)) for row in asked])
+    tokens = concepts = 0
+    rows_of = zip(algorithmic.select(CONCEPT).iter_rows(), prompts, strict=True)
+    for _, group in groupby(rows_of, key=lambda pair: pair[0]):
+        own = [prompt for _, prompt in group]
+        alike = shared_beginning([prompt[:-1] for prompt in own])
+        tokens += alike + sum(len(prompt) - alike for prompt in own)
+        concepts += 1
+    answers = [len(ids) for ids in encoder.ids([f"{row['target']}\n" for row in asked])]
+    parts.append(
+        Part("algorithmic", concepts, tokens, len(asked), len(asked), max(answers, default=0))
+    )
+    texts = encoder.ids([inputs[example] for example in suites["language"]["example"]])
+    read = sum(min(len(ids), LONGEST) for ids in texts)
+    parts.append(Part("language", len(texts), read, read))
+    return Questions("counted with its tokenizer", parts)

@@ -1,0 +1,205 @@
+"""What `symtune plan` says of an evaluation: counts that are the real pass's, and time that it takes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from evaluation_jobs import FEW, Asked, save_model_that_reads
+from rich.console import Console
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from symtune_pipeline.catalog.gpus import find_gpu
+from symtune_pipeline.catalog.models import all_models, find_model
+from symtune_pipeline.commands.plan_evaluation import evaluation_details, evaluation_markdown
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.classification import predict
+from symtune_pipeline.evaluation.memory import GB, fewest_ranks, pass_bytes
+from symtune_pipeline.evaluation.plan import EvaluationPlan, plan_evaluation
+from symtune_pipeline.evaluation.questions import Part, Questions, counted, estimated
+from symtune_pipeline.evaluation.scorer import score
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.files import read_table
+from symtune_pipeline.models.attention import NAME
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.sizing import asked_sizes, at_once
+from symtune_pipeline.models.trees import Query, Tree
+from symtune_pipeline.tables import Suite
+
+MICRO = find_model("micro")
+
+
+@pytest.fixture
+def paper() -> Experiment:
+    return load_experiment("paper")
+
+
+@pytest.fixture(scope="module")
+def asked(
+    evaluation_examples: pl.DataFrame,
+    symbols: pl.DataFrame,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Asked:
+    return Asked.written(tmp_path_factory.mktemp("asked"), evaluation_examples, symbols)
+
+
+@pytest.fixture(scope="module")
+def micro(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of micro's shape that reads with a tokenizer of 600 tokens."""
+    shape = {k: v for k, v in MICRO.architecture.items() if k not in ("model_type", "vocab_size")}
+    return save_model_that_reads(tmp_path_factory.mktemp("micro"), "llama", tokenizer, **shape)
+
+
+def planned(experiment: Experiment, key: str, **chosen: Any) -> EvaluationPlan:
+    return plan_evaluation(
+        experiment, find_model(key), estimated(experiment, "estimated"), **chosen
+    )
+
+
+def questions_of(asked: Asked, folder: Path) -> Questions:
+    """Both suites as the model in a folder reads them; no text for the loss of language."""
+    examples = read_table(asked.folder / "examples.parquet")
+    inputs = examples.sort("example")["input"].to_list()
+    suites: dict[Suite, pl.DataFrame] = {
+        "classification": read_table(asked.folder / "classification.parquet"),
+        "algorithmic": read_table(asked.folder / "algorithmic.parquet"),
+        "language": examples.select("example").head(3),
+    }
+    return counted(folder, suites, inputs, 4_096, chat=False, channel=False)
+
+
+def shown(plan: EvaluationPlan) -> str:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(evaluation_details(plan), soft_wrap=True)
+    return captured.get()
+
+
+# --- counted --------------------------------------------------------------------------------------
+
+
+def test_the_tokens_that_are_counted_are_those_that_run(asked: Asked, micro: Path) -> None:
+    """Of a real evaluation; and it takes the time that is planned from them, on the same machine."""
+    questions = questions_of(asked, micro)
+    model, tokenizer = load_model(micro, torch.float32, "cpu").eval(), open_tokenizer(micro)
+    ran: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: ran.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    suite = read_table(asked.folder / "classification.parquet")
+    inputs = read_table(asked.folder / "examples.parquet").sort("example")["input"].to_list()
+    took = []
+    for _ in range(2):
+        ran.clear()
+        started = time.perf_counter()
+        predict(model, tokenizer, suite, inputs)
+        took.append(time.perf_counter() - started)
+    parts = {part.name: part for part in questions.parts}
+    scored = [parts["icl"], parts["flipped"]]
+    assert sum(ran) == sum(part.tokens for part in scored)
+    assert parts["algorithmic"].prompts == read_table(asked.folder / "algorithmic.parquet").height
+    plan = EvaluationPlan(MICRO, replace(questions, parts=scored), 1, False, find_gpu("cpu"), 1, 1)
+    low, high = plan.seconds
+    assert 0.3 * min(took) < low <= high < 3 * max(took), (took, low, high)
+
+
+def test_what_settings_let_expect_is_near_what_is_counted(asked: Asked, micro: Path) -> None:
+    experiment = load_experiment("smoke")
+    few = experiment.model_copy(update={"evaluation": FEW})
+    counts = {part.name: part for part in questions_of(asked, micro).parts}
+    sets = read_table(asked.folder / "classification.parquet")["dataset"].n_unique()
+    of_all = sum(entry.role == "evaluation" for entry in few.datasets())
+    for part in estimated(few, "").parts[:2]:
+        tokens = part.tokens * sets / of_all
+        assert tokens == pytest.approx(counts[part.name].tokens, rel=0.6), part.name
+    (completed,) = [part for part in estimated(few, "").parts if part.name == "algorithmic"]
+    assert completed.prompts == counts["algorithmic"].prompts
+
+
+def test_the_memory_of_a_pass_is_that_of_a_real_one() -> None:
+    """What the tensors of a real pass of scoring take at once, beside the weights."""
+    sizes = asked_sizes(MICRO.architecture, bf16=False)
+    assert sizes.parameters == MICRO.parameters
+    config = AutoConfig.for_model(**MICRO.architecture)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME).eval()
+    tree = Tree([1] * 196, [Query([1] * 12, [[1, 2], [3, 4], [5, 6], [7, 8]])] * 20)
+    for trees in (1, 4):
+        tokens, rows = trees * 516, trees * 20 * (1 + 4)
+        assert tokens == trees * tree.tokens
+        with at_once(model.parameters()) as most:
+            score(model, [tree] * trees, max_tokens=tokens)
+        assert most() == pytest.approx(pass_bytes(sizes, tokens, rows), rel=0.25)
+
+
+# --- spread ---------------------------------------------------------------------------------------
+
+
+def test_a_model_that_fits_no_gpu_is_held_by_the_fewest_that_have_the_memory(
+    paper: Experiment,
+) -> None:
+    plan = planned(paper, "k2-65b", gpu="h100", gpus=8)
+    assert plan.ranks == 4
+    assert plan.fits
+    assert not replace(plan, ranks=2).fits
+    text = shown(plan)
+    assert "4 ranks together (tensor parallelism), 2 such teams" in text
+    whole = planned(paper, "olmo2-7b", gpu="h100", gpus=8)
+    assert whole.ranks == 1
+    assert "each rank, whole" in shown(whole)
+
+
+def test_what_does_not_fit_says_how_many_would(paper: Experiment) -> None:
+    plan = planned(paper, "llama3.1-405b", gpu="h100", gpus=8)
+    assert not plan.fits
+    text = shown(plan)
+    assert "It does not fit" in text
+    assert f"Together {plan.fewest_gpus()} x h100 would hold it." in text
+    assert planned(paper, "llama3.1-405b", gpu="h100", gpus=plan.fewest_gpus()).fits
+    assert text.count("none: it does not fit") == 2, "no time and no price"
+
+
+def test_ranks_that_share_by_layers_gain_no_speed(paper: Experiment) -> None:
+    plan = planned(paper, "k2-65b", gpu="h100", gpus=8)
+    by_layers = replace(plan, gpus=6, ranks=6)  # 64 heads
+    assert by_layers.why_not_cut
+    assert "gathered" in by_layers.memory
+    assert "FSDP2: LlamaForCausalLM has 64 attention heads" in shown(by_layers)
+    assert by_layers.seconds[0] > 3 * plan.seconds[0]
+
+
+def test_gpus_that_make_no_whole_number_of_teams_are_refused(paper: Experiment) -> None:
+    settings = paper.evaluation.model_copy(update={"ranks_per_model": 4})
+    four = paper.model_copy(update={"evaluation": settings})
+    with pytest.raises(UserError, match=r"is 4, and 6 GPUs make no whole .* plan for 8 GPUs"):
+        planned(four, "olmo2-7b", gpu="h100", gpus=6)
+    assert planned(four, "olmo2-7b", gpu="h100", gpus=8).ranks == 4
+
+
+def test_the_job_takes_as_few_ranks_as_are_planned(micro: Path) -> None:
+    sizes = asked_sizes(MICRO.architecture, bf16=False)
+    options: dict[str, Any] = {"bf16": False, "device": "cpu", "ranks": 4}
+    assert fewest_ranks(micro, room=GB, **options) == 1
+    # As much as the weights take: a pass leaves no room for them, whole or cut.
+    assert fewest_ranks(micro, room=sizes.weights, **options) == 4
+
+
+def test_a_plan_is_read_at_80_columns(paper: Experiment) -> None:
+    for gpus in (1, 6, 8):
+        lines = shown(planned(paper, "k2-65b", gpu="h100", gpus=gpus)).splitlines()
+        assert max(map(len, lines)) <= 80, lines
+
+
+def test_every_model_of_the_catalogue_is_planned(paper: Experiment) -> None:
+    tiny = Questions("", [Part("icl", 1, 100, 10)])
+    plans = [
+        plan_evaluation(paper, model, tiny) for key, model in all_models().items() if key != "micro"
+    ]
+    assert all(plan.fits for plan in plans)
+    table = evaluation_markdown(plans).splitlines()
+    assert {line.count("|") for line in table} == {table[0].count("|")}
