@@ -163,15 +163,15 @@ def test_passes_are_dealt_to_teams_and_an_evaluation_goes_on_with_other_teams(
 def run_short_of_memory(job: JobConfig) -> None:
     """Run the job, on rank 1 with too little memory for its second pass."""
     passes: list[int] = []
-    run = scorer.token_logprobs
+    run = scorer.predicted_tokens
 
-    def short(*arguments: Any) -> torch.Tensor:
+    def short(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         passes.append(1)
         if os.environ["LOCAL_RANK"] == "1" and len(passes) == 2:
             raise MemoryError
         return run(*arguments)
 
-    scorer.token_logprobs = short
+    scorer.predicted_tokens = short
     run_job(job, print)
 
 
