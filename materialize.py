@@ -1,9 +1,9 @@
-"""Bring every asset of an experiment up to date for one model, and show what came out.
+"""Bring every asset of an experiment up to date for one model, and print the results.
 
     python materialize.py --experiment quickstart --partition smollm2-135m
 
-The same as materialising the job `symbol_tuning` in Dagster's UI, in one process and with a log for
-people. What is up to date is recognised and left as it is, so an interrupted run goes on.
+This is the same as the job `symbol_tuning` in Dagster's UI, but in one process and with a readable log.
+Assets that are up to date are skipped, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ if TYPE_CHECKING:  # all else is imported once the command can be interrupted
     from symtune_pipeline.experiment import Experiment
 
 INTERRUPTED = (
-    "The run was interrupted; started again, it goes on where it was, within a fine-tune from the last"
-    " checkpoint."
+    "The run was interrupted; start it again to resume, a fine-tune from the last checkpoint."
 )
 
 
@@ -36,7 +35,8 @@ def main() -> int:
         "--experiment", help="a name in experiments/ or a file (default: SYMTUNE_EXPERIMENT)"
     )
     parser.add_argument(
-        "--select", help="assets in Dagster's selection syntax, such as '+key:int_examples'"
+        "--select",
+        help="run only these assets, in Dagster's selection syntax, such as '+key:int_examples'",
     )
     parser.add_argument("--partition", help="a model of the experiment (default: its first)")
     arguments = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def run(experiment: Experiment, model: str, select: str | None) -> int:
-    """Materialise everything, then print the table and where the report lies; or what is selected."""
+    """Materialise everything, then print the results and the report's path; or only what is selected."""
     with unbroken():
         import dagster as dg
 

@@ -11,14 +11,14 @@ from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrain
 
 @asset(group="models", kinds={"huggingface"}, partitioned=True)
 def base_model(step: Step, folder: Path) -> Metadata:
-    """The model before tuning: safetensors, tokenizer, provenance."""
+    """The model before tuning: weights as safetensors, tokenizer and provenance."""
     provenance = prepare_base_model(step.model, folder, step.say)
     return {"provenance": dg.MetadataValue.json(provenance)}
 
 
 @asset(group="models", kinds={"huggingface"}, partitioned=True)
 def pretrained_model(step: Step, folder: Path) -> Metadata:
-    """The model's pretrained-only parent; empty where the catalogue has none."""
+    """The model's pretrained-only parent; empty if the catalogue has none."""
     if step.model.parent is None:
         step.warn(f"The catalogue names no pretrained parent of '{step.partition}'.")
         return {}

@@ -18,7 +18,7 @@ from symtune_pipeline.report.page import write_report
 
 MARTS = (
     *("summary", "icl", "flipped", "algorithmic", "scaling"),
-    *("calibrated", "alignment", "language"),
+    *("calibrated", "alignment", "language", "variants", "seeds"),
 )
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
@@ -46,7 +46,7 @@ def _page_and_charts(step: Step) -> Metadata:
     after=_page_and_charts,
 )
 def eval_report(step: Step, folder: Path) -> Metadata:
-    """The evaluation as one page to open in a browser, PNGs, and summary.json."""
+    """The evaluation report: an HTML page to open in a browser, the charts as PNG, and summary.json."""
     marts = {name: step.artifacts.read_table(f"mart_{name}") for name in MARTS}
     models = sorted(set(marts["summary"]["model"]))
     logs = {model: step.artifacts.read_table("tuning_log", model) for model in models}

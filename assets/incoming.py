@@ -12,7 +12,7 @@ from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder, unready
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.report.robustness import calibrated_text
+from symtune_pipeline.report.robustness import choice_text
 from symtune_pipeline.report.tables import accuracy_text, fraction_text
 from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
@@ -45,7 +45,7 @@ def evaluate_folder(experiment: Experiment) -> dg.JobDefinition:
 
     @dg.job(name="evaluate_folder", executor_def=dg.in_process_executor, tags=tags)
     def job() -> None:
-        """The evaluation of one model folder, whatever made it: a fine-tune elsewhere, a download."""
+        """Evaluates one model folder, such as a fine-tune from elsewhere or a download."""
         score_incoming()
 
     return job
@@ -60,7 +60,7 @@ def _shown(artifacts: Store, folder: Path, accuracy: pl.DataFrame) -> dg.AssetMa
     numbers = zip(accuracy["setting"], accuracy["accuracy"], strict=True)
     return dg.AssetMaterialization(
         "incoming_model",
-        description="Accuracy of a dropped model, with 95% Wilson intervals.",
+        description="Accuracy of a model from `incoming`, with 95% Wilson intervals.",
         partition=folder.name,
         metadata={
             "accuracy": dg.MetadataValue.md(_markdown(accuracy)),
@@ -87,19 +87,21 @@ def _accuracy(
 
 
 def _markdown(accuracy: pl.DataFrame) -> str:
+    choices = ["calibrated", *(["channel"] if accuracy["channel"].count() else [])]
     lines = [
-        "| setting | n | accuracy | calibrated | chance |",
-        "| --- | ---: | --- | --- | ---: |",
+        f"| setting | n | accuracy | {' | '.join(choices)} | chance |",
+        f"| --- | ---: | --- | {'--- | ' * len(choices)}---: |",
     ]
     for row in accuracy.iter_rows(named=True):
-        shares = accuracy_text(row), calibrated_text(row), fraction_text(row["chance"])
+        chosen = (choice_text(row, choice) for choice in choices)
+        shares = accuracy_text(row), *chosen, fraction_text(row["chance"])
         lines.append(f"| {' | '.join((row['setting'], format(row['n'], ','), *shares))} |")
     return "\n".join(lines)
 
 
 @dg.sensor(job_name="evaluate_folder", minimum_interval_seconds=30)
 def incoming_models() -> dg.SensorResult | dg.SkipReason:
-    """Evaluates every model that lies complete in a folder of `incoming`; off until switched on."""
+    """Evaluates every complete model folder in `incoming`; off until switched on."""
     incoming = incoming_folder()
     folders = sorted(path for path in incoming.glob("*") if path.is_dir())
     reasons = {folder: unready(folder) for folder in folders}
@@ -118,4 +120,4 @@ def incoming_models() -> dg.SensorResult | dg.SkipReason:
         for folder, reason in reasons.items()
         if reason
     ]
-    return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} holds no folder with a model.")
+    return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} contains no model folder.")

@@ -7,15 +7,23 @@ from assets.step import GPU, Check, Step, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.tables import LANGUAGE_LOSSES, LANGUAGE_SUITE
 
-ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
+ASKED = Asked(
+    "eval_language",
+    (),
+    "language",
+    LANGUAGE_SUITE,
+    LANGUAGE_LOSSES,
+    "symtune_pipeline.evaluation.language",
+    held_as,
+)
 
 
 @asset(
     group="predictions",
     kinds={"pytorch", "parquet"},
     deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
-    code=[JOB, "symtune_pipeline.evaluation.language"],
-    settings=held_as,
+    code=[JOB, ASKED.code],
+    settings=ASKED.settings,
     tables=[LANGUAGE_LOSSES],
     checks=[
         Check(
@@ -28,5 +36,5 @@ ASKED = Asked("eval_language", (), "language", LANGUAGE_SUITE, LANGUAGE_LOSSES)
     after=clear_work,
 )
 def eval_language(step: Step, folder: Path) -> Metadata:
-    """The loss of every variant on plain held-out texts: what tuning has cost of language."""
+    """The loss of every variant on plain held-out texts: whether tuning harms language modelling."""
     return ASKED.build(step, folder)

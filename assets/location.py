@@ -22,6 +22,7 @@ from assets.suites import suites
 from assets.symbol_pool import symbol_pool
 from assets.symbol_tuned_model import symbol_tuned_model
 from assets.tuning_mixture import tuning_mixture
+from assets.variants import variant_assets
 from resources import console, resources_of
 from symtune_pipeline.environment import git_tree
 from symtune_pipeline.experiment import Experiment
@@ -56,7 +57,8 @@ def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.
     kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_language]
     kept += [eval_report]
     defined = [asset.define(experiment, models) for asset in kept]
-    return [raw_assets(experiment), *sql_assets(experiment), *defined]
+    own = variant_assets(experiment, models)
+    return [raw_assets(experiment), *sql_assets(experiment), *defined, *own]
 
 
 def _jobs(models: dg.PartitionsDefinition, tags: Mapping[str, str]) -> dict[str, Any]:
@@ -66,18 +68,18 @@ def _jobs(models: dg.PartitionsDefinition, tags: Mapping[str, str]) -> dict[str,
             EVERYTHING,
             selection=dg.AssetSelection.all(),
             partitions_def=models,
-            description="Everything, for one model.",
+            description="Runs everything for one model.",
         ),
         made(
             EVALUATION,
             selection="eval*",
             partitions_def=models,
-            description="The evaluation and the report, for one model.",
+            description="Runs the evaluation and the report for one model.",
         ),
         made(
             REFRESH,
             selection=dg.AssetSelection.groups(RAW),
-            description="Every raw dataset, from where the experiment says that it comes from.",
+            description="Loads every raw dataset from the source that the experiment names.",
         ),
     ]
     return {job.name: job for job in jobs}
@@ -86,7 +88,7 @@ def _jobs(models: dg.PartitionsDefinition, tags: Mapping[str, str]) -> dict[str,
 def _schedules(experiment: Experiment, jobs: dict[str, Any]) -> list[dg.ScheduleDefinition]:
     @dg.schedule(cron_schedule="0 6 * * 1", job=jobs[EVALUATION])
     def weekly_evaluation(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
-        """Evaluates every model of the experiment again; off until switched on in the UI."""
+        """Evaluates every model of the experiment; off until switched on."""
         week = context.scheduled_execution_time.date().isoformat()
         return [
             dg.RunRequest(run_key=f"{week}-{key}", partition_key=key) for key in experiment.models
@@ -96,7 +98,7 @@ def _schedules(experiment: Experiment, jobs: dict[str, Any]) -> list[dg.Schedule
         name="weekly_refresh",
         job=jobs[REFRESH],
         cron_schedule="0 5 * * 1",
-        description="Loads every raw dataset again whose source has changed; off until switched on.",
+        description="Loads every raw dataset whose source has changed; off until switched on.",
     )
     return [weekly_evaluation, weekly_refresh]
 
@@ -107,5 +109,6 @@ def _keep_up_to_date() -> dg.AutomationConditionSensorDefinition:
         "keep_up_to_date",
         target=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Makes what a changed dataset, mixture or model is an input of.",
+        description="Materialises everything downstream of a changed dataset, setting or model, the fine-tune"
+        " too; off until switched on.",
     )

@@ -23,7 +23,7 @@ SHARED_SYMBOLS = "shared_symbols.json"  # beside the table: what the check says 
 
 
 def _disjoint_in_tokens(step: Step) -> Verdict:
-    folder = step.artifacts.folder("packed_mixture", step.partition)
+    folder = step.artifacts.folder(step.key("packed_mixture"), step.partition)
     shared = json.loads((folder / SHARED_SYMBOLS).read_text(encoding="utf-8"))
     which = f"{len(shared):,}, such as {shared[0]!r}" if shared else "none"
     return Verdict(
@@ -73,7 +73,9 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     left_out = _pack(step, tokenizer, size, folder / TABLE)
     _write_held_out(step, folder, tokenizer)
     chat = step.experiment.evaluation.chat_template
-    shared = shared_token_sequences(step.artifacts.read_table("symbol_pool"), tokenizer, chat)
+    shared = shared_token_sequences(
+        step.artifacts.read_table(step.key("symbol_pool")), tokenizer, chat
+    )
     write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
     return _counts(folder / TABLE, size) | {"prompts left out": dg.MetadataValue.json(left_out)}
 
@@ -82,8 +84,9 @@ def _pack(
     step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Path
 ) -> dict[str, int]:
     """Write the blocks; returns how many prompts were too long for one, by dataset."""
-    mixture = step.artifacts.folder("tuning_mixture") / TABLE
-    prompts = step.artifacts.manifest("tuning_mixture").rows[TABLE]
+    key = step.key("tuning_mixture")
+    mixture = step.artifacts.folder(key) / TABLE
+    prompts = step.artifacts.manifest(key).rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")
     too_long = TooLong()
     blocks = packed_blocks(
@@ -104,7 +107,7 @@ def _pack(
 
 def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
     inputs = step.artifacts.read_table("int_tuning_examples").sort("example")["input"]
-    drawn = step.artifacts.read_table("tuning_mixture", name=HELD_OUT_PROMPTS.file)
+    drawn = step.artifacts.read_table(step.key("tuning_mixture"), name=HELD_OUT_PROMPTS.file)
     size = step.experiment.tuning.block_tokens_for(step.model)
     chat = step.experiment.evaluation.chat_template
     packed = packed_held_out(drawn, inputs, tokenizer, size, chat)
@@ -112,7 +115,7 @@ def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBas
     left_out = drawn["prompt"].n_unique() - len(packed)
     if left_out:
         step.warn(
-            f"{left_out} held-out prompts are not measured on: with one exemplar per class they exceed"
+            f"{left_out} held-out prompts are left out: with one exemplar per class they exceed"
             f" {size} tokens, or two of their symbols are the same tokens or none."
         )
 

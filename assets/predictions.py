@@ -1,6 +1,6 @@
 """The assets `eval_icl`, `eval_flipped` and `eval_algorithmic`: what every variant of a model predicts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +8,18 @@ import dagster as dg
 import polars as pl
 
 from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
+from assets.variants import keys_of
+from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
-from symtune_pipeline.evaluation.config import JobConfig, Weights
+from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
 from symtune_pipeline.evaluation.predictions import of_model, paths
+from symtune_pipeline.evaluation.server import in_clear
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, content_hash, read_table
 from symtune_pipeline.report.numbers import of_predictions
+from symtune_pipeline.sections import EndpointConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     ALGORITHMIC_SUITE,
@@ -26,12 +30,19 @@ from symtune_pipeline.tables import (
 )
 
 EXAMPLES = "int_evaluation_examples"  # whose inputs a classification suite refers to
+JOB = "symtune_pipeline.evaluation.job"  # which names those below, and imports none
+SCORING = "symtune_pipeline.evaluation.classification"
+GENERATING = "symtune_pipeline.evaluation.generation"
+SERVED = "symtune_pipeline.evaluation.served"
 
 
 def weights(experiment: Experiment) -> dict[str, str]:
     """The asset that holds the weights of each variant."""
     parent = {"pretrained": "pretrained_model"} if experiment.evaluation.pretrained else {}
-    return parent | {"untuned": "base_model", "tuned": "symbol_tuned_model"}
+    return parent | {"untuned": "base_model"} | keys_of(experiment, "symbol_tuned_model")
+
+
+Answering = str | EndpointConfig  # the asset of a variant's weights, or the server that has them
 
 
 def held_as(experiment: Experiment) -> tuple[object, ...]:
@@ -48,6 +59,14 @@ class Asked:
     suite: Suite
     queried: Table
     predictions: Table
+    code: str  # the module that asks a model in a folder
+    form: Callable[[Experiment], object]  # the settings that change its answers
+
+    def settings(self, experiment: Experiment) -> object:
+        """The settings that change the table: those of the answers, and who is served."""
+        served = experiment.evaluation.endpoints
+        asked_so = {name: (each.model, each.serves) for name, each in served.items()}
+        return (self.form(experiment), asked_so, code_version([SERVED], None) if served else None)
 
     def queries(self, step: Step) -> pl.DataFrame:
         """The rows of the suite that are asked."""
@@ -56,11 +75,11 @@ class Asked:
             suite.filter(pl.col("benchmark").is_in(self.benchmarks)) if self.benchmarks else suite
         )
 
-    def variants(self, step: Step) -> dict[str, str]:
-        """The variants that this model has, each with the asset of its weights."""
-        every = weights(step.experiment)
-        has_parent = step.model.parent is not None
-        return {name: key for name, key in every.items() if has_parent or name != "pretrained"}
+    def variants(self, step: Step) -> dict[str, Answering]:
+        """The variants that this model has, each with the asset of its weights, or its server."""
+        every, has_parent = weights(step.experiment), step.model.parent is not None
+        own = {name: key for name, key in every.items() if has_parent or name != "pretrained"}
+        return {**own, **step.experiment.endpoints_of(str(step.partition))}
 
     def build(self, step: Step, folder: Path) -> Metadata:
         """Predict with each variant, and write the predictions as one table."""
@@ -80,14 +99,17 @@ class Asked:
     def predicted(self, step: Step) -> Iterator[pl.DataFrame]:
         """Each variant's, kept by variant, so that none is ever asked the same twice."""
         kept, key = step.artifacts, f"predictions_{self.asset}"
+        variants = self.variants(step)
         made_from = {
-            variant: content_hash([self._made_from(step), _version(step, asset)])
-            for variant, asset in self.variants(step).items()
+            variant: content_hash(
+                [self._made_from(step, self._code(step, who)), _version(step, variant, who)]
+            )
+            for variant, who in variants.items()
         }
         names = {variant: f"{step.partition}-{variant}" for variant in made_from}
         lacking = [v for v in made_from if not kept.up_to_date(key, names[v], made_from[v])]
         if lacking:
-            job = self._job(step, lacking)
+            job = self._job(step, {variant: variants[variant] for variant in lacking})
             result = step.context.resources.launcher.run(step.context, job)
         for variant, name in names.items():
             table = kept.table_once(
@@ -98,8 +120,9 @@ class Asked:
             )
             yield of_model(table, str(step.partition), variant)
 
-    def _job(self, step: Step, variants: Sequence[str]) -> JobConfig:
-        every, settings = self.variants(step), step.experiment.evaluation
+    def _job(self, step: Step, variants: Mapping[str, Answering]) -> JobConfig:
+        settings = step.experiment.evaluation
+        _warn_of_readable(step, variants)
         examples = step.artifacts.folder(EXAMPLES) / TABLE
         return JobConfig(
             output_folder=step.work_folder,
@@ -107,18 +130,29 @@ class Asked:
             queries=step.artifacts.folder(self.queried.asset) / self.queried.file,
             benchmarks=tuple(self.benchmarks),
             inputs=None if self.suite == "algorithmic" else examples,
-            variants={variant: _weights(step, every[variant]) for variant in variants},
-            made_from=self._made_from(step),
+            variants={variant: _model(step, variant, who) for variant, who in variants.items()},
+            made_from=self._made_from(step, step.code_version),
             precision=settings.precision,
             chat_template=settings.chat_template,
+            channel=self._channel(step),
             ranks_per_model=settings.ranks_per_model,
         )
 
-    def _made_from(self, step: Step) -> dict[str, str]:
-        """What all variants' predictions depend on."""
+    def _channel(self, step: Step) -> bool:
+        return step.experiment.evaluation.channel and self.suite == "classification"
+
+    def _code(self, step: Step, who: Answering) -> str:
+        """The version of the code and settings that ask a model: a folder's has none of a server's."""
+        if isinstance(who, EndpointConfig):
+            asked = step.experiment.evaluation
+            return code_version([JOB, SERVED], [asked.chat_template, self._channel(step)])
+        return code_version([JOB, self.code], self.form(step.experiment))
+
+    def _made_from(self, step: Step, code: str) -> dict[str, str]:
+        """What predictions depend on beside the model."""
         inputs = step.inputs()
         return {
-            "code": step.code_version,
+            "code": code,
             **{key: inputs[key] for key in (self.queried.asset, EXAMPLES)},
         }
 
@@ -128,7 +162,7 @@ class Asked:
         wrong = not_predicted_once(self.queries(step), table, list(self.variants(step)))
         return Verdict(
             wrong == 0,
-            f"Queries that a variant predicted never or twice: {wrong or 'none'}.",
+            f"Queries without exactly one prediction of each variant: {wrong or 'none'}.",
             {"queries": dg.MetadataValue.int(wrong)},
         )
 
@@ -138,13 +172,34 @@ class Asked:
         return Verdict(not low, "; ".join(low) or "No setting is below chance.")
 
 
-def _version(step: Step, asset: str) -> str:
-    return step.inputs()[f"{asset}/{step.partition}"]
+def _version(step: Step, variant: str, who: Answering) -> str:
+    """What a variant's answers depend on in its model; where that is served is no part of it."""
+    if isinstance(who, str):
+        return step.inputs()[f"{who}/{step.partition}"]
+    tokenizer = _version(step, variant, "base_model")
+    return content_hash([variant, who.model, tokenizer])[:16]
 
 
-def _weights(step: Step, asset: str) -> Weights:
-    folder = step.artifacts.folder(asset, step.partition)
-    return Weights(folder=folder, version=_version(step, asset))
+def _model(step: Step, variant: str, who: Answering) -> Weights | Endpoint:
+    version = _version(step, variant, who)
+    if isinstance(who, str):
+        return Weights(folder=step.artifacts.folder(who, step.partition), version=version)
+    return Endpoint(
+        url=who.url,
+        model=who.model,
+        protocol=who.protocol,
+        tokenizer=step.artifacts.folder("base_model", step.partition),
+        version=version,
+    )
+
+
+def _warn_of_readable(step: Step, variants: Mapping[str, Answering]) -> None:
+    for who in variants.values():
+        if isinstance(who, EndpointConfig) and in_clear(who.url):
+            step.warn(
+                f"Requests to {who.url} are not encrypted, so others on the network can read the"
+                " prompts; use https, or a tunnel to 127.0.0.1."
+            )
 
 
 def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
@@ -156,13 +211,13 @@ def _warn_of_dropped(step: Step, table: pl.DataFrame) -> None:
         )
 
 
-def _predictions(asked: Asked, description: str, code: str, *, chance: bool = False) -> KeptAsset:
+def _predictions(asked: Asked, description: str, *, chance: bool = False) -> KeptAsset:
     """An asset with the predictions of every variant of a model."""
     every = "Every query has one prediction of every variant."
     present = Check("all_predictions_present", every, asked.predicted_once)
     not_below = Check(
         "accuracy_not_below_chance",
-        "No variant is worse than guessing in a setting, beyond what few queries explain.",
+        "In no setting is a variant significantly below chance.",
         asked.not_below_chance,
         warns=True,
     )
@@ -172,8 +227,8 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
         group="predictions",
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
-        code=[JOB, code],
-        settings=lambda e: (e.evaluation.chat_template, *held_as(e)),
+        code=[JOB, asked.code],
+        settings=asked.settings,
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
         partitioned=True,
@@ -183,26 +238,28 @@ def _predictions(asked: Asked, description: str, code: str, *, chance: bool = Fa
     )(asked.build)
 
 
+def _form(experiment: Experiment) -> object:
+    return experiment.evaluation.chat_template, *held_as(experiment)
+
+
+def _ranked_so(experiment: Experiment) -> object:
+    return _form(experiment), experiment.evaluation.channel
+
+
 def _classified(name: str, benchmark: str) -> Asked:
     tables = CLASSIFICATION_SUITE, CLASSIFICATION_PREDICTIONS
-    return Asked(name, [benchmark], "classification", *tables)
+    return Asked(name, [benchmark], "classification", *tables, SCORING, _ranked_so)
 
-
-JOB = "symtune_pipeline.evaluation.job"  # which names the two below, and imports neither
-SCORING = "symtune_pipeline.evaluation.classification"
-GENERATING = "symtune_pipeline.evaluation.generation"
 
 eval_icl = _predictions(
     _classified("eval_icl", "icl"),
-    "In-context learning on held-out sets: relevant labels or symbols, with or without instruction.",
-    SCORING,
+    "In-context learning on held-out datasets: relevant labels or symbols, with or without instruction.",
     chance=True,
 )
 # Flipped labels pull a model below chance that follows what it knows.
 eval_flipped = _predictions(
     _classified("eval_flipped", "flipped"),
     "Natural labels swapped among the classes: does the model follow the exemplars or its prior?",
-    SCORING,
 )
 eval_algorithmic = _predictions(
     Asked(
@@ -211,7 +268,8 @@ eval_algorithmic = _predictions(
         "algorithmic",
         ALGORITHMIC_SUITE,
         ALGORITHMIC_PREDICTIONS,
+        GENERATING,
+        _form,
     ),
-    "List functions, Turing concepts and their kin, answered by greedy generation, matched exactly.",
-    GENERATING,
+    "List functions, Turing concepts and other algorithmic benchmarks: greedy completions, matched exactly.",
 )

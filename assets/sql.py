@@ -9,6 +9,7 @@ import polars as pl
 
 from assets.raw import raw_key
 from assets.step import Step, as_metadata, code_reference, user_errors
+from assets.variants import keys_of
 from assets.versions import code_version
 from resources.store import Metadata, StoreResource
 from symtune_pipeline.catalog.models import all_models
@@ -17,7 +18,15 @@ from symtune_pipeline.files import TABLE, read_table, scan_table
 from symtune_pipeline.report.numbers import of_summary
 from symtune_pipeline.sql.engine import TestResult, run_model, run_tests
 from symtune_pipeline.sql.model import SqlModel, column_lineage, load_models
-from symtune_pipeline.tables import CATALOG_DATASETS, CATALOG_MODELS, RAW_EXAMPLES, SOURCES
+from symtune_pipeline.tables import (
+    CATALOG_DATASETS,
+    CATALOG_MODELS,
+    CATALOG_VARIANTS,
+    RAW_EXAMPLES,
+    SOURCES,
+    SYMBOL_POOL,
+    TUNING_MIXTURE,
+)
 
 SQL = Path(__file__).resolve().parent.parent / "dbt_like_sql"
 # By layer; three intermediate tables stand where their inputs come from.
@@ -27,7 +36,7 @@ BLOCKING = "int_contamination"
 SUMMARY = "mart_summary"
 SCREEN = 40  # rows
 CODE = ("symtune_pipeline.sql.engine",)
-CATALOG = (CATALOG_DATASETS.name, CATALOG_MODELS.name)
+CATALOG = (CATALOG_DATASETS.name, CATALOG_MODELS.name, CATALOG_VARIANTS.name)
 
 Tables = Mapping[str, list[Path] | pl.DataFrame]
 
@@ -103,8 +112,15 @@ def _variables(experiment: Experiment) -> dict[str, int | float | str]:
     return {
         "cap": experiment.data.cap,
         "seed": experiment.seed,
-        "labels": experiment.mixture.labels,
+        "labels": next(iter(_guarded(experiment).values())).mixture.labels,
     }
+
+
+def _guarded(experiment: Experiment) -> dict[str, Experiment]:
+    """The experiment and its variants whose mixture shows symbols; where none does, all of them."""
+    every = {"tuned": experiment} | {name: experiment.variant(name) for name in experiment.variants}
+    symbols = {name: e for name, e in every.items() if e.mixture.labels != "natural"}
+    return symbols or every
 
 
 def _result(tested: TestResult) -> dg.AssetCheckResult:
@@ -120,6 +136,9 @@ def _asset_keys(table: str, experiment: Experiment) -> list[str]:
     """The assets behind a table that the SQL names; the catalogue is none."""
     if table == RAW_EXAMPLES.name:
         return [raw_key(entry) for entry in experiment.datasets()]
+    if table in (TUNING_MIXTURE.name, SYMBOL_POOL.name):  # those of all variants, for one guard
+        own = keys_of(experiment, table)
+        return list(dict.fromkeys(own[variant] for variant in _guarded(experiment)))
     return [] if table in CATALOG else [table]
 
 
@@ -173,6 +192,9 @@ def _catalog(name: str, experiment: Experiment) -> pl.DataFrame:
     if name == CATALOG_MODELS.name:
         models = all_models().values()
         return CATALOG_MODELS.frame([(m.key, m.parameters) for m in models], orient="row")
+    if name == CATALOG_VARIANTS.name:
+        served = {endpoint: endpoint for endpoint in experiment.evaluation.endpoints}
+        return CATALOG_VARIANTS.frame(list((experiment.recipes() | served).items()), orient="row")
     return CATALOG_DATASETS.frame(
         [
             (entry.key, entry.role, entry.task_type, list(entry.labels.values()), entry.instruction)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import dagster as dg
 
@@ -35,6 +36,8 @@ GPU = "gpu"
 RETRY_SECONDS = 10  # before a lost job is started again
 
 Build = Callable[["Step", Path], Metadata | None]
+Keys = Mapping[str, str]  # the assets that a variant has of its own, by those for which they stand
+SHARED: Keys = MappingProxyType({})
 
 
 @contextmanager
@@ -65,6 +68,11 @@ class Step:
     context: dg.AssetExecutionContext
     resource: StoreResource
     experiment: Experiment
+    keys: Keys = field(default_factory=dict)
+
+    def key(self, asset: str) -> str:
+        """The asset that stands for another one here: a variant has some of its own."""
+        return self.keys.get(asset, asset)
 
     @property
     def artifacts(self) -> Store:
@@ -164,16 +172,15 @@ def contract(table: Table, asset: str) -> Check:
     """The check that the table of an asset has the columns that the contract declares."""
 
     def verdict(step: Step) -> Verdict:
-        folder = step.artifacts.location(
-            asset, step.own_partition, step.artifacts.manifest(asset, step.own_partition)
-        )
+        key, partition = step.key(asset), step.own_partition
+        folder = step.artifacts.location(key, partition, step.artifacts.manifest(key, partition))
         misfit = table.misfit(folder)
-        return Verdict(misfit is None, misfit or f"The table keeps the contract '{table.name}'.")
+        return Verdict(misfit is None, misfit or f"The table matches the contract '{table.name}'.")
 
     return Check(
         f"schema_{table.file.removesuffix('.parquet')}" if "." in table.name else "schema",
-        "The columns are those of symtune_pipeline/tables.py. The values were held against it before"
-        " they were written: a breach fails the step.",
+        "The columns are those of symtune_pipeline/tables.py. The values were checked before they were"
+        " written.",
         verdict,
     )
 
@@ -234,27 +241,33 @@ class KeptAsset:
     about: asset
     build: Build
 
+    def inputs(self, experiment: Experiment, keys: Keys = SHARED) -> Sequence[str | dg.AssetDep]:
+        """What the asset depends on."""
+        deps = self.about.deps(experiment) if callable(self.about.deps) else self.about.deps
+        return [keys.get(dep, dep) if isinstance(dep, str) else dep for dep in deps]
+
     def define(
-        self, experiment: Experiment, models: dg.PartitionsDefinition
+        self, experiment: Experiment, models: dg.PartitionsDefinition, keys: Keys = SHARED
     ) -> dg.AssetsDefinition:
-        """The asset of an experiment whose models are the partitions."""
+        """The asset of an experiment, or of a variant with `keys`; the models are the partitions."""
         about, partitions = self.about, models if self.about.partitioned else None
+        name = keys.get(about.name, about.name)
 
         @dg.asset(
-            name=about.name,
+            name=name,
             description=about.description,
-            deps=about.deps(experiment) if callable(about.deps) else about.deps,
+            deps=self.inputs(experiment, keys),
             partitions_def=partitions,
             group_name=about.group,
             kinds=about.kinds,
             code_version=code_version(about.code, about.settings(experiment)),
-            check_specs=[check.spec(about.name, partitions) for check in about.checks],
+            check_specs=[check.spec(name, partitions) for check in about.checks],
             metadata={"dagster/code_references": function_reference(self.build)},
             pool=about.pool,
             required_resource_keys={"store", *about.resources},
         )
         def kept(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-            return self.run(Step(context, context.resources.store, experiment))
+            return self.run(Step(context, context.resources.store, experiment, keys))
 
         return kept
 

@@ -15,6 +15,7 @@ from symtune_pipeline.evaluation.suites import (
     short_of_queries,
 )
 from symtune_pipeline.files import sha256
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
@@ -31,18 +32,22 @@ def _published(step: Step) -> list[str]:
     return [sha256(path) for path in published_files(folder)] if folder else []
 
 
+def _asked(settings: EvaluationConfig) -> EvaluationConfig:
+    return settings.model_copy(update={"endpoints": {}})  # who is asked does not matter
+
+
 @asset(
     name="eval",
     group="suites",
     kinds={"polars", "parquet"},
     deps=["int_evaluation_examples", "symbol_pool"],
-    settings=lambda e: (e.seed, e.evaluation, e.instructions()),
+    settings=lambda e: (e.seed, _asked(e.evaluation), e.instructions()),
     sources=_published,
     code=[__name__, *(f"{BENCHMARKS}.{key}" for key in benchmarks_of("algorithmic"))],
     tables=[CLASSIFICATION_SUITE, ALGORITHMIC_SUITE, LANGUAGE_SUITE],
 )
 def suites(step: Step, folder: Path) -> Metadata:
-    """Every prompt of every benchmark, as references. Root of the evaluation."""
+    """Every prompt of every benchmark, as row numbers instead of text. Root of the evaluation."""
     config, seed = step.experiment.evaluation, step.experiment.seed
     examples = step.artifacts.read_table("int_evaluation_examples")
     pool = step.artifacts.read_table("symbol_pool")
@@ -55,13 +60,13 @@ def suites(step: Step, folder: Path) -> Metadata:
     LANGUAGE_SUITE.write(language_suite(examples, config.language_texts, seed), folder)
     if suite.is_empty():
         step.warn(
-            "There is no set to evaluate on; the report will only have algorithmic benchmarks."
+            "There is no dataset to evaluate on; the report will only have algorithmic benchmarks."
         )
     short = short_of_queries(suite, config)
     if short:
         counts = ", ".join(f"{dataset} {count}" for dataset, count in short.items())
-        step.warn(f"Of {asked_queries(config)} queries a set, these have fewer: {counts}.")
+        step.warn(f"These datasets have fewer than {asked_queries(config)} queries: {counts}.")
     return {
         "prompts": dg.MetadataValue.int(len(suite) + len(algorithmic)),
-        "sets with fewer queries than asked for": dg.MetadataValue.json(short),
+        "datasets with fewer queries": dg.MetadataValue.json(short),
     }

@@ -18,7 +18,7 @@ def _natural_labels(experiment: Experiment) -> list[str]:
 
 
 def _disjoint(step: Step) -> Verdict:
-    shared = in_both_splits(step.artifacts.read_table("symbol_pool"))
+    shared = in_both_splits(step.artifacts.read_table(step.key("symbol_pool")))
     return Verdict(
         not shared,
         f"Symbols in both splits: {', '.join(shared[:5]) or 'none'}.",
@@ -28,7 +28,7 @@ def _disjoint(step: Step) -> Verdict:
 
 DISJOINT = Check(
     "symbols_disjoint",
-    "No symbol is for tuning and for evaluation, whatever its case.",
+    "No symbol is both for tuning and for evaluation, even if case is ignored.",
     _disjoint,
 )
 
@@ -41,8 +41,8 @@ DISJOINT = Check(
     checks=[DISJOINT],
 )
 def symbol_pool(step: Step, folder: Path) -> Metadata:
-    """About 295,000 arbitrary symbols: integers, letter combinations and words, each for tuning or
-    for evaluation, never both, and none that is a label of a dataset."""
+    """About 295,000 arbitrary symbols: integers, letter combinations and words. Each is for tuning or
+    for evaluation, never both. None is a label of a dataset."""
     pool = make_pool(step.experiment.symbols, _natural_labels(step.experiment))
     SYMBOL_POOL.write(pool, folder)
     counts = pool.group_by("category", "split").len("symbols").sort("category", "split")

@@ -38,11 +38,11 @@ def _plan(step: Step) -> object:
 
 
 def _finite(step: Step) -> Verdict:
-    log = step.artifacts.read_table(LOG, step.partition)
+    log = step.artifacts.read_table(step.key(LOG), step.partition)
     broken = log.filter(~pl.col("loss").is_finite())["step"].to_list()
     return Verdict(
         not broken,
-        f"Steps of {log.height:,} whose loss is no finite number: {broken[:5] or 'none'}.",
+        f"Steps of {log.height:,} whose loss is not a finite number: {broken[:5] or 'none'}.",
         {"steps": dg.MetadataValue.int(len(broken))},
     )
 
@@ -51,7 +51,7 @@ FINITE_LOSS = Check("finite_loss", "The loss of every step is a finite number.",
 
 
 def _better(step: Step) -> Verdict:
-    log = step.artifacts.read_table(LOG, step.partition)
+    log = step.artifacts.read_table(step.key(LOG), step.partition)
     measured = log.drop_nulls("symbol_accuracy")
     if measured.is_empty():
         return Verdict(True, "Nothing was measured: mixture.held_out_prompts is 0.")
@@ -64,7 +64,7 @@ def _better(step: Step) -> Verdict:
     ]
     return Verdict(
         not faults,
-        f"Of the queries of held-out prompts, {after:.2f} have their own symbol first after tuning,"
+        f"Share of held-out prompts whose correct symbol ranks first: {after:.2f} after tuning,"
         f" {before:.2f} before, {chance:.2f} by chance: {' and '.join(faults) or 'above both'}.",
         {"tuned": dg.MetadataValue.float(after), "untuned": dg.MetadataValue.float(before),
          "chance": dg.MetadataValue.float(chance)},
@@ -73,8 +73,8 @@ def _better(step: Step) -> Verdict:
 
 LEARNS_SYMBOLS = Check(
     "learns_symbols",
-    "On held-out prompts the tuned model's own symbols rank first more often than the untuned model's"
-    " and than by chance.",
+    "On held-out prompts, the tuned model ranks the correct symbol first more often than the untuned"
+    " model, and more often than chance.",
     _better,
     warns=True,
 )
@@ -94,7 +94,7 @@ LEARNS_SYMBOLS = Check(
     after=clear_work,
 )
 def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
-    """The output of the fine-tune job: a folder that transformers loads."""
+    """The tuned model: the output of the fine-tune job, in a folder that transformers loads."""
     job = _job(step)
     result = step.context.resources.launcher.run(step.context, job)
     summary = read_result(result)
@@ -103,7 +103,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     name = f"{step.experiment.name}-{step.partition}"
     step.context.resources.tracker.log_job(name, summary["log"], settings, step.warn)
     # The log holds times, so it would make the version of equal models differ.
-    with step.artifacts.writing(LOG, step.partition) as beside:
+    with step.artifacts.writing(step.key(LOG), step.partition) as beside:
         TUNING_LOG.checked(log).write_parquet(beside / TABLE)
         TUNING_LOG_BY_SET.write(sets, beside)
         write_text(beside / "settings.json", json.dumps(settings, indent=1))
@@ -116,7 +116,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
 
 
 def _job(step: Step) -> JobConfig:
-    packed = step.artifacts.folder("packed_mixture", step.partition)
+    packed = step.artifacts.folder(step.key("packed_mixture"), step.partition)
     return job_config(
         step.model,
         step.experiment,
@@ -124,7 +124,7 @@ def _job(step: Step) -> JobConfig:
         blocks=packed / TABLE,
         held_out=packed / PACKED_HELD_OUT.file,
         output_folder=step.work_folder,
-        checkpoint_url=step.resource.checkpoint_url(NAME, step.partition),
+        checkpoint_url=step.resource.checkpoint_url(step.key(NAME), step.partition),
         # The code counts too: no job goes on from the checkpoint of another program.
         inputs=step.inputs() | {"code": code_version(CODE, None)},
     )
@@ -136,7 +136,7 @@ def _described(log: pl.DataFrame, sets: pl.DataFrame, summary: dict[str, float])
     numbers = {
         "seconds": summary["seconds"],
         "tokens per second": log["tokens"][-1] / summary["seconds"],
-        "most memory, GiB": log["memory_gib"][-1],
+        "peak memory, GiB": log["memory_gib"][-1],
         **final_metrics(log),
     }
     return {

@@ -43,11 +43,11 @@ def _settings(experiment: Experiment) -> object:
     tables=[TUNING_MIXTURE, HELD_OUT_PROMPTS],
 )
 def tuning_mixture(step: Step, folder: Path) -> Metadata:
-    """The symbol-tuning prompts as rows of references: exemplars, symbols, format, query."""
+    """The symbol-tuning prompts, as references to exemplars, symbols, a format and a query."""
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
-    pool = step.artifacts.read_table("symbol_pool")
+    pool = step.artifacts.read_table(step.key("symbol_pool"))
     first = _first(step, pool)
     chunks = mixture_chunks(examples, pool, config, seed, first)
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
@@ -57,13 +57,13 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     for dataset, prompts in short.items():
         step.warn(
             f"{dataset}: {prompts:,} prompts have fewer than {config.exemplars_per_class[0]}"
-            " exemplars per class, for lack of examples or mixture.max_characters"
+            " exemplars per class, because of too few examples or mixture.max_characters"
         )
     return {
         "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
         "prompts with too few exemplars": dg.MetadataValue.json(short),
         "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
-        "of them with examples of the mixture": dg.MetadataValue.int(
+        "held-out prompts with examples of the mixture": dg.MetadataValue.int(
             held_out.filter("seen")["prompt"].n_unique()
         ),
     }

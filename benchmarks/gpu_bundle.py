@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +27,6 @@ PACKAGES = (
     "polars", "polars-runtime-32", "pydantic", "pydantic-core", "annotated-types",
     "typing-inspection", "platformdirs", "dagster-pipes",
 )  # fmt: skip
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
 
 
 def write_bundle(folder: Path, counts: Mapping[int, int], prompts: int, model: str) -> None:
@@ -50,14 +47,11 @@ def write_bundle(folder: Path, counts: Mapping[int, int], prompts: int, model: s
 
 def download_wheels(folder: Path, python: str) -> None:
     """The pinned packages for another machine."""
+    from resources.wheels import download  # with Dagster, which the other machine lacks
+
     pins = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), re.M)
-    wanted = [f"{name}=={version}" for name, version in pins if name in PACKAGES]
-    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-         "--python-version", python, "--implementation", "cp", *platforms, "-d", str(folder), *wanted],
-        check=True,
-    )  # fmt: skip
+    wanted = {name: version for name, version in pins if name in PACKAGES}
+    download(wanted, folder, python, "x86_64")
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dagster_aws.s3 import S3Resource
 
-from resources.store import WORK, StoreResource
+from resources.store import StoreResource
 from symtune_pipeline.store.bucket import Bucket, BucketStore
-from symtune_pipeline.store.folder import Store
+from symtune_pipeline.store.folder import WORK, Store
 
 
 class BucketStoreResource(StoreResource):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ ON_RAY = "symtune_pipeline.jobs.on_ray"
 Positive = Annotated[int, Gt(0), Le(100_000)]
 Count = Annotated[int, Ge(0), Le(100_000)]
 WORD = re.compile(r"[\w.,:@+-]+")
+PYTHON = re.compile(r"3\.(1[1-9]|[2-9]\d)")
 DIRECTIVE = re.compile(r"[a-z]+(-[a-z]+)*")
 # Options of sbatch with which a job could not be followed, or that the launcher sets.
 RESERVED = frozenset(
@@ -185,8 +187,40 @@ class SlurmLauncher(Launcher):
         return run_on_slurm(context, job, machines, self.max_failures)
 
 
+class FolderLauncher(Launcher):
+    """A folder for a machine that no launcher reaches; somebody carries it there, and its result back."""
+
+    kind: Literal["folder"] = "folder"
+    folder: Path  # in which each job gets its own
+    part_gb: Annotated[float, Gt(0), Le(1_000_000)] = 2  # of 10^9 bytes: larger files go in parts
+    wheels: bool = True  # packages travel along, besides this library
+    python: str | None = None  # of the other machine; without it, this one's
+    machine: Literal["x86_64", "aarch64"] = "x86_64"
+    has: tuple[str, ...] = ("torch",)  # packages of the other machine, which stay here
+
+    @field_validator("python", mode="before")
+    @classmethod
+    def _is_python(cls, value: object) -> str | None:
+        if value is None or PYTHON.fullmatch(str(value)):
+            return value if value is None else str(value)
+        raise ValueError("is to be 3.11 or newer, as 3.12 is")
+
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
+        """As of every launcher; without the result, raises UserError that says how to get it."""
+        from resources.folder import Elsewhere, run_in_folder
+
+        elsewhere = Elsewhere(
+            part_bytes=max(1, round(self.part_gb * 10**9)),
+            wheels=self.wheels,
+            python=self.python or f"{sys.version_info.major}.{sys.version_info.minor}",
+            machine=self.machine,
+            has=self.has,
+        )
+        return run_in_folder(context, job, self.folder.expanduser().absolute(), elsewhere)
+
+
 Kinds = Annotated[
-    LocalLauncher | TorchrunLauncher | RayLauncher | EcsLauncher | SlurmLauncher,
+    LocalLauncher | TorchrunLauncher | RayLauncher | EcsLauncher | SlurmLauncher | FolderLauncher,
     Field(discriminator="kind"),
 ]
 

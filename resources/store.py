@@ -14,10 +14,9 @@ from filelock import FileLock, Timeout
 from symtune_pipeline.errors.interrupts import interrupted
 from symtune_pipeline.files import TABLE, content_hash, scan_table
 from symtune_pipeline.progress import duration
-from symtune_pipeline.store.folder import Manifest, Store
+from symtune_pipeline.store.folder import WORK, Manifest, Store
 
 MADE_IN = "made in seconds"  # metadata of what was not up to date
-WORK = "work"  # the folder of what is not finished
 Metadata = dict[str, dg.MetadataValue]
 Build = Callable[[Path], Metadata | None]
 

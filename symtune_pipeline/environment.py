@@ -8,7 +8,7 @@ SYMTUNE_HOME        where tables, models and reports are kept: a folder (default
 SYMTUNE_CACHE       the local folder for copies of what is kept on s3, and for unfinished work
                     (default: symtune in the user's folder for caches)
 SYMTUNE_GIT_TREE    the address of this code's branch, where assets link to it
-OPENAI_API_KEY      what `symtune score-endpoint` shows a server that asks for a key
+OPENAI_API_KEY      what a server of models is shown that asks for a key
 """
 
 from __future__ import annotations

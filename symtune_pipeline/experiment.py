@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import (
+    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -19,18 +21,22 @@ from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.files import name_fault, parse_yaml, read_settings
 from symtune_pipeline.sections import (
     DataConfig,
+    EndpointConfig,
     EvaluationConfig,
     MixtureConfig,
     Section,
     SymbolsConfig,
     TuningConfig,
+    Variant,
     known,
 )
+from symtune_pipeline.tables import OUTSIDE, VARIANTS
 
 LIBRARY = Path(__file__).resolve().parent
 # A wheel carries the experiments inside the library (setup.py), a checkout has them beside it.
 INSTALLED = (LIBRARY / "experiments").is_dir()
 RESERVED = ("incoming", "benchmarks")  # folders beside those of experiments
+CHANGED = ("symbols", "mixture", "tuning")  # the sections that a variant may change
 EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
 
 
@@ -48,6 +54,8 @@ class Experiment(Section):
     mixture: MixtureConfig
     tuning: TuningConfig = TuningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant] = Field(default={})
+    """Further tuned models by name, each with some settings of its own, compared in the same report."""
 
     @field_validator("name")
     @classmethod
@@ -94,6 +102,62 @@ class Experiment(Section):
             )
         return evaluation
 
+    @field_validator("evaluation")
+    @classmethod
+    def _endpoints_serve_models(
+        cls, evaluation: EvaluationConfig, info: ValidationInfo
+    ) -> EvaluationConfig:
+        models = info.data.get("models", ())
+        for name, endpoint in evaluation.endpoints.items():
+            if endpoint.serves is None and len(models) > 1:
+                raise ValueError(
+                    f"endpoint '{name}' does not say which of {', '.join(models)} it serves; set"
+                    f" endpoints.{name}.serves"
+                )
+            if endpoint.serves is not None and models and endpoint.serves not in models:
+                raise ValueError(
+                    f"endpoint '{name}' serves '{endpoint.serves}', which is none of the experiment's"
+                    f" models; name one of {', '.join(models)}"
+                )
+        return evaluation
+
+    @field_validator("variants")
+    @classmethod
+    def _differ(cls, variants: dict[str, Variant], info: ValidationInfo) -> dict[str, Variant]:
+        if any(name not in info.data for name in cls.model_fields if name != "variants"):
+            return variants  # another setting is wrong, and named
+        of_recipe = {_recipe(info.data): "tuned"}
+        for name, variant in variants.items():
+            if name in (*VARIANTS, *OUTSIDE, *info.data["evaluation"].endpoints):
+                raise ValueError(f"there is a variant '{name}' already; choose another name")
+            same = of_recipe.setdefault(_recipe(dict(_changed(info.data, name, variant))), name)
+            if same != name:
+                raise ValueError(
+                    f"'{name}' has the same settings as '{same}'; change one or leave it out"
+                )
+        return variants
+
+    def endpoints_of(self, model: str) -> dict[str, EndpointConfig]:
+        """The served variants of a model, by name."""
+        every = self.evaluation.endpoints
+        return {name: each for name, each in every.items() if each.serves in (None, model)}
+
+    def variant(self, name: str) -> Experiment:
+        """The experiment that a variant is tuned with: its own settings in place of the others.
+
+        Its name is the experiment's with the variant's.
+        """
+        return _changed(dict(self), name, self.variants[name])
+
+    def recipes(self) -> dict[str, str]:
+        """For `tuned` and every variant the first of those that differ from it in the seed alone."""
+        tuned = {"tuned": self, **{name: self.variant(name) for name in self.variants}}
+        first: dict[str, str] = {}
+        return {
+            name: first.setdefault(_recipe(dict(experiment) | {"seed": None}), name)
+            for name, experiment in tuned.items()
+        }
+
     def datasets(self) -> list[Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""
         data = self.data
@@ -129,6 +193,31 @@ class Experiment(Section):
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}
+
+
+def _recipe(settings: Mapping[str, Any]) -> str:
+    """All settings that what is tuned depends on."""
+    return repr([settings[name] for name in ("seed", *CHANGED)])
+
+
+def _changed(settings: Mapping[str, Any], name: str, variant: Variant) -> Experiment:
+    """An experiment from its settings with those of a variant in place of its own.
+
+    Raises ValueError where a setting is wrong.
+    """
+    seed = settings["seed"] if variant.seed is None else variant.seed
+    own: dict[str, Any] = {"name": f"{settings['name']}-{name}", "seed": seed, "variants": {}}
+    within: tuple[str, type[Section]] = ("", Experiment)
+    try:
+        for part in CHANGED:
+            within = (f"{part}.", type(settings[part]))
+            given = settings[part].model_dump(exclude_unset=True) | getattr(variant, part)
+            own[part] = within[1].model_validate(given)
+        within = ("", Experiment)
+        return Experiment.model_validate({**settings, **own})
+    except ValidationError as error:
+        where, reason = first_fault(error, within[1].model_json_schema())
+        raise ValueError(f"in '{name}', {within[0]}{'.'.join(where)}: {reason}") from error
 
 
 def load_experiment(name: str) -> Experiment:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import (
@@ -21,7 +22,14 @@ from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.catalog.splits import PAPER, Split, evaluated
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.tables import CATEGORIES, Category, benchmarks_of
+from symtune_pipeline.tables import (
+    CATEGORIES,
+    OUTSIDE,
+    VARIANTS,
+    Category,
+    Protocol,
+    benchmarks_of,
+)
 
 # The most of anything that is counted: beyond lies no experiment, but a slip of the finger.
 Count = Annotated[int, Ge(0), Le(1_000_000_000)]
@@ -207,6 +215,36 @@ class TuningConfig(Section):
         return self.block_tokens
 
 
+class EndpointConfig(Section):
+    """A served model: a variant of a model of the experiment. Its key is read from `OPENAI_API_KEY`."""
+
+    # Where a model is served changes none of its answers, and so is kept with none of them.
+    url: Annotated[str, Field(exclude=True)]
+    """The server's address: up to and with `/v1`; for `sglang` without a path."""
+    model: Annotated[str, MinLen(1)]
+    """The model's name on the server, which stands for its weights: other weights have another name."""
+    serves: str | None = None
+    """The experiment's model whose weights, tuned or not, it serves; none: the only one."""
+    protocol: Protocol = "completions"
+    """OpenAI's completions with echoed log-probabilities, as of vLLM, or SGLang's own `/generate`."""
+
+    @field_validator("url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            fault = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+        except ValueError:
+            fault = True
+        if fault or not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):
+            raise ValueError("is no address such as http://127.0.0.1:8000/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                "holds a user, a password or a query; a key is read from OPENAI_API_KEY alone"
+            )
+        return url
+
+
 class EvaluationConfig(Section):
     """How large the evaluation suites are; a set with fewer queries is asked those it has."""
 
@@ -236,12 +274,24 @@ class EvaluationConfig(Section):
     """The pretrained-only parent answers too, where the catalogue has one."""
     chat_template: bool = False
     """Prompts stand in the chat template of the model, which must be instruction-tuned; in tuning too."""
+    channel: bool = False
+    """Also choose by channel: the label after which the query is most probable (Min et al. 2022)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
     ranks_per_model: Annotated[int, Gt(0), Le(1_024)] | Literal["auto"] = "auto"
     """Ranks, one a GPU, that hold a model together; `auto` is the fewest of the job that have the memory."""
     published: Path | None = None
     """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
+    endpoints: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], EndpointConfig] = {}
+    """Served models by name, in small letters, digits and underscores: each is a variant of its own."""
+
+    @field_validator("endpoints")
+    @classmethod
+    def _names_of_their_own(cls, endpoints: dict[str, EndpointConfig]) -> dict[str, EndpointConfig]:
+        for name in endpoints:
+            if name in (*VARIANTS, *OUTSIDE):
+                raise ValueError(f"there is a variant '{name}' already; choose another name")
+        return endpoints
 
     @field_validator("flipped_percents")
     @classmethod
@@ -276,6 +326,19 @@ class EvaluationConfig(Section):
     @classmethod
     def _beside_the_file(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
         return folder and (info.context or {}).get("folder", Path()) / folder
+
+
+class Variant(Section):
+    """What one variant changes: it is tuned by itself, and asked the same as the others."""
+
+    seed: Annotated[int, Ge(0), Lt(2**32)] | None = None
+    """Another seed of the mixture and of tuning; the suites keep the experiment's."""
+    symbols: dict[str, Any] = {}
+    """Settings of `symbols` that differ; those for evaluation stay."""
+    mixture: dict[str, Any] = {}
+    """Settings of `mixture` that differ."""
+    tuning: dict[str, Any] = {}
+    """Settings of `tuning` that differ."""
 
 
 def known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:

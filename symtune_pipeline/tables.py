@@ -19,6 +19,7 @@ from symtune_pipeline.contract import Column, Table
 Role = Literal["tuning", "evaluation"]  # what a dataset is for
 Category = Literal["integer", "combination", "word"]  # of symbols
 Variant = Literal["pretrained", "untuned", "tuned"]  # which weights answered, small gains first
+Protocol = Literal["completions", "sglang"]  # in which a server is asked
 Suite = Literal["classification", "algorithmic", "language"]
 
 ROLES: Final = get_args(Role)
@@ -49,6 +50,7 @@ ZERO_SHOT: Final = "zero-shot"  # the setting in which a flipped query is asked 
 MEASURES: Final = (
     "accuracy",
     "calibrated",
+    "channel",
     "truth",
     "prior",
     "override",
@@ -84,7 +86,6 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 
 VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "roles": ROLES,
-    "variants": VARIANTS,
     "benchmarks": tuple(BENCHMARKS),
     "measures": MEASURES,
 }
@@ -106,16 +107,20 @@ def _text(description: str, *allowed: str, unique: bool = False, nullable: bool 
     return Column(pl.String(), description, allowed, unique=unique, nullable=nullable)
 
 
-def _number(dtype: type[pl.DataType], description: str, *, unique: bool = False) -> Column:
-    return Column(dtype(), description, least=0, unique=unique)
+def _number(
+    dtype: type[pl.DataType], description: str, *, unique: bool = False, nullable: bool = False
+) -> Column:
+    return Column(dtype(), description, least=0, unique=unique, nullable=nullable)
 
 
-def _list(dtype: type[pl.DataType] | pl.DataType, description: str) -> Column:
-    return Column(pl.List(dtype), description)
+def _list(
+    dtype: type[pl.DataType] | pl.DataType, description: str, *, nullable: bool = False
+) -> Column:
+    return Column(pl.List(dtype), description, nullable=nullable)
 
 
-def _flag(description: str) -> Column:
-    return Column(pl.Boolean(), description)
+def _flag(description: str, *, nullable: bool = False) -> Column:
+    return Column(pl.Boolean(), description, nullable=nullable)
 
 
 def _measure(description: str) -> Column:
@@ -158,6 +163,14 @@ CATALOG_MODELS: Final = Table(
     {
         "model": _text("Key of the model.", unique=True),
         "parameters": _number(pl.Int64, "Number of its weights."),
+    },
+)
+CATALOG_VARIANTS: Final = Table(
+    "catalog_variants",
+    "The tuned models of the experiment, and those that a server answers for.",
+    {
+        "variant": _text("Name of the variant.", unique=True),
+        "recipe": _text("The first of the variants that differ from it in the seed alone."),
     },
 )
 SYMBOL_POOL: Final = Table(
@@ -268,7 +281,7 @@ ALGORITHMIC_SUITE: Final = Table(
 )
 _PREDICTION = {
     "model": _text("Key of the model that was evaluated."),
-    "variant": _text("Which weights answered.", *VARIANTS, *OUTSIDE),
+    "variant": _text("Who answered: pretrained, untuned, tuned, or a variant by its name."),
     "setting": _text("How the prompt was shown."),
     "context": _CONTEXT,
     "query": _number(pl.UInt32, "The query: an example number, or a number within its concept."),
@@ -293,6 +306,15 @@ CLASSIFICATION_PREDICTIONS: Final = Table(
             CLASS, "Index of the label that gains most over its probability after that query."
         ),
         "calibrated_correct": _flag("Whether the calibrated prediction is the target."),
+        "channel_logprobs": _list(
+            pl.Float64,
+            "Log-probability of the query's text after each label, in nats; null: not asked.",
+            nullable=True,
+        ),
+        "channel": _number(
+            CLASS, "Index of the label before the most probable text.", nullable=True
+        ),
+        "channel_correct": _flag("Whether the channel prediction is the target.", nullable=True),
         "chance": Column(pl.Float64(), "The share that guessing would get right.", least=0, most=1),
         "dropped": _number(pl.UInt32, "Exemplars left out, so that the prompt fits the model."),
     },
@@ -366,6 +388,7 @@ SOURCES: Final[Mapping[str, Table]] = {
     "raw_examples": RAW_EXAMPLES,
     "catalog_datasets": CATALOG_DATASETS,
     "catalog_models": CATALOG_MODELS,
+    "catalog_variants": CATALOG_VARIANTS,
     "symbol_pool": SYMBOL_POOL,
     "tuning_mixture": TUNING_MIXTURE,
     "eval_icl": CLASSIFICATION_PREDICTIONS,

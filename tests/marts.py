@@ -67,6 +67,34 @@ def mart(*pairs: list[dict[str, Any]], **more: Any) -> pl.DataFrame:
     return pl.DataFrame([row for rows in pairs for row in rows], schema={**SCHEMA, **more})
 
 
+def variant_marts(model: str = "smollm2-135m") -> dict[str, pl.DataFrame]:
+    """The marts `variants` and `seeds`: two variants beside `tuned`, one of which has another seed."""
+    setting = {"model": model, "benchmark": "icl", "setting": "symbols, no instruction"}
+    variants = [
+        setting
+        | {
+            "measure": measure, "variant": variant, "versus": versus, "n": 440, "chance": 0.4,
+            "accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05,
+            "gain": accuracy - other, "gain_cluster_low": accuracy - other - 0.08,
+            "gain_cluster_high": accuracy - other + 0.07, "p": 0.02,
+        }
+        for measure in ("accuracy", "calibrated")
+        for variant, accuracy in (("tuned", 0.6), ("again", 0.64), ("final", 0.55))
+        for versus, other in (("untuned", 0.5), ("tuned", 0.6))
+        if variant != versus
+    ]  # fmt: skip
+    seeds = [
+        setting
+        | {
+            "measure": measure, "recipe": "tuned", "seeds": 2, "n": 440,
+            "accuracy": 0.62, "accuracy_spread": 0.028, "low": 0.57, "high": 0.67,
+            "gain": 0.12, "gain_spread": 0.028, "gain_low": 0.04, "gain_high": 0.2,
+        }
+        for measure in ("accuracy", "calibrated")
+    ]  # fmt: skip
+    return {"variants": pl.DataFrame(variants), "seeds": pl.DataFrame(seeds)}
+
+
 def robustness_marts(
     model: str = "smollm2-135m", dataset: str = "plants"
 ) -> dict[str, pl.DataFrame]:

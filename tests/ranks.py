@@ -29,6 +29,7 @@ def forked() -> Any:
             "symtune_pipeline.evaluation.job",
             "symtune_pipeline.evaluation.classification",
             "symtune_pipeline.evaluation.generation",
+            "symtune_pipeline.evaluation.served",
         ]
     )
     return context

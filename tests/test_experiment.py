@@ -248,3 +248,72 @@ def test_a_run_that_cannot_end_is_refused_before_it_starts(
 ) -> None:
     with pytest.raises(UserError, match=says):
         missing_roles(_load(tmp_path, MODELS + OWN.format(role=role) + MIXTURE + asked))
+
+
+ENDPOINTS = """evaluation:
+  endpoints:
+    {name}: {{url: "{url}", model: {model}, serves: {serves}}}
+"""
+SERVED = {"name": "vllm_8", "url": "http://127.0.0.1:8000/v1", "model": "tiny", "serves": "micro"}
+
+
+def _endpoint(**changed: str) -> str:
+    return MODELS + DATA + MIXTURE + ENDPOINTS.format(**SERVED | changed)
+
+
+def test_a_served_model_is_a_variant_of_a_model_of_the_experiment(tmp_path: Path) -> None:
+    experiment = _load(tmp_path, _endpoint())
+    assert list(experiment.endpoints_of("micro")) == ["vllm_8"]
+    assert experiment.endpoints_of("smollm2-135m") == {}
+    alone = _load(tmp_path, _endpoint(serves="null"))
+    assert alone.endpoints_of("micro")["vllm_8"].protocol == "completions"
+
+
+def test_where_a_model_is_served_is_no_part_of_what_an_experiment_is(tmp_path: Path) -> None:
+    here, there = (
+        _load(tmp_path, _endpoint(url=url)) for url in ("http://127.0.0.1:1/v1", "https://a.b/v1")
+    )
+    assert here.model_dump() == there.model_dump()
+    assert "url" not in str(here.model_dump())
+    assert here.evaluation.endpoints["vllm_8"].url != there.evaluation.endpoints["vllm_8"].url
+
+
+@pytest.mark.parametrize("name", ["tuned", "untuned", "pretrained", "endpoint", "incoming"])
+def test_a_served_model_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
+    sentence = _refused(tmp_path, _endpoint(name=name))
+    assert f"'evaluation.endpoints': there is a variant '{name}' already; choose" in sentence
+
+
+def test_a_served_model_and_a_tuned_variant_have_different_names(tmp_path: Path) -> None:
+    sentence = _refused(tmp_path, _endpoint() + "variants: {vllm_8: {seed: 1}}\n")
+    assert "there is a variant 'vllm_8' already; choose another name" in sentence
+    both = _load(tmp_path, _endpoint() + "variants: {seed1: {seed: 1}}\n")
+    assert both.variant("seed1").endpoints_of("micro") == both.endpoints_of("micro")
+
+
+@pytest.mark.parametrize("name", ["../x", "a-b", "A", '""', "a/b", "1a", "a.b", "x" * 41])
+def test_the_name_of_a_served_model_names_a_file(name: str, tmp_path: Path) -> None:
+    assert "evaluation.endpoints" in _refused(tmp_path, _endpoint(name=name))
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "ftp://a/v1", "http://", "http:///v1", "", "x",
+                                 "http://a:99999/v1", "http://[/v1", "http://a b/v1"])  # fmt: skip
+def test_an_address_that_is_none_is_one_sentence(url: str, tmp_path: Path) -> None:
+    sentence = _refused(tmp_path, _endpoint(url=url))
+    assert "'evaluation.endpoints.vllm_8.url': is no address such as http://127.0.0.1" in sentence
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"]
+)
+def test_a_key_in_an_address_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
+    sentence = _refused(tmp_path, _endpoint(url=url))
+    assert "a key is read from OPENAI_API_KEY alone" in sentence and "sk-1" not in sentence
+
+
+def test_a_served_model_says_which_of_several_models_it_serves(tmp_path: Path) -> None:
+    several = "models: [micro, smollm2-135m]\n"
+    text = _endpoint(serves="null").replace(MODELS, several)
+    assert "set endpoints.vllm_8.serves" in _refused(tmp_path, text)
+    other = _refused(tmp_path, _endpoint(serves="gemma3-270m").replace(MODELS, several))
+    assert "which is none of the experiment's models; name one of micro, smollm2-135m" in other

@@ -6,13 +6,13 @@ WITH predictions AS (
     SELECT
         'icl' AS benchmark, setting, NULL::INTEGER AS flipped_percent, model, variant,
         dataset, NULL::VARCHAR AS category, context, query, prediction, target, chance,
-        correct, logprobs, calibrated_correct, content_free
+        correct, logprobs, calibrated_correct, content_free, channel_correct, channel_logprobs
     FROM eval_icl
     UNION ALL
     SELECT
         'flipped' AS benchmark, setting, flipped_percent, model, variant,
         dataset, NULL::VARCHAR AS category, context, query, prediction, target, chance,
-        correct, logprobs, calibrated_correct, content_free
+        correct, logprobs, calibrated_correct, content_free, channel_correct, channel_logprobs
     FROM eval_flipped
     WHERE setting <> 'zero-shot'
     UNION ALL
@@ -21,7 +21,8 @@ WITH predictions AS (
         concept AS dataset, category, context, query, NULL::USMALLINT AS prediction,
         NULL::USMALLINT AS target, NULL::DOUBLE AS chance,
         correct, NULL::DOUBLE[] AS logprobs, NULL::BOOLEAN AS calibrated_correct,
-        NULL::DOUBLE[] AS content_free
+        NULL::DOUBLE[] AS content_free, NULL::BOOLEAN AS channel_correct,
+        NULL::DOUBLE[] AS channel_logprobs
     FROM eval_algorithmic
 ),
 -- What a variant takes a query's labels to mean: its choice where no exemplar is shown.
@@ -51,6 +52,12 @@ measured AS (
         [pair[1] - pair[2] FOR pair IN list_zip(logprobs, content_free)] AS scores
     FROM predictions
     WHERE calibrated_correct IS NOT NULL
+    UNION ALL
+    SELECT
+        benchmark, setting, flipped_percent, model, variant, dataset, category, context, query,
+        'channel' AS measure, channel_correct AS counted, chance, channel_logprobs AS scores
+    FROM predictions
+    WHERE channel_correct IS NOT NULL
     UNION ALL
     SELECT
         benchmark, setting, flipped_percent, model, variant, dataset, category, context, query,

@@ -19,5 +19,5 @@ SELECT
 FROM int_scores
 WHERE benchmark = 'flipped'
     AND level IN ('all', 'two labels')
-    AND measure <> 'calibrated'
+    AND measure NOT IN ('calibrated', 'channel')
 ORDER BY sets, model, flipped_percent, measure, variant

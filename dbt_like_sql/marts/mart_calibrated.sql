@@ -1,5 +1,5 @@
--- The classification benchmarks with the labels ranked as they are ('raw') and calibrated, over all sets
--- and set by set: a gain that calibration takes away was the bias of a label.
+-- The classification benchmarks with the labels ranked as they are ('raw') and calibrated, and where it was
+-- asked by channel, over all sets and set by set: a gain that calibration takes away was the bias of a label.
 SELECT
     benchmark,
     setting,
@@ -7,7 +7,7 @@ SELECT
     CASE measure WHEN 'accuracy' THEN 'raw' ELSE measure END AS choice,
     * EXCLUDE (level, benchmark, setting, dataset, measure, flipped_percent, category)
 FROM int_scores
-WHERE measure IN ('accuracy', 'calibrated')
+WHERE measure IN ('accuracy', 'calibrated', 'channel')
     AND level IN ('all', 'dataset')
     AND benchmark IN ('icl', 'flipped')
 ORDER BY benchmark, setting, model, dataset NULLS FIRST, choice DESC, variant

@@ -14,6 +14,15 @@ class PromptFormat(Fact):
     before_input: str
     before_label: str
 
+    def reversed(self) -> PromptFormat:
+        """The format in which the label comes first: each keeps its mark, and an arrow stays between."""
+        if not self.before_input:
+            return self
+        mark = self.before_label.removeprefix("\n")
+        return PromptFormat(
+            name=self.name, before_input=mark, before_label=f"\n{self.before_input}"
+        )
+
 
 @cache
 def prompt_formats() -> tuple[PromptFormat, ...]:

@@ -1,6 +1,6 @@
-"""The command `symtune`: looking at what the pipeline has made, and carrying it elsewhere.
+"""Look at the data, prompts and results of the pipeline, and export them.
 
-Materialising stays with Dagster.
+To run the pipeline, use dg or materialize.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from symtune_pipeline.commands import (
+    collect,
+    compare,
     doctor,
     export_dataset,
     export_lm_eval,
@@ -52,23 +54,25 @@ class AnyOrder(TyperGroup):
 
 
 app = typer.Typer(cls=AnyOrder, no_args_is_help=True, help=__doc__, context_settings=HELP)
-show = typer.Typer(no_args_is_help=True, help="Look at a dataset, a prompt or a table.")
+show = typer.Typer(no_args_is_help=True, help="Show a dataset, a model, a prompt or a table.")
 show.command()(show_table.table)
 show.command()(show_dataset.dataset)
 show.command()(show_model.model)
 show.command()(show_prompt.prompt)
-export = typer.Typer(no_args_is_help=True, help="Carry what the pipeline has made elsewhere.")
+export = typer.Typer(no_args_is_help=True, help="Export prompts for other tools.")
 export.command("dataset")(export_dataset.dataset)
 export.command("lm-eval")(export_lm_eval.lm_eval)
 app.command()(query.query)
 app.add_typer(show, name="show")
 app.command()(report.report)
+app.command()(compare.compare)
 app.command()(doctor.doctor)
 app.add_typer(export, name="export")
 app.command()(plan.plan)
 app.command()(mirror.mirror)
 app.command("score-endpoint")(score_endpoint.score_endpoint)
 app.command()(push.push)
+app.command()(collect.collect)
 
 
 def _print_version(asked: bool) -> None:
@@ -81,7 +85,7 @@ def _print_version(asked: bool) -> None:
 def _experiment(
     experiment: Annotated[
         str | None,
-        typer.Option(help="A name in experiments/ or a file; SYMTUNE_EXPERIMENT by default."),
+        typer.Option(help="A name in experiments/, or a file. Default: SYMTUNE_EXPERIMENT."),
     ] = None,
     _: Annotated[
         bool,

@@ -14,7 +14,12 @@ def current_experiment() -> Experiment:
 
 
 def current_store() -> Store:
-    """Where the current experiment keeps its artifacts: a folder, or a prefix on s3."""
-    name, url = current_experiment().name, home_url()
+    """Where the current experiment keeps its artifacts."""
+    return store_of(current_experiment())
+
+
+def store_of(experiment: Experiment) -> Store:
+    """Where an experiment keeps its artifacts: a folder, or a prefix on s3."""
+    name, url = experiment.name, home_url()
     root = home_folder() / name
     return BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)

@@ -1,7 +1,7 @@
-"""`symtune doctor`: what is installed, reachable, writable and large enough, before a run needs it.
+"""`symtune doctor`: checks packages, disk, memory, GPU and hub access before a run needs them.
 
-It changes nothing. Needs of memory and disk are rough, and those of tuning all weights in fp32;
-`symtune plan` counts them.
+It changes nothing. Its estimates of memory and disk are rough: they are those of tuning all weights in
+fp32. `symtune plan` computes them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ OTHER_GB = 1.5  # programs in memory, tables on disk
 
 
 def doctor() -> None:
-    """What is installed, reachable, writable and large enough, and what to do where it is not.
+    """Check packages, disk, memory, GPU and hub access.
 
-    Ends with exit code 1 where there is a problem.
+    For each problem, print what to do. The exit code is 1 if there is a problem.
 
     Example: symtune doctor
     """
@@ -67,9 +67,7 @@ def findings() -> Iterator[Finding]:
     try:
         experiment = current_experiment()
     except UserError as error:
-        yield Finding(
-            "experiment", str(error).rstrip("."), "until then nothing else can be looked at"
-        )
+        yield Finding("experiment", str(error).rstrip("."), "nothing else was checked")
         return
     models = [find_model(key) for key in experiment.models]
     yield Finding("experiment", f"{experiment.name}, with {', '.join(experiment.models)}")
@@ -105,7 +103,7 @@ def packages() -> Finding:
     if wrong:
         return Finding("packages", f"not as declared: {', '.join(wrong)}", "run `make setup`")
     named = ", ".join(f"{name} {_installed(name)}" for name in NAMED)
-    return Finding("packages", f"{len(needed)} as declared, among them {named}")
+    return Finding("packages", f"{len(needed)} as declared, including {named}")
 
 
 def gpu() -> Finding:
@@ -113,7 +111,7 @@ def gpu() -> Finding:
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding("gpu", ", ".join(names) or "none that torch can use, so the CPU is used")
+    return Finding("gpu", ", ".join(names) or "torch finds none, so the CPU is used")
 
 
 def home() -> Finding:
@@ -124,7 +122,7 @@ def home() -> Finding:
             count = len(Bucket(url).keys())
         except UserError as error:
             return Finding("home", str(error).rstrip("."), "see docs/deployment.md")
-        return Finding("home", f"{url} can be read and holds {count:,} files")
+        return Finding("home", f"{url} can be read and contains {count:,} files")
     folder = home_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +133,7 @@ def home() -> Finding:
         return Finding(
             "home",
             f"{folder} cannot be written ({reason})",
-            "set SYMTUNE_HOME to a folder that can",
+            "set SYMTUNE_HOME to a folder that can be written",
         )
     return Finding("home", f"{folder} can be written")
 
@@ -143,7 +141,7 @@ def home() -> Finding:
 def disk(models: list[Model]) -> Finding:
     """The space under the home, against what the largest model will leave there."""
     folder = next(path for path in (home_folder(), *home_folder().parents) if path.exists())
-    remedy = "make room, or set SYMTUNE_HOME to a larger disk"
+    remedy = "free space, or set SYMTUNE_HOME to a larger disk"
     return _enough("disk", shutil.disk_usage(folder).free, "free", models, DISK, remedy)
 
 
@@ -155,7 +153,7 @@ def memory(models: list[Model]) -> Finding:
         size, where = torch.cuda.get_device_properties(0).total_memory, "on the GPU"
     else:
         size, where = psutil.virtual_memory().total, "in this machine"
-    remedy = "choose a smaller model, or see `symtune plan` for what it needs"
+    remedy = "choose a smaller model, or run `symtune plan` to see what it needs"
     return _enough("memory", size, where, models, MEMORY, remedy)
 
 
@@ -174,7 +172,7 @@ def weights(model: Model) -> Finding:
                 raise
             packaged_files(model.package)
             quantised = f"{model.base.repository}, quantised, from package {model.package}"
-            return Finding(name, f"{quantised}; the hub is not reached")
+            return Finding(name, f"{quantised}; the hub cannot be reached")
     except UserError as error:
         return _problem(name, error)
     return Finding(name, f"{model.base.repository}, from {place}")
@@ -186,7 +184,7 @@ def parent_weights(model: Model) -> Finding:
 
     name = f"weights of {model.key}'s parent"
     if model.parent is None:
-        return Finding(name, "the catalogue names none")
+        return Finding(name, "the catalogue has none")
     try:
         place = look_up(model, *model.parent)
     except UserError as error:
@@ -207,8 +205,8 @@ def data(experiment: Experiment) -> Finding:
     if public and not mirror and not offline and not hub_answers():
         return Finding(
             "data",
-            f"the hub is not reached, for {len(public)} public sets",
-            "connect, set SYMTUNE_MIRROR, or set HF_HUB_OFFLINE=1 where its cache holds them",
+            f"the hub cannot be reached, for {len(public)} public datasets",
+            "connect, set SYMTUNE_MIRROR, or set HF_HUB_OFFLINE=1 if its cache contains them",
         )
     try:
         source = public_source(mirror)
@@ -218,13 +216,13 @@ def data(experiment: Experiment) -> Finding:
     if missing and experiment.data.missing == "error":
         return Finding(
             "data",
-            f"of {len(sets)} sets, files are missing of {', '.join(missing)}",
-            "bring them, or set data.missing to leave_out",
+            f"of {len(sets)} datasets, these lack files: {', '.join(missing)}",
+            "add the files, or set data.missing to leave_out",
         )
-    hub = "the hub's cache, as HF_HUB_OFFLINE is set" if offline else "the hub"
-    where = f"{len(public)} from {mirror or hub}" if public else "none from elsewhere"
+    hub = "the hub's cache, because HF_HUB_OFFLINE is set" if offline else "the hub"
+    where = f"{len(public)} from {mirror or hub}" if public else "all on this machine"
     without = f", without {len(missing)} that are missing" if missing else ""
-    return Finding("data", f"{len(sets)} sets, {where}{without}")
+    return Finding("data", f"{len(sets)} datasets, {where}{without}")
 
 
 def _problem(name: str, error: UserError) -> Finding:

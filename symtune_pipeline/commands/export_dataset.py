@@ -1,4 +1,4 @@
-"""`symtune export dataset`: the mixture and the suites as a folder for `datasets.load_dataset`.
+"""`symtune export dataset`: writes the mixture and the suites to a folder for `datasets.load_dataset`.
 
     <folder>/README.md
     <folder>/mixture/train-00000-of-00003.parquet     and so on
@@ -60,7 +60,7 @@ Row = dict[str, Any]
 def dataset(
     folder: Annotated[Path, typer.Argument(help="A new folder, or one with an earlier export.")],
 ) -> None:
-    """The mixture and the evaluation suites as a Hugging Face dataset folder with a card.
+    """Export the mixture and the evaluation suites as a Hugging Face dataset with a card.
 
     Example: symtune export dataset /tmp/symbol-tuning
     """

@@ -1,4 +1,4 @@
-"""The suites as tasks of EleutherAI's lm-evaluation-harness: YAML and JSON lines, no Python code.
+"""Exports the suites as tasks of EleutherAI's lm-evaluation-harness: YAML and JSON lines, no Python code.
 
     <folder>/README.md
     <folder>/symtune.yaml                              the group of all tasks
@@ -36,21 +36,37 @@ from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 GROUP = "symtune"
 TEXT = f"""# Evaluation suites of {TAG}, for lm-evaluation-harness
 
-    lm_eval --model hf --model_args pretrained=<model>,dtype=float32 \\
+    lm_eval --model hf --model_args pretrained=<model>,dtype=float32{{argument}} \\
       --include_path {{folder}} --tasks {GROUP}{{option}}
 
-{{form}} Leave add_bos_token out, so that a
-prompt begins as the model's tokenizer begins a text, as it does in {TAG}, which scores in float32 on
-a CPU. The tasks name their data by its path: export again instead of
-moving this folder. Version of the suites: {{version}}.
+{{form}} {TAG} scores in float32 on a CPU.
+The tasks contain the path of their data, so do not move this folder: export again.
+Version of the suites: {{version}}.
 """
 
-# By the experiment's evaluation.chat_template: the option for it, and what it means.
-FORMS = {
-    False: ("", "The prompts are for base models: do not apply a chat template."),
-    True: (
+
+@dataclass(frozen=True)
+class _Form:
+    """What the harness must be told of the prompts: an argument of its model, an option, and why."""
+
+    argument: str
+    option: str
+    why: str
+
+
+FORMS = {  # by the experiment's evaluation.chat_template
+    False: _Form(
+        "",
+        "",
+        f"""The prompts are for base models: do not apply a chat template. Leave add_bos_token out, so that a
+prompt begins as the model's tokenizer begins a text, as it does in {TAG}.""",
+    ),
+    True: _Form(
+        ",add_bos_token=False",
         " --apply_chat_template",
-        "The prompts are messages: let the harness apply the chat template.",
+        f"""The prompts are messages: let the harness apply the chat template. The template writes what stands
+before a message, so that the tokenizer adds nothing. A template that writes the date writes that of
+the day in the harness, and 26 July 2024 in {TAG}.""",
     ),
 }
 
@@ -69,7 +85,9 @@ class _Task:
 def lm_eval(
     folder: Annotated[Path, typer.Argument(help="A new folder, or one with an earlier export.")],
 ) -> None:
-    """The evaluation suites as tasks of lm-evaluation-harness, which finds them by --include_path.
+    """Export the evaluation suites as tasks of lm-evaluation-harness.
+
+    The harness finds them with --include_path.
 
     Example: symtune export lm-eval /tmp/tasks
     """
@@ -103,8 +121,9 @@ def export_tasks(store: Store, folder: Path, chat: bool = False) -> dict[str, in
             _write_yaml(beside, task.name, settings)
         group = {"group": GROUP, "task": [task.name for task in tasks]}
         _write_yaml(beside, GROUP, group | _versioned(version))
-        option, form = FORMS[chat]
-        text = TEXT.format(folder=final, version=version, option=option, form=form)
+        form = FORMS[chat]
+        told = {"argument": form.argument, "option": form.option, "form": form.why}
+        text = TEXT.format(folder=final, version=version, **told)
         (beside / README).write_text(text, encoding="utf-8")
     return {task.name: len(task.documents) for task in tasks}
 

@@ -1,4 +1,4 @@
-"""`symtune mirror`: copies the experiment's public sets into a folder or an s3:// prefix."""
+"""`symtune mirror`: copies the experiment's public datasets to a folder or an s3:// prefix."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from symtune_pipeline.sources.mirror import Mirror, fill_mirror
 def mirror(
     to: Annotated[str, typer.Argument(help="A folder, or an s3://<bucket>/<prefix>.")],
 ) -> None:
-    """Fill a mirror with the experiment's public sets, from the hub or from SYMTUNE_MIRROR.
+    """Copy the experiment's public datasets to a mirror, from the hub or from SYMTUNE_MIRROR.
 
-    What is there is left as it is, so that an interrupted copy goes on where it was.
+    Files that the mirror already has are not copied again, so you can resume an interrupted copy.
+
+    Example: symtune mirror /data/hub_mirror
     """
     experiment = current_experiment()
     public = [entry for entry in experiment.datasets() if entry.hub]
     if not public:
         raise UserError(
-            f"Experiment '{experiment.name}' has no public sets to mirror; choose one with `source: hub`,"
+            f"Experiment '{experiment.name}' has no public datasets to mirror; choose one with `source: hub`,"
             " such as paper."
         )
     fill_mirror(public, public_source(mirror_folder()), Mirror(to), print)

@@ -1,4 +1,4 @@
-"""`symtune plan`: what fine-tuning and evaluating a model need before they cost money."""
+"""`symtune plan`: estimates what a fine-tune and an evaluation need, before they cost money."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ ESTIMATED = f"estimated: materialise {CLASSIFICATION_SUITE.asset} and {BASE} to 
 def plan(
     model: Annotated[str | None, typer.Option(help="A model of the catalogue.")] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="Its kind: l4, a100, h100, h200, b200, cpu.")
+        str | None, typer.Option(help="Kind of GPU: l4, a100, h100, h200, b200, or cpu.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Number of GPUs.")] = None,
     lora: Annotated[
-        bool | None, typer.Option("--lora/--full", help="Adapters, or all weights.")
+        bool | None, typer.Option("--lora/--full", help="Tune adapters, or all weights.")
     ] = None,
     checkpointing: Annotated[
         bool | None,
         typer.Option(
             "--activation-checkpointing/--no-activation-checkpointing",
-            help="Compute activations twice instead of keeping them.",
+            help="Compute activations twice to save memory.",
         ),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every model as the catalogue plans it, in Markdown.")
+        bool, typer.Option("--all", help="Plan every model of the catalogue, as a Markdown table.")
     ] = False,
 ) -> None:
-    """What fine-tuning a model and evaluating it in this experiment need: memory, time and price.
+    """Estimate memory, time and price of the fine-tune and the evaluation of this experiment.
 
-    What is not given is as the catalogue plans it.
+    Options that you leave out have the values of the model's entry in the catalogue.
 
     Example: symtune plan --model olmo2-7b --gpus 8 --gpu h100
     """
@@ -90,7 +90,9 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     """The mixture as packed for this model, or else for another one, or else estimated."""
     packed = store.partitions(PACKED_MIXTURE.asset)
     if not packed:
-        return estimated_workload(experiment, "estimated: materialise packed_mixture to know")
+        return estimated_workload(
+            experiment, "estimated; materialise packed_mixture for the exact number"
+        )
     key = model.key if model.key in packed else packed[0]
     return packed_workload(
         store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
@@ -116,5 +118,6 @@ def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
         suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
     }
     inputs = store.read_table(EXAMPLES).sort("example")["input"].to_list()
-    chat = experiment.evaluation.chat_template
-    return counted(weights, tables, inputs, model.context_tokens, chat=chat)
+    asked = experiment.evaluation
+    chat, channel = asked.chat_template, asked.channel
+    return counted(weights, tables, inputs, model.context_tokens, chat=chat, channel=channel)

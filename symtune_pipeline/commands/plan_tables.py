@@ -30,11 +30,11 @@ def details(plan: Plan, experiment: str) -> Group:
         "price": _price(plan),
     }.items():
         facts.add_row(name, text)
-    memory = Table("memory of a rank", "GB", box=None, padding=(0, 2), pad_edge=False)
+    memory = Table("memory per rank", "GB", box=None, padding=(0, 2), pad_edge=False)
     memory.columns[1].justify = "right"
     for name, needed in plan.memory.items():
         memory.add_row(name, f"{needed / GB:.2f}")
-    memory.add_row("together", f"{plan.needed / GB:.2f}")
+    memory.add_row("total", f"{plan.needed / GB:.2f}")
     title = f"{plan.model.key}, experiment {experiment}"
     return Group(title, "", facts, "", memory, "", _verdict(plan))
 
@@ -81,7 +81,7 @@ def _speed(plan: Plan) -> str:
     if plan.gpu.key == "cpu":
         return f"measured here: {plan.speed.of_block:.2g} s a block of {plan.job.block_tokens:,} tokens"
     low, high = plan.utilisation
-    return f"assuming {low:.0%} to {high:.0%} of the {plan.gpu.tflops:,.3g} TFLOP/s at its best"
+    return f"assuming {low:.0%} to {high:.0%} of the peak of {plan.gpu.tflops:,.3g} TFLOP/s"
 
 
 def _price(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""`symtune push`: a tuned model on a hub, as its owner asks for: nothing of the pipeline uploads by itself.
+"""`symtune push`: uploads a tuned model to a hub, which the pipeline never does by itself.
 
 The hub's own library finds the address and the token: `hf auth login`, or HF_TOKEN.
 """
@@ -10,23 +10,35 @@ from typing import Annotated
 
 import typer
 
-from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.sources.hub_client import may_pass, reason, what_keeps_silent
 from symtune_pipeline.store.folder import Store
+
+TUNED = "tuned"  # the experiment's own tuned model
 
 
 def push(
     partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
     to: Annotated[str, typer.Option(help="The repository: owner/name.")],
-    private: Annotated[bool, typer.Option("--private", help="A new one is not public.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Upload; otherwise only list.")] = False,
+    variant: Annotated[
+        str, typer.Option(help="A variant of the experiment in place of its own tuned model.")
+    ] = TUNED,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository as private.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Upload. Without it, only list the files.")
+    ] = False,
 ) -> None:
-    """Upload a tuned model to a hub; without --yes, list what would be uploaded.
+    """Upload a tuned model to a hub.
+
+    Without --yes, only list what would be uploaded.
 
     Example: symtune push smollm2-135m --to owner/name --private --yes
     """
-    folder = tuned_model(current_store(), partition)
+    folder = tuned_model(current_experiment(), current_store(), partition, variant)
     for line in listing(folder):
         typer.echo(line)
     if yes:
@@ -35,9 +47,15 @@ def push(
         typer.echo(f"Nothing was uploaded; add --yes to upload this to {to}.")
 
 
-def tuned_model(store: Store, partition: str) -> Path:
-    """The folder of the partition's tuned model; raises UserError where it was not made."""
-    return store.folder("symbol_tuned_model", partition)
+def tuned_model(experiment: Experiment, store: Store, partition: str, variant: str) -> Path:
+    """The folder of a tuned model; raises UserError where there is no such variant or it was not made."""
+    if variant not in (TUNED, *experiment.variants):
+        raise UserError(
+            f"Experiment '{experiment.name}' has no variant '{variant}'; choose one of"
+            f" {', '.join([TUNED, *experiment.variants])}."
+        )
+    own = "" if variant == TUNED else f"_{variant}"
+    return store.folder(f"symbol_tuned_model{own}", partition)
 
 
 def listing(folder: Path) -> list[str]:

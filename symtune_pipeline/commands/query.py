@@ -1,4 +1,4 @@
-"""`symtune query`: SQL over the tables that the pipeline has made; it changes nothing."""
+"""`symtune query`: runs SQL on the tables of the pipeline; it changes nothing."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ def query(
     sql: Annotated[str, typer.Argument(help="One SELECT, or SHOW TABLES.")],
     rows: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Rows to print at most: {ROWS} of a table, or else all."),
+        typer.Option(min=1, help=f"Maximum number of rows. Default: {ROWS} as a table, else all."),
     ] = None,
-    format: Annotated[Format, typer.Option(help="How the rows are written.")] = "table",
+    format: Annotated[Format, typer.Option(help="Output format.")] = "table",
 ) -> None:
-    """Run SQL over the tables that the pipeline has made, all partitions of a table as one.
+    """Run SQL on the tables of the pipeline.
 
-    It reads these tables and nothing else: no other file, no network, no name of a Python object.
+    A table has the rows of all its partitions.
+    A query can read these tables only: no other file, no network and no Python object.
 
     Example: symtune query "SELECT role, sum(kept) FROM int_set_statistics GROUP BY role"
 

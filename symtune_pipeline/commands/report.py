@@ -1,4 +1,4 @@
-"""`symtune report`: the table that a run ends with, and where its page lies."""
+"""`symtune report`: prints the latest results and the path of the HTML report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
+from symtune_pipeline.report.variants import print_variants
 from symtune_pipeline.store.folder import Store
 
 BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
+COMPARED = ("mart_variants", "mart_seeds")
 
 
 def report(
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the report in a browser.")
+    ] = False,
 ) -> None:
-    """The table of the latest report, and where its page lies.
+    """Print the latest results and the path of the HTML report.
 
     Example: symtune report --open
     """
@@ -32,7 +36,7 @@ def report(
 
 
 def print_report(store: Store) -> Path:
-    """Print the table that a run ends with and where its page lies; returns the page's path.
+    """Print the latest results and the path of the HTML report, and return this path.
 
     Raises UserError where no report was made.
     """
@@ -41,5 +45,7 @@ def print_report(store: Store) -> Path:
     print_summary(console, store.read_table("mart_summary"))
     if all(map(store.find, BEHIND)):  # a report of an earlier version has none of them
         print_robustness(console, *map(store.read_table, BEHIND))
+    if all(map(store.find, COMPARED)):
+        print_variants(console, *map(store.read_table, COMPARED))
     console.print(f"Report: {page}", soft_wrap=True)
     return page

@@ -14,11 +14,12 @@ Schema = Mapping[str, Any]
 INTRODUCTION = """\
 # Every setting of an experiment
 
-Made from the code that checks the settings, by `make docs-settings`.
+For everyone who writes an experiment. Example: `mixture: {prompts: 500}` sets `mixture.prompts`.
 
-An experiment is a YAML file: those that are shipped are in `experiments/`, and `SYMTUNE_EXPERIMENT` or
-`--experiment` names one of them or the path of your own. What has a default may be left out; what is *needed*
-has none. An unknown setting is refused, with the nearest name.
+An experiment is a YAML file: one of those in `experiments/`, or your own. Choose it by name or path with
+`SYMTUNE_EXPERIMENT` or `--experiment`. You may leave out settings that have a default; settings marked
+*needed* have none. An unknown setting is an error, which suggests the nearest name. `make docs-settings`
+writes this page from the code that checks the settings.
 """
 # What JSON Schema calls a bound, and what we say.
 BOUNDS = {
@@ -73,6 +74,8 @@ def values(field: Schema) -> str:
         return f"list of: {values(field['items'])}{_least(field)}"
     if "$ref" in field or "patternProperties" in field:
         return "settings, see below"
+    if field.get("additionalProperties") is True:
+        return "settings by name"
     if field.get("type") == "object":
         keys = values(field["propertyNames"]) if "propertyNames" in field else "text"
         return f"mapping of {keys} to {values(field['additionalProperties'])}{_least(field)}"

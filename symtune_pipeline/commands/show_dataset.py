@@ -1,4 +1,4 @@
-"""`symtune show dataset`: what the catalogue says about a dataset, and what was loaded of it."""
+"""`symtune show dataset`: shows a dataset's catalogue entry and its loaded rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FATES = ("duplicate", "conflict", "contaminated", "capped", "other_split", "empt
 
 
 def dataset(
-    key: Annotated[str, typer.Argument(help="A dataset of the experiment or the catalogue.")],
+    key: Annotated[str, typer.Argument(help="A dataset of the experiment or of the catalogue.")],
 ) -> None:
-    """What the catalogue says about a dataset, and what was loaded of it.
+    """Show a dataset: its catalogue entry, and which of its rows were loaded and kept.
 
     Example: symtune show dataset rte
     """
@@ -29,7 +29,7 @@ def dataset(
 
 
 def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
-    """What the catalogue says about a dataset, and what was loaded of it.
+    """A dataset's catalogue entry and its loaded rows.
 
     Raises UserError for a dataset that neither the experiment nor the catalogue has.
     """
@@ -74,7 +74,7 @@ def _loaded(store: Store, dataset: Dataset) -> list[tuple[str, str]]:
             store.read_table("int_set_statistics").filter(dataset=dataset.key).iter_rows(named=True)
         ):
             fates = ", ".join(f"{fate}: {row[fate]:,}" for fate in ("kept", *FATES) if row[fate])
-            rows.append(("by fate", fates))
+            rows.append(("outcome", fates))
     # The first of every class, then the second.
     turn = pl.int_range(pl.len()).over("label")
     for row in raw.sort(turn, maintain_order=True).head(3).iter_rows(named=True):

@@ -1,6 +1,6 @@
-"""`symtune show model`: what the catalogue says about a model, what was made of it, where that lies.
+"""`symtune show model`: shows a model's catalogue entry, the artifacts made from it, and how it runs.
 
-Of a folder it says how the model in it runs, which is tried there and then.
+For a folder, it loads the model in it and tries how it runs.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ ANSWERS = {"eval_icl": "scored", "eval_algorithmic": "generated"}
 
 
 def model(
-    key: Annotated[str, typer.Argument(help="A model of the catalogue, or a folder with one.")],
+    key: Annotated[str, typer.Argument(help="A model of the catalogue, or a folder with a model.")],
 ) -> None:
-    """What the catalogue says about a model, what was made of it, where that lies and how it runs.
+    """Show a model: its catalogue entry, the folders of its artifacts, and how it runs.
 
     Example: symtune show model smollm2-135m
     """
@@ -60,8 +60,8 @@ def _of_folder(folder: Path) -> list[tuple[str, str]]:
     own = open_model(folder, precision, device, attention=None).eval()
     return [
         ("model", f"{type(model).__name__}: {model.num_parameters():,} parameters"),
-        ("scores and is tuned", attention_of(model)),
-        ("generates", str(choose_generating(own))),
+        ("scoring and tuning", attention_of(model)),
+        ("generation", str(choose_generating(own))),
     ]
 
 
@@ -83,7 +83,9 @@ def _model_facts(model: Model) -> list[tuple[str, str]]:
 
 def _on_the_hub(model: Model) -> list[tuple[str, str]]:
     if model.base and not model.instruct:
-        return [("pretrained only", f"{_at(model.base)}; it is tuned itself, and has no parent")]
+        return [
+            ("pretrained only", f"{_at(model.base)}; this model itself is tuned, and has no parent")
+        ]
     return [
         ("instruction-tuned", _at(model.base) if model.base else "made here"),
         ("pretrained parent", _at(model.parent) if model.parent else "none"),

@@ -1,4 +1,4 @@
-"""`symtune show prompt`: a prompt's text with its labels marked, and what each label stands for.
+"""`symtune show prompt`: prints a prompt with its labels marked, and the class of each label.
 
 Prompts of the tuning mixture and of the evaluation suites are brought into one form, a table with
 the columns setting, format, instruction, examples (the query last), targets and labels.
@@ -30,13 +30,13 @@ def prompt(
     dataset: Annotated[str, typer.Option(help="A dataset of the experiment.")],
     setting: Annotated[
         str | None,
-        typer.Option(help='Such as "symbols, no instruction"; any by default.'),
+        typer.Option(help='For example "symbols, no instruction". Default: any setting.'),
     ] = None,
-    number: Annotated[int, typer.Option(help="Which of the prompts, from 0.")] = 0,
+    number: Annotated[int, typer.Option(help="Number of the prompt, from 0.")] = 0,
 ) -> None:
-    """Print a prompt with its symbols and its target marked.
+    """Print a prompt with its symbols and target marked.
 
-    Of a tuning set it is a prompt of tuning_mixture, of an evaluation set one of eval.
+    Prompts of a tuning dataset come from tuning_mixture, those of an evaluation dataset from eval.
 
     Example: symtune show prompt --dataset hotel_reviews --number 3
     """

@@ -1,4 +1,4 @@
-"""`symtune show table`: the first rows of a table."""
+"""`symtune show table`: prints the first rows of a table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from symtune_pipeline.store.folder import Store
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="An asset, or one of its tables: eval.algorithmic.")],
-    rows: Annotated[int, typer.Option(min=1, help="Rows to print at most.")] = 10,
+    name: Annotated[
+        str, typer.Argument(help="An asset, or one of its tables, such as eval.algorithmic.")
+    ],
+    rows: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 10,
 ) -> None:
-    """The first rows of a table.
+    """Print the first rows of a table.
 
     Example: symtune show table int_examples --rows 3
     """

@@ -23,7 +23,14 @@ BY_SETTING = """
         ) END AS calibrated_low,
         CASE WHEN count(calibrated_correct) > 0 THEN wilson_high(
             count(*) FILTER (WHERE calibrated_correct), count(calibrated_correct)
-        ) END AS calibrated_high
+        ) END AS calibrated_high,
+        avg(channel_correct::INTEGER) AS channel,
+        CASE WHEN count(channel_correct) > 0 THEN wilson_low(
+            count(*) FILTER (WHERE channel_correct), count(channel_correct)
+        ) END AS channel_low,
+        CASE WHEN count(channel_correct) > 0 THEN wilson_high(
+            count(*) FILTER (WHERE channel_correct), count(channel_correct)
+        ) END AS channel_high
     FROM (SELECT *, row_number() OVER () AS number FROM outcomes)
     GROUP BY setting
     ORDER BY min(number)
@@ -36,16 +43,18 @@ def by_setting(
     """A row per setting, in the order of the predictions, with 95% Wilson intervals.
 
     Columns: setting (of the algorithmic suite after the benchmark's key), n, accuracy, low, high,
-    chance, and the accuracy of calibrated choices: calibrated, calibrated_low, calibrated_high. Of the
-    algorithmic suite these and chance are null.
+    chance, and the accuracy of calibrated choices, calibrated, calibrated_low and calibrated_high, and
+    of channel choices, channel, channel_low and channel_high, which are null where there are none. Of
+    the algorithmic suite these and chance are null.
     """
-    outcomes = classification.select("setting", "correct", "chance", "calibrated_correct")
+    choices = ["calibrated_correct", "channel_correct"]
+    outcomes = classification.select("setting", "correct", "chance", *choices)
     if algorithmic is not None:
         of_benchmark = algorithmic.select(
             pl.format("{}, {}", "benchmark", "setting").alias("setting"),
             "correct",
             chance=pl.lit(None, pl.Float64),
-            calibrated_correct=pl.lit(None, pl.Boolean),
+            **dict.fromkeys(choices, pl.lit(None, pl.Boolean)),
         )
         outcomes = pl.concat([outcomes, of_benchmark])
     with engine() as database:

@@ -43,6 +43,10 @@ class KeptAnswers(Asking):
     bucket: Bucket | None = None
     team: RankTeam | None = None
 
+    def kept_in(self) -> str:
+        """As of `Asking`."""
+        return str(self.folder)
+
     def together(self, work: Callable[[], Found]) -> Found:
         """What `work` returns on this rank; raises UserError where it does so on any.
 

@@ -39,6 +39,10 @@ class Asking:
 
     team: Team | None = None
 
+    def kept_in(self) -> str:
+        """Where answers are kept from one start to the next; empty where they are not."""
+        return ""
+
     def together(self, work: Callable[[], Found]) -> Found:
         """What `work` returns; where others ask too, its UserError is that of all."""
         return work()

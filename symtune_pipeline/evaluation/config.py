@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from symtune_pipeline.files import content_hash, name_fault
 from symtune_pipeline.jobs.job import Job
-from symtune_pipeline.tables import Suite
+from symtune_pipeline.tables import Protocol, Suite
 
 
 def _file_name(name: str) -> str:
@@ -25,6 +25,21 @@ class Weights(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
+    version: str
+
+
+class Endpoint(BaseModel):
+    """A served model: the address, its name there, and a folder with its tokenizer and configuration.
+
+    `version` stands for the model and the tokenizer. The key, which a server may ask for, is not here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    model: str
+    protocol: Protocol
+    tokenizer: Path
     version: str
 
 
@@ -43,10 +58,11 @@ class JobConfig(Job):
     queries: Path  # the suite's table
     benchmarks: tuple[str, ...]  # those that are asked; none: the whole suite
     inputs: Path | None = None  # the table of examples that a suite refers to
-    variants: dict[Annotated[str, AfterValidator(_file_name)], Weights]
+    variants: dict[Annotated[str, AfterValidator(_file_name)], Weights | Endpoint]
     made_from: dict[str, str]
     precision: Literal["auto", "fp32", "bf16"]
     chat_template: bool
+    channel: bool = False  # whether inputs are scored after labels, too
     ranks_per_model: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
 
     def fingerprint(self) -> str:
@@ -59,6 +75,7 @@ class JobConfig(Job):
                 "made_from",
                 "precision",
                 "chat_template",
+                "channel",
                 "ranks_per_model",
             },
         )

@@ -5,7 +5,7 @@ It runs with transformers' own attention: prompts of a batch are padded, not pac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, takewhile
 from pathlib import Path
@@ -74,20 +74,11 @@ def complete(
     or exceeds the model's context with its completion, for a token that the model does not know, and
     where `SegmentTokenizer` does.
     """
-    by_segment = SegmentTokenizer(tokenizer, chat)
-    rows = suite.iter_rows(named=True)
-    texts = [render(algorithmic_prompt(row, by_segment.frame)) for row in rows]
-    answers = [f"{by_segment.frame.label.filled(target)}\n" for target in suite["target"]]
-    prompts, answered = (
-        [by_segment.encoder.before + ids for ids in by_segment.encoder.ids(strings)]
-        for strings in (texts, list(map(str.__add__, texts, answers)))
-    )
+    prompts, longest = prompts_of(suite, SegmentTokenizer(tokenizer, chat))
     check_vocabulary(model, (token for prompt in prompts for token in prompt))
-    added = (len(whole) - len(prompt) for whole, prompt in zip(answered, prompts, strict=True))
-    longest = max(added, default=0)
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     concepts = list(suite.select(CONCEPT).iter_rows())
-    turns, size = _in_turn(prompts, concepts), BATCH if way.batched else 1
+    turns, size = in_turn(prompts, suite), BATCH if way.batched else 1
     batches = [turns[start : start + size] for start in range(0, len(turns), size)]
 
     def first_lines(batch: list[int]) -> list[str]:
@@ -102,6 +93,19 @@ def complete(
     lines: list[list[str]] = asking.all(batches, answer, len, progress, str(way))
     line_of = dict(zip(chain.from_iterable(batches), chain.from_iterable(lines), strict=True))
     return generated(suite, [line_of[i] for i in range(len(prompts))], str(way))
+
+
+def prompts_of(suite: pl.DataFrame, by_segment: SegmentTokenizer) -> tuple[list[list[int]], int]:
+    """The tokens of each prompt, and how many a completion has at most: those of the longest target."""
+    rows = suite.iter_rows(named=True)
+    texts = [render(algorithmic_prompt(row, by_segment.frame)) for row in rows]
+    answers = [f"{by_segment.frame.label.filled(target)}\n" for target in suite["target"]]
+    prompts, answered = (
+        [by_segment.encoder.before + ids for ids in by_segment.encoder.ids(strings)]
+        for strings in (texts, list(map(str.__add__, texts, answers)))
+    )
+    added = (len(whole) - len(prompt) for whole, prompt in zip(answered, prompts, strict=True))
+    return prompts, max(added, default=0)
 
 
 class _WithinMemory:
@@ -134,8 +138,9 @@ class _WithinMemory:
         return lines
 
 
-def _in_turn(prompts: list[list[int]], concepts: list[Concept]) -> list[int]:
+def in_turn(prompts: list[list[int]], suite: pl.DataFrame) -> list[int]:
     """The prompts' numbers: a concept's side by side, and those of like length, for little padding."""
+    concepts: list[Concept] = list(suite.select(CONCEPT).iter_rows())
     longest_of: dict[Concept, int] = {}
     for concept, prompt in zip(concepts, prompts, strict=True):
         longest_of[concept] = max(longest_of.get(concept, 0), len(prompt))
@@ -159,12 +164,34 @@ def _first_lines(
             f"A prompt of the algorithmic benchmarks has {needed} tokens with its completion, and the"
             f" model takes {limit}; lower evaluation.algorithmic_shots."
         )
-    ends = _end_tokens(model, tokenizer)
+    texts = continued(model, tokenizer, prompts, concepts, new_tokens, ["\n"], way)
+    return list(map(first_line, texts))
+
+
+def first_line(text: str) -> str:
+    """A completion's first line of text, also where that starts on a line of its own."""
+    return text.strip().split("\n")[0].strip()
+
+
+def continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    groups: Sequence[object],
+    new_tokens: int,
+    stops: list[str],
+    way: Generating,
+) -> list[str]:
+    """The text that the model adds to each prompt, greedily: to an end token, or past a stop string.
+
+    Prompts of equal `groups` may share what they begin with; special tokens are left out of the text.
+    """
+    ends = end_tokens(model.generation_config, model.config.get_text_config(), tokenizer)
     padding = tokenizer.pad_token_id
     if padding is None or padding >= vocabulary(model):
         padding = ends[0] if ends else 0  # whichever: the mask hides it
-    batch = Batch.of(prompts, concepts, padding, way.shared)
-    greedy = _greedy(new_tokens, ends, padding, way.cached)
+    batch = Batch.of(prompts, groups, padding, way.shared)
+    greedy = _greedy(new_tokens, stops, ends, padding, way.cached)
     with torch.inference_mode(), _configured(model, greedy):
         found = batch.generate(model, tokenizer=tokenizer)
     # An end token need not be special to the tokenizer, which would then write it out.
@@ -172,27 +199,28 @@ def _first_lines(
         list(takewhile(lambda token: token not in ends, row))
         for row in found[:, batch.ids_ST.shape[1] :].tolist()
     ]
-    texts = tokenizer.batch_decode(added, skip_special_tokens=True)
-    # A completion that starts on a line of its own is still the first line of text.
-    return [text.strip().split("\n")[0].strip() for text in texts]
+    texts: list[str] = tokenizer.batch_decode(added, skip_special_tokens=True)
+    return texts
 
 
-def _greedy(new_tokens: int, ends: list[int], padding: int, cached: bool) -> GenerationConfig:
-    """The likeliest token at every step, to the end of the line or to one of the end tokens."""
+def _greedy(
+    new_tokens: int, stops: list[str], ends: list[int], padding: int, cached: bool
+) -> GenerationConfig:
+    """The likeliest token at every step, to a stop string or to one of the end tokens."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=new_tokens,
-        stop_strings=["\n"],
+        stop_strings=stops or None,
         eos_token_id=ends or None,
         pad_token_id=padding,
         use_cache=cached,
     )
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens with which the model ends a text, as its files say, or else its tokenizer."""
-    for named in (model.generation_config, model.config.get_text_config(), tokenizer):
+def end_tokens(*configurations: object) -> list[int]:
+    """The tokens with which a model ends a text, as the first of these says: its files, its tokenizer."""
+    for named in configurations:
         ends = getattr(named, "eos_token_id", None)
         if ends is not None:
             return list(ends) if isinstance(ends, list | tuple) else [ends]

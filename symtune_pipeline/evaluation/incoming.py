@@ -75,6 +75,7 @@ def score_folder(
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     form = config.chat_template, config.precision, list(CLASSIFICATION_PREDICTIONS.columns)
     made_from = content_hash([files, list(versions), form])
+    by_channel = content_hash([made_from, config.channel])
 
     def ranked() -> pl.DataFrame:
         progress = Progress(name, len(classification), "queries", say)
@@ -87,6 +88,6 @@ def score_folder(
         return ALGORITHMIC_PREDICTIONS.checked(of_model(predictions, name, "incoming"))
 
     return by_setting(
-        store.table_once("incoming_classification", name, made_from, ranked),
+        store.table_once("incoming_classification", name, by_channel, ranked),
         store.table_once("incoming_algorithmic", name, made_from, generated),
     ).sort("setting")

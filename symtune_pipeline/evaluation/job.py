@@ -22,7 +22,7 @@ from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import UserError, brief
 from symtune_pipeline.evaluation.answers import KeptAnswers
 from symtune_pipeline.evaluation.asking import Asking
-from symtune_pipeline.evaluation.config import JobConfig, Weights
+from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
 from symtune_pipeline.evaluation.spread import RankTeam, ranks_per_model
 from symtune_pipeline.files import content_hash, read_table, sha256
 from symtune_pipeline.jobs.job import Say
@@ -45,6 +45,7 @@ ANSWERING: dict[Suite, tuple[str, str]] = {
     "algorithmic": ("symtune_pipeline.evaluation.generation", "generate"),
     "language": ("symtune_pipeline.evaluation.language", "measure"),
 }
+SERVED = "symtune_pipeline.evaluation.served"  # whose functions of these names ask a server
 MADE_FROM = "made from"  # in the metadata of a finished table
 
 
@@ -67,16 +68,18 @@ def _run(config: JobConfig, ranks: Ranks, say: Say) -> Path:
             f" its machines the same folder for {config.queries}."
         )
     team = _team(config, ranks, say)
-    # Sums in another order differ by rounding, so models that are held otherwise answer otherwise.
-    held = [team.size] if team else []
-    for variant, weights in config.variants.items():
-        made_from = content_hash([read, weights.version, *held])[:16]
+    for variant, model in config.variants.items():
+        # Sums in another order differ by rounding, so models that are held otherwise answer otherwise.
+        held = [team.size] if team and isinstance(model, Weights) else []
+        made_from = content_hash([read, model.version, *held])[:16]
         path = config.result_folder / f"{variant}.parquet"
         if ranks.broadcast(lambda path=path, made=made_from: _made_from(path) == made):  # type: ignore[misc]
             continue
         progress = Progress(f"{variant} model", len(suite), "queries", say)
-        answers = _answers(config, ranks, made_from, progress, team)
-        table = _predict(config, suite, weights, progress, answers)
+        of_team = team if isinstance(model, Weights) else None
+        name = _kept_as(made_from, model, ranks)
+        answers = _answers(config, ranks, name, progress, of_team)
+        table = _predict(config, suite, model, progress, answers)
         if ranks.rank == 0:
             _write(table, path, made_from)
         gc.collect()  # a model may hold itself
@@ -97,22 +100,38 @@ def _read(config: JobConfig) -> tuple[pl.DataFrame, str]:
             f"The suite {config.queries} cannot be read ({brief(error)}); materialise it again."
         ) from error
     device, precision = device_and_precision(config.precision)
-    settings = [config.benchmarks, config.chat_template, config.made_from]
+    settings = [config.benchmarks, config.chat_template, config.channel, config.made_from]
     if config.benchmarks:
         rows = rows.filter(pl.col("benchmark").is_in(config.benchmarks))
     return rows, content_hash([files, settings, device, str(precision)])
 
 
+def _kept_as(made_from: str, model: Weights | Endpoint, ranks: Ranks) -> str:
+    """The name of the folder of answers: those of another model under a server's name are apart."""
+    if isinstance(model, Weights):
+        return made_from
+    facts: Callable[[Endpoint], object] = import_module(SERVED).server_facts
+    seen = ranks.all_gather(ranks.together(lambda: facts(model)))
+    if any(found != seen[0] for found in seen):
+        raise UserError(
+            f"Endpoint {model.url} is not the same to all ranks of the evaluation; give all its machines"
+            " one server."
+        )
+    return content_hash([made_from, seen[0]])[:16]
+
+
 def _team(config: JobConfig, ranks: Ranks, say: Say) -> RankTeam | None:
     """The ranks that hold a model together with this one; None where each holds a whole one."""
     _, precision = device_and_precision(config.precision)
-    folders = [weights.folder for weights in config.variants.values()]
+    folders = [each.folder for each in config.variants.values() if isinstance(each, Weights)]
+    if not folders:
+        return None
     size = ranks_per_model(config.ranks_per_model, folders, precision, ranks)
     return RankTeam.of(ranks, size, say) if size > 1 else None
 
 
 def _answers(
-    config: JobConfig, ranks: Ranks, made_from: str, progress: Progress, team: RankTeam | None
+    config: JobConfig, ranks: Ranks, name: str, progress: Progress, team: RankTeam | None
 ) -> KeptAnswers:
     def going_on(done: int) -> None:
         progress.resume(done)
@@ -120,22 +139,30 @@ def _answers(
 
     if team:
         team = replace(team, say=lambda line: progress.say(f"{progress.what}: {line}"))
-    folder = config.output_folder / "answers" / made_from
+    folder = config.output_folder / "answers" / name
     bucket = Bucket(config.checkpoint_url) if config.checkpoint_url else None
     return KeptAnswers(folder, ranks, going_on, bucket, team)
 
 
 def _predict(
-    config: JobConfig, suite: pl.DataFrame, weights: Weights, progress: Progress, asking: Asking
+    config: JobConfig,
+    suite: pl.DataFrame,
+    model: Weights | Endpoint,
+    progress: Progress,
+    asking: Asking,
 ) -> pl.DataFrame:
-    """What the model in a folder predicts, whichever way its suite is answered."""
+    """What the model in a folder or on a server predicts, whichever way its suite is answered."""
     module, function = ANSWERING[config.suite]
-    predict: Callable[..., pl.DataFrame] = getattr(import_module(module), function)
-    settings = EvaluationConfig(precision=config.precision, chat_template=config.chat_template)
+    where: Endpoint | Path = model if isinstance(model, Endpoint) else model.folder
+    home = import_module(SERVED if isinstance(model, Endpoint) else module)
+    predict: Callable[..., pl.DataFrame] = getattr(home, function)
+    settings = EvaluationConfig(
+        precision=config.precision, chat_template=config.chat_template, channel=config.channel
+    )
     if config.inputs is None:
-        return predict(weights.folder, suite, settings, progress, asking)
+        return predict(where, suite, settings, progress, asking)
     inputs = read_table(config.inputs).sort("example")["input"].to_list()
-    return predict(weights.folder, suite, inputs, settings, progress, asking)
+    return predict(where, suite, inputs, settings, progress, asking)
 
 
 def _made_from(path: Path) -> str | None:

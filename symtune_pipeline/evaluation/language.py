@@ -57,18 +57,39 @@ def language_loss(
     `loading.load_model`; `asking` says who asks which. Raises UserError where `TextEncoder` or
     `scorer.score` does.
     """
-    encoder = TextEncoder(tokenizer)
     context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = min(LONGEST, context or LONGEST)
-    first = max(1, len(encoder.before))
-    own = encoder.ids([inputs[example] for example in suite["example"]])
-    texts = [(encoder.before + ids)[:longest] for ids in own]
+    texts, first = texts_of(suite, inputs, TextEncoder(tokenizer), context)
     read = [text for text in texts if len(text) > first]
     trees = [Tree([], [Query(text[:first], [text[first:]])]) for text in read]
-    scores = iter(score(model, trees, AT_A_TIME, progress, asking))
-    found = [-next(scores)[0][0] if len(text) > first else 0.0 for text in texts]
+    scores = [queries[0][0] for queries in score(model, trees, AT_A_TIME, progress, asking)]
+    return losses_of(suite, texts, first, scores, attention_of(model))
+
+
+def texts_of(
+    suite: pl.DataFrame, inputs: Sequence[str], encoder: TextEncoder, context: int | None
+) -> tuple[list[list[int]], int]:
+    """The tokens of each text as far as they are read, and the place of the first that is predicted.
+
+    `context` are the tokens that the model takes.
+    """
+    longest = min(LONGEST, context or LONGEST)
+    own = encoder.ids([inputs[example] for example in suite["example"]])
+    return [(encoder.before + ids)[:longest] for ids in own], max(1, len(encoder.before))
+
+
+def losses_of(
+    suite: pl.DataFrame,
+    texts: Sequence[Sequence[int]],
+    first: int,
+    scores: Sequence[float],
+    path: str,
+) -> pl.DataFrame:
+    """The table of losses, from the log-probability of each text that has a token to predict."""
+    found = iter(scores)
     return suite.select("dataset", "example").with_columns(
         tokens=pl.Series([max(0, len(text) - first) for text in texts], dtype=pl.UInt32),
-        nats=pl.Series(found, dtype=pl.Float64),
-        path=pl.lit(attention_of(model)),
+        nats=pl.Series(
+            [-next(found) if len(text) > first else 0.0 for text in texts], dtype=pl.Float64
+        ),
+        path=pl.lit(path),
     )

@@ -41,14 +41,16 @@ def ranked(
     answers: Sequence[Sequence[Sequence[float]]],
     dropped: Sequence[int],
     path: str,
+    channel: Sequence[Sequence[Sequence[float]]] | None = None,
 ) -> pl.DataFrame:
     """Predictions on the classification suite from the log-probabilities of labels, in nats.
 
     `answers` are those of each context as `by_context` gives them: by query the labels', the content-free
     query last. `dropped` counts the exemplars left out of a context, so that its longest prompt fits
     the model. One row per row of the suite, in its order. The prediction is the label with the highest
-    log-probability, and the calibrated one as `calibrated` has it. Chance is one over the number of
-    labels.
+    log-probability, and the calibrated one as `calibrated` has it. `channel` are the log-probabilities
+    of each query's input after each label, by context; the channel choice is the label with the highest,
+    and null where they are None. Chance is one over the number of labels.
     """
     counted = zip(answers, dropped, strict=True)
     rows = [
@@ -57,6 +59,9 @@ def ranked(
         for of_query in of_queries
     ]
     logprobs, content_free, choices, left_out = zip(*rows, strict=True) if rows else ((),) * 4
+    after: list[Sequence[float] | None] = [None] * len(suite)
+    if channel is not None:
+        after = [of_query for of_context in channel for of_query in of_context]
     return (
         suite.select(RANKED)
         .with_columns(
@@ -64,6 +69,8 @@ def ranked(
             logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
             content_free=pl.Series(content_free, dtype=pl.List(pl.Float64)),
             calibrated=pl.Series(choices, dtype=CLASS),
+            channel=pl.Series([row and row.index(max(row)) for row in after], dtype=CLASS),
+            channel_logprobs=pl.Series(after, dtype=pl.List(pl.Float64)),
             chance=1.0 / pl.col("labels").list.len(),
             dropped=pl.Series(left_out, dtype=pl.UInt32),
             path=pl.lit(path),
@@ -71,6 +78,7 @@ def ranked(
         .with_columns(
             correct=pl.col("prediction") == pl.col("target"),
             calibrated_correct=pl.col("calibrated") == pl.col("target"),
+            channel_correct=pl.col("channel") == pl.col("target"),
         )
     )
 

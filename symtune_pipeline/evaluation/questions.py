@@ -84,26 +84,29 @@ def counted(
     limit: int,
     *,
     chat: bool,
+    channel: bool,
 ) -> Questions:
     """The suites as a model of `limit` tokens reads them, whose tokenizer is in a folder.
 
     `inputs` are the inputs by example number. Raises UserError as scoring does.
     """
-    from symtune_pipeline.evaluation.classification import context_trees
+    from symtune_pipeline.evaluation.classification import trees_of
     from symtune_pipeline.evaluation.generation import CONCEPT
     from symtune_pipeline.evaluation.language import LONGEST
+    from symtune_pipeline.evaluation.predictions import by_context
     from symtune_pipeline.models.opening import open_tokenizer
     from symtune_pipeline.prompts.text import algorithmic_prompt, render
     from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
 
     tokenizer = open_tokenizer(tokenizer_folder)
+    by_segment = SegmentTokenizer(tokenizer, chat)
     parts = []
     for benchmark in benchmarks_of("classification"):
         rows = suites["classification"].filter(pl.col("benchmark") == benchmark)
-        trees, _ = context_trees(tokenizer, rows, inputs, limit, chat)
+        contexts, asked_texts = by_context(rows, inputs)
+        trees, _ = trees_of(contexts, by_segment, asked_texts, limit, channel)
         labels = [len(label) for tree in trees for query in tree.queries for label in query.labels]
         parts.append(Part(benchmark, len(trees), sum(t.tokens for t in trees), sum(labels)))
-    by_segment = SegmentTokenizer(tokenizer, chat)
     encoder, frame = by_segment.encoder, by_segment.frame
     algorithmic = suites["algorithmic"]
     asked = list(algorithmic.iter_rows(named=True))

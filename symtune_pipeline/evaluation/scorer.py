@@ -23,13 +23,18 @@ from symtune_pipeline.models.device import Precision, device_and_precision, fitt
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.models.proof import attention_of, choose_path
-from symtune_pipeline.models.trees import Layout, Tree, token_logprobs
+from symtune_pipeline.models.trees import Layout, Tree, predicted_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Numbered = tuple[int, Tree]  # a tree, or some of its queries, with its number
 Batch = list[Numbered]  # what runs in one pass
+Scored = tuple[float, bool]  # of a label: its log-probability, and whether it would be generated
+
+PREDICTING = (
+    4_096  # tokens of a pass that reach the LM head, each as a row as long as the vocabulary
+)
 
 
 def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTrainedModel:
@@ -65,11 +70,23 @@ def score(
     for a token beyond the model's vocabulary, where its output is not a number, and where one query
     alone runs out of memory.
     """
+    scored = score_greedily(model, trees, max_tokens, progress, asking)
+    return [[[logprob for logprob, _ in labels] for labels in tree] for tree in scored]
+
+
+def score_greedily(
+    model: PreTrainedModel,
+    trees: Sequence[Tree],
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+    asking: Asking = ALONE,
+) -> list[list[list[Scored]]]:
+    """As `score`, and of each label whether the model would generate it, token by token."""
     check_vocabulary(model, _tokens(trees))
     passes = _passes(enumerate(trees), max_tokens or PASS_TOKENS[model.device.type])
     answer = asking.team.answering(partial(_score_pass, model)) if asking.team else _Scorer(model)
     answers = asking.all(passes, answer, _queries, progress, attention_of(model))
-    scores: list[list[list[float]]] = [[] for _ in trees]
+    scores: list[list[list[Scored]]] = [[] for _ in trees]
     for batch, by_tree in zip(passes, answers, strict=True):
         for (number, _), of_tree in zip(batch, by_tree, strict=True):
             scores[number].extend(of_tree)
@@ -91,8 +108,8 @@ class _Scorer:
         self._model = model
         self._too_large = math.inf  # tokens
 
-    def __call__(self, batch: Batch) -> list[list[list[float]]]:
-        """Log-probabilities by the pass's trees, their queries and labels."""
+    def __call__(self, batch: Batch) -> list[list[list[Scored]]]:
+        """What `score_greedily` has, by the pass's trees, their queries and labels."""
         size = sum(tree.tokens for _, tree in batch)
         if size < self._too_large or _queries(batch) == 1:
             try:
@@ -106,7 +123,7 @@ class _Scorer:
                         " lower evaluation.exemplars_per_class or use a machine with more memory."
                     ) from error
                 self._too_large = size
-        scores: dict[int, list[list[float]]] = {number: [] for number, _ in batch}
+        scores: dict[int, list[list[Scored]]] = {number: [] for number, _ in batch}
         for half in _passes(batch, size // 2):
             for (number, _), of_tree in zip(half, self(half), strict=True):
                 scores[number].extend(of_tree)
@@ -131,30 +148,35 @@ def _passes(trees: Iterable[Numbered], max_tokens: int) -> list[Batch]:
 def _take(waiting: deque[Numbered], max_tokens: int) -> Batch:
     """The next trees, up to `max_tokens`; one above that leaves its later queries waiting."""
     batch: Batch = []
-    room = max_tokens
-    while waiting and (not batch or waiting[0][1].tokens <= room):
+    room, rows = max_tokens, PREDICTING
+    while waiting and (
+        not batch or (waiting[0][1].tokens <= room and waiting[0][1].predicting <= rows)
+    ):
         number, tree = waiting.popleft()
         ends = list(accumulate((q.size for q in tree.queries), initial=len(tree.prefix)))
-        fitting = max(1, bisect_right(ends, max_tokens) - 1)
-        batch.append((number, Tree(tree.prefix, tree.queries[:fitting])))
-        room -= ends[min(fitting, len(tree.queries))]
+        heads = list(accumulate(q.predicting for q in tree.queries))
+        fitting = max(1, min(bisect_right(ends, max_tokens) - 1, bisect_right(heads, PREDICTING)))
+        taken = Tree(tree.prefix, tree.queries[:fitting])
+        batch.append((number, taken))
+        room, rows = room - taken.tokens, rows - taken.predicting
         if fitting < len(tree.queries):
             waiting.appendleft((number, Tree(tree.prefix, tree.queries[fitting:])))
     return batch
 
 
-def _score_pass(model: PreTrainedModel, batch: Batch) -> list[list[list[float]]]:
+def _score_pass(model: PreTrainedModel, batch: Batch) -> list[list[list[Scored]]]:
     trees = [tree for _, tree in batch]
     layout = Layout(trees)
     with torch.inference_mode():
-        logprobs = token_logprobs(model, layout)
-        summed = torch.zeros(layout.labels, dtype=torch.float64, device=model.device).index_add_(
-            0, torch.tensor(layout.label_of, device=model.device), logprobs.double()
-        )
+        logprobs, chosen = predicted_tokens(model, layout)
+        label_of = torch.tensor(layout.label_of, device=model.device)
+        none = torch.zeros(layout.labels, dtype=torch.float64, device=model.device)
+        summed = none.index_add(0, label_of, logprobs.double())
+        others = none.index_add(0, label_of, (~chosen).double())  # tokens that it would not choose
     if not bool(torch.isfinite(summed).all()):
         raise UserError(
             f"Model {model.name_or_path} returned a log-probability that is no finite number; its"
             " weights are damaged or its precision is too low."
         )
-    flat = iter(summed.tolist())
+    flat = zip(summed.tolist(), (others == 0).tolist(), strict=True)
     return [[[next(flat) for _ in query.labels] for query in tree.queries] for tree in trees]

@@ -2,7 +2,7 @@
 
 On s3, for a machine that shares no folder with the launcher:
 
-    <url>/job.json    inputs/<number>/    checkpoints/    <the result's name>/
+    <url>/job.json    inputs/<number>/…    checkpoints/    <the result's name>/
 """
 
 from __future__ import annotations
@@ -25,23 +25,34 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def put_job(job: Job, bucket: Bucket) -> str:
-    """Copy a job and the folders of what it reads to a bucket; returns the address of its file."""
+    """Copy a job and what it reads to a bucket; returns the address of its file."""
     if bucket.read_text(NAME) is None:
-        names: dict[Path, str] = {}
-
-        def there(path: Path) -> Path:
-            if path == job.output_folder:
-                return Path(".")
-            folder = path if path.is_dir() else path.parent
-            name = names.setdefault(folder, f"{INPUTS}/{len(names)}")
-            return Path(name) / path.relative_to(folder)
-
-        staged = job.moved(there).model_copy(update={"checkpoint_url": bucket.url(CHECKPOINTS)})
-        for folder, name in names.items():
-            bucket.upload_folder(folder, name)
+        there, names = with_inputs_beside(job, ".")
+        staged = there.model_copy(update={"checkpoint_url": bucket.url(CHECKPOINTS)})
+        for path, name in names.items():
+            if path.is_dir():
+                bucket.upload_folder(path, name)
+            else:
+                bucket.upload_file(path, name)
         # Last: where the file is, everything that it names is.
         bucket.write_text(NAME, staged.model_dump_json(indent=1))
     return bucket.url(NAME)
+
+
+def with_inputs_beside(job: AnyJob, output: str) -> tuple[AnyJob, dict[Path, str]]:
+    """A job as its file has it where all that it reads lies beside, and what is called what there.
+
+    `output` is its output folder there.
+    """
+    names: dict[Path, str] = {}
+
+    def there(path: Path) -> Path:
+        if path == job.output_folder:
+            return Path(output)
+        own = "" if path.is_dir() else f"/{path.name}"
+        return Path(names.setdefault(path, f"{INPUTS}/{len(names)}{own}"))
+
+    return job.moved(there), names
 
 
 @contextmanager

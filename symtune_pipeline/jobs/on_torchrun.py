@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 
 from symtune_pipeline.errors.interrupts import interrupted, run_command
 from symtune_pipeline.jobs.job import RANK_DIED
@@ -19,8 +20,8 @@ from symtune_pipeline.jobs.on_one_machine import (
 )
 
 
-def main() -> int:
-    """Run the ranks to their end; they get every SIGINT and SIGTERM, too."""
+def run_ranks(arguments: Sequence[str]) -> int:
+    """Run the ranks to their end, by arguments of torchrun's; they get every SIGINT and SIGTERM, too."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -28,7 +29,7 @@ def main() -> int:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torchrun would open one for the ranks
     folder = meeting_folder()
     try:
-        torchrun([*torchrun_options(folder), *sys.argv[1:]])
+        torchrun([*torchrun_options(folder), *arguments])
     except ChildFailedError as error:
         if interrupted():
             raise
@@ -43,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, ""))  # the ranks say it
+    sys.exit(run_command(lambda: run_ranks(sys.argv[1:]), ""))  # the ranks say it

@@ -40,6 +40,11 @@ class Query:
         """Tokens that run through the model; a label's last token only has to be predicted."""
         return len(self.tokens) + sum(len(label) - 1 for label in self.labels)
 
+    @property
+    def predicting(self) -> int:
+        """Tokens that predict a label's, and so reach the LM head."""
+        return 1 + sum(len(label) - 1 for label in self.labels)
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -52,6 +57,11 @@ class Tree:
     def tokens(self) -> int:
         """Tokens that run through the model."""
         return len(self.prefix) + sum(query.size for query in self.queries)
+
+    @property
+    def predicting(self) -> int:
+        """Tokens that predict a label's, and so reach the LM head."""
+        return sum(query.predicting for query in self.queries)
 
 
 class Layout:
@@ -98,11 +108,16 @@ def token_logprobs(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
 
     The trees run in one pass where the model's class can be packed.
     """
+    return predicted_tokens(model, layout)[0]
+
+
+def predicted_tokens(model: PreTrainedModel, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `token_logprobs`, and whether each label token is the one that the model would choose [N]."""
     return _of_trees(model, layout) if is_packed(model) else _of_strings(model, layout.trees)
 
 
-def _of_trees(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
-    """The log-probability of each target, in the order of the layout; all trees in one pass."""
+def _of_trees(model: PreTrainedModel, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `predicted_tokens`; all trees in one pass."""
     device = model.device
     sources, row_of = np.unique(layout.sources, return_inverse=True)
     logits_NV = packed_logits(
@@ -115,7 +130,8 @@ def _of_trees(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
     log_total_N = logits_NV.float().logsumexp(dim=-1)
     rows = torch.from_numpy(row_of).to(device)
     targets = torch.tensor(layout.targets, device=device)
-    return logits_NV[rows, targets].float() - log_total_N[rows]
+    logprobs = logits_NV[rows, targets].float() - log_total_N[rows]
+    return logprobs, logits_NV.argmax(dim=-1)[rows] == targets
 
 
 @dataclass
@@ -148,11 +164,11 @@ def _strings(trees: Sequence[Tree]) -> list[_String]:
     return list(strings.values())
 
 
-def _of_strings(model: PreTrainedModel, trees: Sequence[Tree]) -> torch.Tensor:
+def _of_strings(model: PreTrainedModel, trees: Sequence[Tree]) -> tuple[torch.Tensor, torch.Tensor]:
     """As `_of_trees`, each string in a row of its own; a pass has no more tokens than the trees."""
     most = sum(tree.tokens for tree in trees)
     waiting = deque(sorted(_strings(trees), key=lambda string: len(string.tokens)))
-    found: dict[int, torch.Tensor] = {}
+    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     while waiting:
         rows = [waiting.popleft()]
         while waiting and (len(rows) + 1) * len(waiting[0].tokens) <= most:
@@ -161,6 +177,9 @@ def _of_strings(model: PreTrainedModel, trees: Sequence[Tree]) -> torch.Tensor:
         for row, logits_NV in zip(rows, logits, strict=True):
             logprobs_NV = logits_NV.float().log_softmax(dim=-1)
             for number, label in row.labels.items():
-                targets = torch.tensor(label, device=model.device)[:, None]
-                found[number] = logprobs_NV[-len(label) :].gather(1, targets)[:, 0]
-    return torch.cat([found[number] for number in range(len(found))])
+                targets = torch.tensor(label, device=model.device)
+                own = logprobs_NV[-len(label) :]
+                logprobs = own.gather(1, targets[:, None])[:, 0]
+                found[number] = logprobs, own.argmax(dim=-1) == targets
+    logprobs_by_label, chosen = zip(*(found[number] for number in range(len(found))), strict=True)
+    return torch.cat(logprobs_by_label), torch.cat(chosen)

@@ -48,9 +48,14 @@ def _packed(
     rows: Sequence[dict[str, Any]], by_segment: SegmentTokenizer, inputs: pl.Series, most: int
 ) -> dict[str, object] | None:
 
-    def ask(row: dict[str, Any]) -> Asked:
-        prompt = classification_prompt(row | {"instruction": None}, inputs, by_segment.frame)
-        return by_segment.continuations(prompt, row["labels"])
+    def ask(rows: list[dict[str, Any]]) -> list[Asked]:
+        plain = ({**row, "instruction": None} for row in rows)
+        return [
+            by_segment.continuations(
+                classification_prompt(row, inputs, by_segment.frame), row["labels"]
+            )
+            for row in plain
+        ]
 
     asked, _ = asked_within(rows, ask, most)
     if longest(asked) > most or not all(tokens and _differ(symbols) for tokens, symbols in asked):

@@ -76,14 +76,21 @@ PLAIN: Final = Frame()
 
 
 def example_layout(
-    format_id: int, instruction: str | None, frame: Frame, *, first: bool, last: bool
+    format_id: int,
+    instruction: str | None,
+    frame: Frame,
+    *,
+    first: bool,
+    last: bool,
+    channel: bool = False,
 ) -> Layout:
     """The slots of an example in one of the ten formats: a prompt's first, its last, or another.
 
-    A text may be empty. White space goes with the word after it, and a line's end with the line:
-    as tokenizers split.
+    With `channel`, labels come before inputs. A text may be empty. White space goes with the word
+    after it, and a line's end with the line: as tokenizers split.
     """
     style = prompt_formats()[format_id]
+    style = style.reversed() if channel else style
     opening = f"{frame.opening}{instruction or ''}" if first else ""
     separator = "" if first and not instruction else SEPARATOR
     end = "\n" if style.before_label.startswith("\n") else ""
@@ -102,16 +109,18 @@ def segments(
     labels: Sequence[str],
     instruction: str | None = None,
     frame: Frame = PLAIN,
+    channel: bool = False,
 ) -> list[Segment]:
     """A prompt from its inputs (query last) and their labels.
 
     With as many labels as inputs, the prompt ends with the query's label (tuning); with one fewer,
-    it ends where the query's label must come (evaluation).
+    it ends where the query's label must come (evaluation). With `channel`, `inputs` are labels and
+    `labels` are inputs, in the format reversed.
     """
     prompt = []
     for i, text in enumerate(inputs):
         opening, around_input, before_label, around_label = example_layout(
-            format_id, instruction, frame, first=i == 0, last=i == len(inputs) - 1
+            format_id, instruction, frame, first=i == 0, last=i == len(inputs) - 1, channel=channel
         )
         opens = Role.FORMAT if i or not instruction else Role.INSTRUCTION
         prompt.append(Segment(opening.filled(), opens))
@@ -141,6 +150,20 @@ def classification_prompt(
     labels = [row["labels"][target] for target in row["exemplar_targets"]]
     texts = [inputs[e] for e in (*row["exemplars"], row["query"])]
     return segments(row["format"], texts, labels, row["instruction"], frame)
+
+
+def channel_prompt(
+    row: Mapping[str, Any], inputs: Inputs, label: str, frame: Frame = PLAIN
+) -> list[Segment]:
+    """A row of a classification suite with every label before its input; the query's input is to come.
+
+    `label` is the query's. Source: Min et al., "Noisy channel language model prompting for few-shot text
+    classification" (2022), whose demonstrations are flipped alike.
+    """
+    shown = [row["labels"][target] for target in row["exemplar_targets"]]
+    texts = [inputs[e] for e in row["exemplars"]]
+    labels = [*shown, label]
+    return segments(row["format"], labels, texts, row["instruction"], frame, channel=True)
 
 
 def algorithmic_prompt(row: Mapping[str, Any], frame: Frame = PLAIN) -> list[Segment]:

@@ -155,16 +155,28 @@ class SegmentTokenizer:
         Where a label changes the prompt's last tokens, these are left to the labels, of all of them
         alike, so that what is compared begins at the same place.
         """
+        alone, joined = self._continued(prompt, labels)
+        shared = min((shared_beginning([alone, tokens]) for tokens in joined), default=len(alone))
+        return alone[:shared], [tokens[shared:] for tokens in joined]
+
+    def continuation_of_each(self, prompt: Sequence[Segment], texts: Sequence[str]) -> list[Asked]:
+        """As `continuations` of each text by itself: none changes where another begins."""
+        alone, joined = self._continued(prompt, texts)
+        ends = [shared_beginning([alone, tokens]) for tokens in joined]
+        return [(alone[:end], [tokens[end:]]) for end, tokens in zip(ends, joined, strict=True)]
+
+    def _continued(
+        self, prompt: Sequence[Segment], texts: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """The tokens of the prompt alone, and of the prompt with each text after it."""
         composes = self.composes(prompt)
         alone = self.tokens(prompt)
-        joined = [
+        return alone, [
             alone + self._text_tokens(added.text)
             if composes and self.junctions.compose(prompt[-1].text, added.text)
             else self.tokens([*prompt, added])
-            for added in (Segment(self.frame.label.filled(label), Role.LABEL) for label in labels)
+            for added in (Segment(self.frame.label.filled(text), Role.LABEL) for text in texts)
         ]
-        shared = min((shared_beginning([alone, tokens]) for tokens in joined), default=len(alone))
-        return alone[:shared], [tokens[shared:] for tokens in joined]
 
     def _text_tokens(self, text: str) -> list[int]:
         ids = self._known.get(text)
@@ -220,16 +232,18 @@ def shared_beginning(prompts: Sequence[list[int]]) -> int:
 
 
 def asked_within(
-    rows: Sequence[dict[str, Any]], ask: Callable[[dict[str, Any]], Asked], most: int | None
+    rows: Sequence[dict[str, Any]],
+    ask: Callable[[list[dict[str, Any]]], list[Asked]],
+    most: int | None,
 ) -> tuple[list[Asked], int]:
-    """What `ask` makes of each row of a context, and how many exemplars were left out of all.
+    """What `ask` makes of the rows of a context, and how many exemplars were left out of all.
 
     They are left out evenly by class until no prompt with a label exceeds `most` tokens, or one of each
     class is left: then `longest` of what is returned may still be above it.
     """
     kept = {name: list(rows[0][name]) for name in ("exemplars", "exemplar_targets")}
     while True:
-        asked = [ask(row | kept) for row in rows]
+        asked = ask([row | kept for row in rows])
         index = exemplar_to_drop(kept["exemplar_targets"])
         if most is None or longest(asked) <= most or index is None:
             return asked, len(rows[0]["exemplars"]) - len(kept["exemplars"])

@@ -24,9 +24,11 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots, robustness
+from symtune_pipeline.report.paper import paper_table
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Comparison,
+    as_html,
     comparisons,
     fraction_text,
     gain_text,
@@ -38,6 +40,7 @@ from symtune_pipeline.report.tables import (
     summary_records,
     unbroken,
 )
+from symtune_pipeline.report.variants import html_tables as variant_tables
 from symtune_pipeline.tables import SETTINGS, flipped_setting
 
 if TYPE_CHECKING:
@@ -73,6 +76,8 @@ def write_report(
     calibrated: pl.DataFrame,
     alignment: pl.DataFrame,
     language: pl.DataFrame,
+    variants: pl.DataFrame,
+    seeds: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
@@ -81,10 +86,10 @@ def write_report(
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
-    `robustness` shows. `training_log` holds each model's log, and `provenance`
-    may nest. All but `summary` may be empty, and what is empty is left out. index.html is written
-    last, so a page never speaks of a file that is not there. Raises UserError where `summary` has no
-    row.
+    `robustness` shows, `variants` and `seeds` what the module `variants` does. `training_log` holds
+    each model's log, and `provenance` may nest. All but `summary` may be empty, and what is empty is
+    left out. index.html is written last, so a page never speaks of a file that is not there. Raises
+    UserError where `summary` has no row.
     """
     if summary.is_empty():
         raise UserError(
@@ -97,7 +102,9 @@ def write_report(
     records = json.dumps(summary_records(summary), indent=2, ensure_ascii=False) + "\n"
     write(folder / "summary.json", records.encode())
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
+    tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
+    tables |= variant_tables(variants, seeds)
     html = render(summary, figures, tables, provenance, training_log)
     write(folder / "index.html", html.encode())
 
@@ -150,8 +157,8 @@ def finding(summary: pl.DataFrame) -> list[str]:
     clear = [pair for pair in tested if is_clear(pair)]
     worse = [pair for pair in clear if pair.tuned["gain"] < 0]
     verdict = (
-        f"Of {len(tested)} settings, symbol tuning made {len(clear) - len(worse)} better and"
-        f" {named(worse)} worse, counted where the 95% interval over draws of exemplars leaves out 0."
+        f"Of {len(tested)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
+        f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0."
     )
     headlines = [
         headline(HEADLINES[key], pair)
@@ -180,20 +187,20 @@ def named(pairs: list[Comparison]) -> str:
 def headline(opening: str, pair: Comparison) -> str:
     """A setting's accuracies and gain in one sentence, with the gain's interval over draws."""
     untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
-    doubt = "" if is_clear(pair) else ", which other draws could turn"
+    doubt = "" if is_clear(pair) else "not significant, "
     return (
-        f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points{doubt}"
-        f" (n = {pair.tuned['n']})."
+        f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points"
+        f" ({doubt}n = {pair.tuned['n']})."
     )
 
 
 def facts(provenance: dict[str, Any], training_log: dict[str, pl.DataFrame]) -> list[str]:
-    """What was run, in a few words each: the experiment, its sets, what each model was tuned on."""
+    """What was run, in a few words each: experiment, datasets, what each model was tuned on."""
     experiment, sets = provenance.get("experiment", {}), provenance.get("datasets", {})
     found = [f"experiment {experiment['name']}"] if "name" in experiment else []
     kinds = Counter(_kind(origin) for origin in sets.values())
     if kinds:
-        found.append(f"data: {', '.join(f'{n} {kind} sets' for kind, n in kinds.items())}")
+        found.append(f"data: {', '.join(_datasets(n, kind) for kind, n in kinds.items())}")
     for model, log in training_log.items():
         if "tokens" in log.columns and log["tokens"].count():
             tokens = log["tokens"].drop_nulls().to_list()[-1]
@@ -201,13 +208,17 @@ def facts(provenance: dict[str, Any], training_log: dict[str, pl.DataFrame]) -> 
     if "evaluation" in experiment:
         asked = experiment["evaluation"]
         found.append(
-            f"{asked['queries']} queries of each context or set, {asked['protocol']} exemplars"
+            f"{asked['queries']} queries per context or dataset, {asked['protocol']} exemplars"
         )
     return found
 
 
+def _datasets(number: int, kind: str) -> str:
+    return f"{number} {kind} dataset{'' if number == 1 else 's'}"
+
+
 def _kind(origin: str) -> str:
-    """Whether a set is generated, the user's own, or public."""
+    """Whether a dataset is generated, the user's own, or public."""
     source = origin.partition(";")[0]
     return {"generated": "generated", "own files": "own"}.get(source, "public")
 

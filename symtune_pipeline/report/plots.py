@@ -55,7 +55,7 @@ def alignment_chart(alignment: pl.DataFrame) -> Chart:
         [row for pair in pairs for row in pair.rows.values()], infer_schema_length=None
     )
     names = [FOLLOWED[measure] for measure in mart["measure"]]
-    return share_chart(mart, names, f"Choices with {most['setting'][0]}", SHARE)
+    return share_chart(mart, names, f"Choices with {most['setting'][0]} labels", SHARE)
 
 
 def named(mart: pl.DataFrame) -> list[str]:
@@ -129,7 +129,7 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
             x=alt.X("gain:Q", title="tuned minus untuned, points")
         ),
     ).properties(
-        title="Gain by evaluation set",
+        title="Gain by evaluation dataset",
         width=WIDTH,
         height=len(datasets) * (10 + 11 * len(settings)),
     )
@@ -169,7 +169,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     cost = alt.X(
         "flops_per_token:Q",
         scale=alt.Scale(type="log", padding=40),
-        axis=alt.Axis(format="~s", title="inference FLOPs a token", tickCount=4, grid=False),
+        axis=alt.Axis(format="~s", title="inference FLOPs per token", tickCount=4, grid=False),
     )
     base = alt.Chart(inline(rows)).encode(
         x=cost,
@@ -215,7 +215,7 @@ def loss_chart(training_log: pl.DataFrame) -> Chart:
         .mark_line(color=VARIANT_COLOURS["tuned"])
         .encode(y="mean:Q"),
     ).properties(
-        title=f"Training loss, and its mean over {MEAN_OF_STEPS} points",
+        title=f"Training loss and its mean over {MEAN_OF_STEPS} points",
         width=WIDTH,
         height=260,
     )
@@ -238,7 +238,7 @@ def symbol_chart(training_log: pl.DataFrame) -> Chart:
         base.mark_line(point=True, color=VARIANT_COLOURS["tuned"]).encode(y=title, tooltip=tip),
         base.transform_filter("datum.kept").mark_rule(opacity=0.4),
     ).properties(
-        title="Own symbol first among a held-out prompt's; bar: the step that is kept",
+        title="Held-out prompts: correct symbol ranked first (bar: the step that is kept)",
         width=WIDTH,
         height=220,
     )

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-CHOICES: Final = ("raw", "calibrated")
+CHOICES: Final = ("raw", "calibrated", "channel")
+TITLES: Final = {"calibrated": "labels calibrated", "channel": "query after each label"}
 FOLLOWED: Final = {
     "truth": "follow the true label",
     "prior": "follow the zero-shot choice",
@@ -46,7 +47,7 @@ FOLLOWED: Final = {
     "override": "override rate",
     "zero-shot": "zero-shot choice is true",
 }
-SETS: Final = {"all": "all sets", "two labels": "two-label sets"}
+SETS: Final = {"all": "all datasets", "two labels": "two labels"}
 
 Line = tuple[str, Comparison]
 
@@ -60,9 +61,12 @@ def print_robustness(
     """
     for model in models(calibrated):
         title = f"{model}: " if several_models(calibrated) else ""
-        of_model = calibrated.filter(pl.col("model") == model, choice="calibrated")
-        lines = [(setting_label(p.benchmark, p.setting), p) for p in over_all_sets(of_model)]
-        console.print("", share_lines(f"{title}labels calibrated", lines))
+        of_model = calibrated.filter(pl.col("model") == model)
+        for choice, name in TITLES.items():
+            pairs = over_all_sets(of_model.filter(choice=choice))
+            lines = [(setting_label(pair.benchmark, pair.setting), pair) for pair in pairs]
+            if lines:
+                console.print("", share_lines(f"{title}{name}", lines))
         for (sets, setting), pairs in followed(alignment.filter(pl.col("model") == model)):
             lines = [(FOLLOWED[str(pair.detail)], pair) for pair in pairs]
             console.print("", share_lines(f"{title}{setting}, {SETS[sets]}", lines))
@@ -89,7 +93,7 @@ def loss_lines(language: pl.DataFrame) -> Table:
     from rich.text import Text
 
     variants = [name for name in VARIANTS if name in language["variant"]]
-    table = plain_table("plain texts, nats a token", ("tokens", *variants, "change"))
+    table = plain_table("plain texts, nats per token", ("tokens", *variants, "change"))
     for row in losses(language):
         shown = (row[name].split(" ")[0] for name in variants)
         table.add_row(*map(Text, (row["model"], row["tokens"], *shown, row["change"])))
@@ -123,7 +127,7 @@ def html_tables(
 
 
 def calibrated_table(mart: pl.DataFrame, several: bool) -> GT | None:
-    """Every setting with its labels ranked as they are, and calibrated."""
+    """Every setting with its labels ranked as they are, calibrated, and by channel where it was asked."""
     rows = [
         (
             (f"{pair.model}: " if several else "") + setting_label(pair.benchmark, pair.setting),
@@ -160,7 +164,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
         [
             {
                 **({"model": row["model"]} if several else {}),
-                "texts of": row["dataset"] or "all sets",
+                "dataset": row["dataset"] or "all datasets",
                 "tokens": row["tokens"],
                 **{name: unbroken(row[name]) for name in VARIANTS if row[name]},
                 "change": unbroken(row["change"]),
@@ -170,7 +174,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
         infer_schema_length=None,
     )
     table = GT(body, groupname_col="model" if several else None)
-    return table.cols_align("right", [n for n in body.columns if n not in ("model", "texts of")])
+    return table.cols_align("right", [n for n in body.columns if n not in ("model", "dataset")])
 
 
 def over_all_sets(calibrated: pl.DataFrame) -> list[Comparison]:
@@ -212,9 +216,9 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
         }
 
 
-def calibrated_text(row: Row) -> str:
-    """As `accuracy_text`, of calibrated choices; empty for what has no labels."""
-    figures = {"accuracy": "calibrated", "low": "calibrated_low", "high": "calibrated_high"}
+def choice_text(row: Row, choice: str) -> str:
+    """As `accuracy_text`, of calibrated or channel choices; empty for what has none."""
+    figures = {"accuracy": choice, "low": f"{choice}_low", "high": f"{choice}_high"}
     return accuracy_text({name: row[column] for name, column in figures.items()})
 
 

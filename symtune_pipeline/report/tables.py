@@ -12,11 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import yaml
 
 from symtune_pipeline.catalog.models import all_models
 from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS
@@ -143,7 +141,7 @@ def summary_records(summary: pl.DataFrame) -> list[Row]:
 def html_tables(
     *, summary: pl.DataFrame, icl: pl.DataFrame, algorithmic: pl.DataFrame, scaling: pl.DataFrame
 ) -> dict[str, str]:
-    """HTML of the page's tables, escaped: `settings`, `scaling`, `sets`, `algorithmic` and `paper`.
+    """HTML of the page's tables, escaped: `settings`, `scaling`, `sets` and `algorithmic`.
 
     A table whose mart is empty is left out, and `scaling` where there is one model only. The
     arguments are those of `write_report`.
@@ -153,7 +151,6 @@ def html_tables(
         "scaling": scaling_table(scaling),
         "sets": detail_table(icl, "dataset"),
         "algorithmic": detail_table(algorithmic, "category"),
-        "paper": paper_table(summary),
     }
     return {name: as_html(name, table) for name, table in tables.items() if table is not None}
 
@@ -192,7 +189,7 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
             {
                 "setting": setting_label(pair.benchmark, pair.setting),
                 "model": pair.model,
-                "GFLOPs a token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
+                "GFLOPs per token": f"{pair.first['flops_per_token'] / 1e9:.3g}",
                 **accuracies(pair, variants),
                 "as good untuned": as_good_text(pair.tuned),
             }
@@ -200,45 +197,7 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
         ]
     )
     table = GT(body, groupname_col="setting")  # which gathers the rows of a setting
-    return table.cols_align("right", ["GFLOPs a token", *variants])
-
-
-def paper_table(summary: pl.DataFrame) -> GT:
-    """The paper's figures beside ours, each with its source (`paper.yaml`)."""
-    from great_tables import GT
-
-    several = several_models(summary)
-    measured = [pair for pair in comparisons(summary) if pair.tuned.get("gain") is not None]
-
-    def ours(wanted: Row) -> str:
-        return unbroken(
-            "; ".join(
-                (f"{pair.model}, " if several else "")
-                + (f"{pair.setting}: " if len(wanted["settings"]) > 1 else "")
-                + f"{points_text(pair.tuned['gain'])} (p {p_relation(pair.tuned['p'])})"
-                for pair in measured
-                if pair.benchmark == wanted["benchmark"] and pair.setting in wanted["settings"]
-            )
-        )
-
-    facts = paper()
-    rows = [
-        {
-            "result": row["result"],
-            "paper's models": row["models"],
-            "paper": row["figure"],
-            "source": row["source"],
-            "ours": (ours(row["ours"]) if "ours" in row else "") or "not measured",
-        }
-        for row in facts["results"]
-    ]
-    return GT(pl.DataFrame(rows)).tab_source_note(f"{facts['paper']}. {facts['note']}")
-
-
-def paper() -> Row:
-    """The paper's citation, a note and its results, as `paper.yaml` states them."""
-    facts: Row = yaml.safe_load((files(__package__) / "paper.yaml").read_text(encoding="utf-8"))
-    return facts
+    return table.cols_align("right", ["GFLOPs per token", *variants])
 
 
 def comparison_table(

@@ -74,6 +74,22 @@ def cluster_high(parts: list[float], wholes: list[float]) -> float:
     return _bootstrap(tuple(parts), tuple(wholes))[1]
 
 
+def crossed_low(parts: list[float], wholes: list[float], seeds: int) -> float:
+    """Lower end of the interval of `sum(parts) / sum(wholes)` where each of some seeds met all clusters.
+
+    The numbers are those of the first seed's clusters, then the second's, in the same order. Percentile
+    bootstrap that resamples whole seeds and whole clusters, independently of each other. With few seeds it
+    is too narrow: by a fifth with three. Source: Owen, "The pigeonhole bootstrap", Annals of Applied
+    Statistics 1 (2007). Raises ValueError for fewer than two seeds or two clusters.
+    """
+    return _crossed(tuple(parts), tuple(wholes), seeds)[0]
+
+
+def crossed_high(parts: list[float], wholes: list[float], seeds: int) -> float:
+    """Upper end of the interval of `crossed_low`."""
+    return _crossed(tuple(parts), tuple(wholes), seeds)[1]
+
+
 FUNCTIONS: Final[tuple[Callable[..., float], ...]] = (
     wilson_low,
     wilson_high,
@@ -82,6 +98,8 @@ FUNCTIONS: Final[tuple[Callable[..., float], ...]] = (
     paired_high,
     cluster_low,
     cluster_high,
+    crossed_low,
+    crossed_high,
 )
 """What SQL may call: numbers or lists of them in, one number out."""
 
@@ -130,3 +148,27 @@ def _bootstrap(parts: tuple[float, ...], wholes: tuple[float, ...]) -> tuple[flo
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+@lru_cache(maxsize=4_096)
+def _crossed(
+    parts: tuple[float, ...], wholes: tuple[float, ...], seeds: int
+) -> tuple[float, float]:
+    import numpy as np
+
+    clusters = len(parts) // max(seeds, 1)
+    if seeds < 2 or clusters < 2 or seeds * clusters != len(parts) or len(parts) != len(wholes):
+        raise ValueError(
+            f"{len(parts)} numbers are not two clusters or more of each of {seeds} seeds"
+        )
+    rng = np.random.default_rng(0)
+    # How often each resample has a seed, and a cluster.
+    of_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    of_cluster = rng.multinomial(clusters, np.full(clusters, 1 / clusters), RESAMPLES)
+    part, whole = (
+        ((of_seed @ np.reshape(numbers, (seeds, clusters))) * of_cluster).sum(axis=1)
+        for numbers in (parts, wholes)
+    )
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(part / whole, (tail, 100 - tail))
+    return float(low), float(high)

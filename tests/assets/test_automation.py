@@ -305,7 +305,7 @@ def test_the_sensor_asks_once_for_each_complete_folder_and_again_for_a_new_model
         found = incoming_models.evaluate_tick(dg.build_sensor_context())
         return [request.run_key for request in found.run_requests or []], found.skip_message
 
-    assert tick() == ([], f"Folder {tmp_path / 'incoming'} holds no folder with a model.")
+    assert tick() == ([], f"Folder {tmp_path / 'incoming'} contains no model folder.")
     folder = drop(tmp_path / "incoming" / "theirs")
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()

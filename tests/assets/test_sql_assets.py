@@ -49,8 +49,8 @@ def test_a_model_shows_its_columns_with_the_types_of_the_file_and_the_words_of_t
     shown: dict[str, Metadata],
 ) -> None:
     found = columns(shown["int_examples"]["dagster/column_schema"])
-    assert found["label_id"] == ("Int64", "The class as an index.")
-    assert found["role"] == ("String", "What the dataset is for.")
+    assert found["label_id"] == ("Int64", "Index of the class.")
+    assert found["role"] == ("String", "Role of the dataset.")
     assert all(description for _, description in found.values())
 
 

@@ -127,6 +127,17 @@ def test_the_precision_of_answers_makes_predictions_stale(project: Path) -> None
     assert changed == {"eval", *answers, "eval_report"}
 
 
+def test_asking_by_channel_makes_the_answers_of_classification_stale(project: Path) -> None:
+    settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    found = []
+    for channel in (False, True):
+        settings["evaluation"]["channel"] = channel
+        (project / "channel.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        found.append(versions(project, "channel.yaml"))
+    changed = {name for name, version in found[0].items() if version != found[1][name]}
+    assert changed == {"eval", "eval_icl", "eval_flipped", "eval_report"}
+
+
 def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale) -> None:
     assert stale("symtune_pipeline/models/device.py", "float32", "float64") >= {
         "eval_icl",

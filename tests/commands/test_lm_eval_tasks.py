@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -18,6 +19,8 @@ from symtune_pipeline.commands.export_lm_eval import export_tasks
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.generation import generate
+from symtune_pipeline.prompts.chat import chat_frame
+from symtune_pipeline.prompts.text import classification_prompt, render
 from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
@@ -59,29 +62,35 @@ def model(
 @pytest.fixture(scope="module")
 def ran(exported: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the harness says of the whole group, run as its command runs it, offline."""
+    return _evaluated(model, exported, tmp_path_factory.mktemp("cache"), "symtune")
+
+
+def _evaluated(
+    model: Path, tasks: Path, cache: Path, task: str, more: str = "", **options: Any
+) -> dict[str, Any]:
     evaluator = pytest.importorskip("lm_eval.evaluator")
     from lm_eval.tasks import TaskManager
 
     with pytest.MonkeyPatch.context() as patch:
-        cache = str(tmp_path_factory.mktemp("cache"))
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache))
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         return evaluator.simple_evaluate(  # type: ignore[no-any-return]
             model="hf",
-            model_args=f"pretrained={model},dtype=float32",
-            tasks=["symtune"],
-            task_manager=TaskManager(include_path=str(exported), include_defaults=False),
+            model_args=f"pretrained={model},dtype=float32{more}",
+            tasks=[task],
+            task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
             batch_size=4,
             device="cpu",
             bootstrap_iters=0,
+            **options,
         )
 
 
-def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.DataFrame:
+def _asked(data_side: DataSide, benchmark: str, setting: str) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of a setting, and the inputs by example."""
     suite = data_side.store.read_table("eval", name=CLASSIFICATION_SUITE.file)
     examples = data_side.store.read_table("int_evaluation_examples").sort("example")
-    of_setting = suite.filter(benchmark=benchmark, setting=setting)
-    return classify(model, of_setting, examples["input"].to_list(), EvaluationConfig())
+    return suite.filter(benchmark=benchmark, setting=setting), examples["input"].to_list()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,7 @@ def _ours(data_side: DataSide, model: Path, benchmark: str, setting: str) -> pl.
 def test_the_harness_computes_the_log_probabilities_and_predictions_of_our_scorer(
     data_side: DataSide, model: Path, ran: dict[str, Any], task: str, benchmark: str, setting: str
 ) -> None:
-    ours = _ours(data_side, model, benchmark, setting)
+    ours = classify(model, *_asked(data_side, benchmark, setting), EvaluationConfig())
     samples = sorted(ran["samples"][task], key=lambda sample: sample["doc_id"])
     theirs = [[logprob for logprob, _ in sample["filtered_resps"]] for sample in samples]
     for found, expected in zip(theirs, ours["logprobs"].to_list(), strict=True):
@@ -171,9 +180,43 @@ def test_where_models_are_asked_in_a_chat_template_the_harness_is_to_apply_it(
         {p.name: p.read_text().replace(str(folder), "") for p in folder.iterdir()}
         for folder in (tmp_path / "False", tmp_path / "True")
     )
-    assert "--tasks symtune --apply_chat_template\n" in asked.pop("README.md")
+    readme = asked.pop("README.md")
+    assert "--tasks symtune --apply_chat_template\n" in readme
+    assert "dtype=float32,add_bos_token=False " in readme
     del plain["README.md"]
     assert asked == plain  # the message is the prompt
+
+
+# A template that writes the token that begins a text, and one that leaves it out.
+@pytest.mark.parametrize("begins", ["{{ bos_token }}", ""])
+def test_a_run_with_the_readmes_options_asks_our_messages_byte_for_byte(
+    data_side: DataSide, tmp_path: Path, begins: str
+) -> None:
+    pytest.importorskip("lm_eval.evaluator", reason="needs lm-evaluation-harness")
+    tokenizer = deepcopy(small_tokenizer("gpt2", "begin"))
+    tokenizer.chat_template = (
+        f"{begins}{{% for m in messages %}}<|im_end|>{{{{ m['role'] }}}}\n{{{{ m['content'] }}}}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
+    )
+    model, tasks = tmp_path / "model", tmp_path / "tasks"
+    save_tiny_model(model, vocab_size=len(tokenizer), max_position_embeddings=4_096)
+    tokenizer.save_pretrained(model)
+    export_tasks(data_side.store, tasks, chat=True)
+    more = ",add_bos_token=False"
+    found = _evaluated(model, tasks, tmp_path / "cache", ICL, more, apply_chat_template=True)
+    suite, texts = _asked(data_side, "icl", "symbols, no instruction")
+    predicted = classify(model, suite, texts, EvaluationConfig(chat_template=True))
+    opening, closing = chat_frame(tokenizer)
+    samples = sorted(found["samples"][ICL], key=lambda sample: sample["doc_id"])
+    for row, logprobs, sample in zip(suite.to_dicts(), predicted["logprobs"], samples, strict=True):
+        prompt = f"{opening}{render(classification_prompt(row, texts))}{closing}"
+        asked = [tuple(arguments) for arguments in sample["arguments"]]
+        assert asked == [(prompt, label) for label in row["labels"]]
+        theirs = np.array([logprob for ((logprob, _),) in sample["resps"]])
+        ours = logprobs.to_numpy()
+        # The harness moves the line's end before the answer to each label, which adds the same to all.
+        assert theirs - theirs[0] == pytest.approx(ours - ours[0], abs=1e-4)
+        assert theirs[0] < ours[0]
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_left_alone(

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.classification import _tree, classify, predict
+from symtune_pipeline.evaluation.classification import _trees, classify, predict
 from symtune_pipeline.evaluation.predictions import by_context, of_model, paths
 from symtune_pipeline.evaluation.scorer import Tree, score
 from symtune_pipeline.evaluation.suites import classification_suite
@@ -155,7 +155,7 @@ def test_a_query_without_content_changes_no_number_of_the_others(folder: Path) -
     model = load_model(folder, torch.float32, "cpu").eval()
     contexts, texts = by_context(suite(["foo", "bar baz"]), inputs(2))
     by_segment = SegmentTokenizer(words())
-    trees = [_tree(rows, by_segment, texts, None)[0] for rows in contexts]
+    trees = [tree for rows in contexts for tree in _trees(rows, by_segment, texts, None, False)[0]]
     without = [Tree(tree.prefix, tree.queries[:-1]) for tree in trees]
     assert [of_tree[:-1] for of_tree in score(model, trees)] == score(model, without)
 

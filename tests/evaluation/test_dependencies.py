@@ -14,7 +14,7 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph("symtune_pipeline")
 
 
-@pytest.mark.parametrize("module", ["classification", "scorer", "endpoint", "generation"])
+@pytest.mark.parametrize("module", ["classification", "scorer", "served", "generation"])
 def test_scoring_does_not_depend_on_how_suites_are_drawn(
     graph: grimp.ImportGraph, module: str
 ) -> None:

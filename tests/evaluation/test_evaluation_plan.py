@@ -71,7 +71,7 @@ def questions_of(asked: Asked, folder: Path) -> Questions:
         "algorithmic": read_table(asked.folder / "algorithmic.parquet"),
         "language": examples.select("example").head(3),
     }
-    return counted(folder, suites, inputs, 4_096, chat=False)
+    return counted(folder, suites, inputs, 4_096, chat=False, channel=False)
 
 
 def shown(plan: EvaluationPlan) -> str:

@@ -64,7 +64,7 @@ MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("glm_moe_dsa", "longcat_flash", "minicpm3", "dots1", "dots3_note_text", "youtu"), LATENT
     ),
-    "kimi_linear": ATTENDING | LATENT,
+    "kimi_linear": ATTENDING | LATENT | {"linear_head_dim": 16, "linear_num_heads": 4},
     **dict.fromkeys(("granitemoehybrid", "qwen3_next", "qwen3_5_text"), ATTENDING),
     "bamba": {"attn_layer_indices": [1]},
     "bert:bidirectional": {"is_decoder": False},
@@ -202,33 +202,44 @@ def found(name: str) -> Found | str:
 
 PAGE = """# Which models work
 
-For whoever brings a model. Example: *does a Mamba work?* Yes, on the plain path: the same numbers, slower.
+For everyone who brings a model. Example: *does Mamba work?* Yes. It runs on the plain path: the same
+numbers, but slower. This command says how a model of the catalogue, or a model in any folder, runs:
 
-A model is proved when it is loaded. A few short random strings are run each alone with transformers' own
-attention, then packed as tuning lays prompts, and as a tree as scoring lays labels. Where the numbers are the
-same, it runs **packed**. Where its layers let one text see another (state spaces, convolutions, linear
-attention, position biases), it takes the **plain** path: every prompt with every label in a row of its own.
-Generation is proved likewise: prompts in batches, where the queries of a concept may share what they begin
-with, one by one, or one by one without a cache. What is right in no way is refused in a sentence. Sliding
-windows, chunks, capped scores and sinks are exact on both paths.
+```
+symtune show model smollm2-135m
+```
 
-The report, the column `path` of the predictions and their metadata say how each variant ran;
-`symtune show model` says it too, and why, also of a folder with any model.
+A model is checked when it is loaded. A few short random strings are run one by one, with transformers' own
+attention. The same strings are then run packed, as in tuning, and as a tree of labels, as in scoring.
 
-A folder must hold the whole model in safetensors, in full or half precision, with its tokenizer. Missing
-and surplus weights, adapters, quantised weights and code of its own are refused in a sentence.
-`tuning.lora` is refused for a class that takes no adapters, such as Mamba, and
-`tuning.activation_checkpointing` for one that has none, such as the first GPT.
+- **packed**: the numbers agree.
+- **plain**: its layers let one text see another (state spaces, convolutions, linear attention, position
+  biases). Every prompt with every label is run in a row of its own.
+- **refused**: no way gives the right numbers. One sentence says why.
 
-The table is of tiny random models of the causal classes of transformers {version}. The log-probabilities of
-their labels, their losses and the gradients differ by less than 0.0001 from those of whole strings run alone.
-`tests/models/scan.py` prints this page.
+Generation is checked in the same way. Prompts are run in batches, where the queries of a concept may share
+their beginning; or one by one; or one by one without a cache.
+
+Sliding windows, chunks, capped scores and attention sinks are exact on both paths.
+
+The report, the metadata of the predictions and their column `path` say how each variant ran.
+`symtune show model` also says why.
+
+A folder must contain the whole model in safetensors, in full or half precision, and its tokenizer. These
+are refused with a reason: missing or surplus weights, adapters, quantised weights, and code in the folder.
+`tuning.lora` is refused for a class that takes no adapters, such as Mamba.
+`tuning.activation_checkpointing` is refused for a class without it, such as the first GPT.
+
+The table lists tiny random models of the causal classes of transformers {version}. The log-probabilities of
+their labels, their losses and their gradients differ by less than 0.0001 from those of whole strings run
+alone. `tests/models/scan.py` prints this page.
 
 | type | class | scoring and tuning | generation |
 | --- | --- | --- | --- |
 {rows}
 
-Not in the table, since a default configuration of theirs cannot be made small or they are not for text alone:
+Not in the table, because their default configuration cannot be made small, or because they are not for text
+alone:
 {rest}.
 """
 

@@ -180,7 +180,7 @@ def test_weights_in_parts_come_with_a_provenance_that_names_package_and_reposito
     assert provenance["quantised_from"] == "some/model"
     assert told["doctor"] == (
         "ok       weights of smollm2-135m: some/model, quantised, from package tiny-weights 1.0 in 3"
-        " parts; the hub is not reached"
+        " parts; the hub cannot be reached"
     )
 
 

@@ -16,7 +16,7 @@ from marts import SCHEMA, mart, pair, robustness_marts
 from rich.console import Console
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.report import page, plots, tables
+from symtune_pipeline.report import page, paper, plots, tables
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, TUNING_LOG, benchmarks_of, flipped_setting
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
@@ -89,6 +89,8 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         "algorithmic": mart(*lists, category=pl.String),
         "scaling": scaling(model),
         **robustness_marts(model, dataset),
+        "variants": pl.DataFrame(),
+        "seeds": pl.DataFrame(),
         "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -253,6 +255,8 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
     page.write_report(
         tmp_path,
         **both,
+        variants=pl.DataFrame(),
+        seeds=pl.DataFrame(),
         scaling=scaling("micro", "smollm2-135m").reverse(),
         training_log=logs,
         provenance={},
@@ -299,8 +303,8 @@ def test_settings_come_in_reading_order_whatever_order_the_mart_has() -> None:
 def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
     verdict, symbols, _, relevant = page.finding(marts()["summary"])
     assert verdict == (
-        "Of 6 settings, symbol tuning made 2 better and 1 (relevant labels, instruction) worse,"
-        " counted where the 95% interval over draws of exemplars leaves out 0."
+        "Of 6 settings, symbol tuning improved 2 and worsened 1 (relevant labels, instruction),"
+        " counting those whose 95% interval over draws of exemplars excludes 0."
     )
     assert symbols == (
         "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 [+1.1, +16.1] points (n = 440)."
@@ -316,8 +320,8 @@ def test_the_finding_claims_nothing_that_other_draws_could_turn(
     over_draws = dict(zip(("gain_cluster_low", "gain_cluster_high"), interval, strict=True))
     summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.001, **over_draws))
     verdict, headline = page.finding(summary)
-    assert "made 0 better and 0 worse" in verdict
-    assert "points, which other draws could turn (n = 440)" in headline
+    assert "improved 0 and worsened 0" in verdict
+    assert "points (not significant, n = 440)" in headline
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
@@ -348,7 +352,7 @@ def test_empty_marts_are_left_out(tmp_path: Path) -> None:
     page.write_report(tmp_path, **{**inputs, "training_log": {}})
     assert [path.name for path in tmp_path.glob("*.png")] == ["settings-smollm2-135m.png"]
     html = (tmp_path / "index.html").read_text()
-    assert "by category" not in html and "Beside the paper" in html
+    assert "by category" not in html and "Compared with the paper" in html
     assert "plain texts" not in html and "Zhao" not in html and "prior or prompt" not in html
 
 
@@ -381,29 +385,35 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    for name in ("provenance", "calibrated", "language"):
+    for name in ("provenance", "calibrated", "language", "variants", "seeds"):
         del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]
 
 
 def test_our_gains_stand_beside_the_papers() -> None:
-    none = pl.DataFrame()
-    html = tables.html_tables(summary=marts()["summary"], icl=none, algorithmic=none, scaling=none)[
-        "paper"
-    ]
-    text = "".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ")
-    assert "+5.5 to +15.5" in text
-    assert "symbols, no instruction: +9.1 (p = 0.003)" in text
+    html = paper.paper_table(marts()["summary"]).as_raw_html()
+    text = " ".join("".join(Elements(html).text).split())
+    symbols = "Symbols, no instruction 44.2 → 52.8 50.5 → 60.3 51.0 → 62.1 58.1 → 63.6"
+    assert f"{symbols} +9.1 (p = 0.003)" in text
+    assert "List functions † 19.2 → 37.4" in text  # what was not checked is marked
     assert "not measured" in text  # Turing concepts are not in this mart
     assert "2305.08298" in text
+
+
+def test_the_papers_gains_are_those_of_its_accuracies() -> None:
+    facts = paper.paper()
+    rows = {row["result"]: row["figures"] for row in facts["results"]}
+    before, after = map(float, rows["List functions"]["8B"].split(" → "))
+    assert after - before == pytest.approx(float(rows["List functions, gain"]["8B"]))
+    assert all(set(figures) <= set(facts["models"]) for figures in rows.values())
 
 
 def test_the_papers_rows_name_settings_that_the_pipeline_has() -> None:
     inputs = set(ALGORITHMIC_SUITE.columns["setting"].allowed)
     known = {key: inputs for key in benchmarks_of("algorithmic")}
     known |= {"icl": set(tables.IN_CONTEXT), "flipped": {flipped_setting(100)}}
-    for row in tables.paper()["results"]:
+    for row in paper.paper()["results"]:
         if "ours" in row:
             assert set(row["ours"]["settings"]) <= known[row["ours"]["benchmark"]]
 
@@ -478,9 +488,9 @@ def test_the_page_says_at_its_top_what_was_run_and_folds_where_it_comes_from(
     top = html[: html.index("<main>")]
     for fact in (
         "experiment quick &lt;start&gt;",
-        "data: 2 generated sets, 1 public sets",
+        "data: 2 generated datasets, 1 public dataset",
         "smollm2-135m tuned on 2,345 tokens in 2 steps",
-        "20 queries of each context or set, shared exemplars",
+        "20 queries per context or dataset, shared exemplars",
     ):
         assert fact in top
     folded = html[html.index(">Provenance<") :]

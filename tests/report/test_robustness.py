@@ -29,7 +29,7 @@ def test_a_terminal_of_80_columns_shows_every_line_whole() -> None:
     assert all(
         line.split()[-5:] == ["0.20", "-10.0", "[-18.0,", "-3.0]", "0.040"] for line in overriding
     )
-    assert sum(line.startswith("100% flipped, two-label sets ") for line in lines) == 1
+    assert sum(line.startswith("100% flipped, two labels ") for line in lines) == 1
     assert lines[-1].split() == [
         *("smollm2-135m", "1,200", "3.500", "3.750", "+0.250", "[+0.200,", "+0.300]")
     ]
@@ -50,7 +50,22 @@ def test_the_page_has_raw_and_calibrated_labels_side_by_side_in_this_order() -> 
     assert table.index(">raw<") < table.index(">calibrated<")
     assert table.count(">raw<") == table.count(">calibrated<") == 2
     assert "plants" not in table, "single sets are in the mart only"
-    assert "plants" in html["language"] and "all sets" in html["language"]
+    assert "plants" in html["language"] and "all datasets" in html["language"]
+
+
+def test_channel_choices_are_shown_where_they_were_asked() -> None:
+    calibrated = robustness_marts()["calibrated"]
+    asked = calibrated.filter(choice="raw").with_columns(choice=pl.lit("channel"))
+    lines = printed(calibrated=pl.concat([calibrated, asked]))
+    assert max(map(len, lines)) <= 80
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("query after each label")]
+    assert lines[start + 2].split()[:6] == ["symbols,", "no", "instruction", "440", "0.50", "0.60"]
+    html = robustness.html_tables(
+        **robustness_marts() | {"calibrated": pl.concat([asked, calibrated])}
+    )
+    table = html["calibrated"]
+    assert table.index(">raw<") < table.index(">calibrated<") < table.index(">channel<")
+    assert not any(line.startswith("query after") for line in printed()), "it was not asked"
 
 
 def test_models_are_named_where_there_are_several() -> None:

@@ -128,11 +128,15 @@ def test_a_run_of_dagsters_own_command_is_not_tried_again(
     assert checkpoints(home)
 
 
-@pytest.mark.parametrize("ending", [SIGINT, SIGTERM])
 @pytest.mark.parametrize(
-    "launcher",
-    [LocalLauncher(), TorchrunLauncher(processes=2), RayLauncher()],
-    ids=lambda x: x.kind,
+    ("launcher", "ending"),
+    [
+        (LocalLauncher(), SIGINT),
+        (LocalLauncher(), SIGTERM),
+        (TorchrunLauncher(processes=2), SIGINT),
+        (RayLauncher(), SIGTERM),
+    ],
+    ids=lambda x: getattr(x, "kind", None),
 )
 def test_a_job_that_is_stopped_ends_whole_and_is_not_taken_for_lost(
     launcher: Launcher, ending: signal.Signals, tmp_path: Path

@@ -91,7 +91,7 @@ def at_work(config: JobConfig) -> bool:
 def test_every_file_of_launchers_is_one() -> None:
     kinds = {path.stem: load_launcher(path.stem).kind for path in LAUNCHERS.glob("*.yaml")}  # type: ignore[attr-defined]
     assert kinds == {name: name for name in kinds}
-    assert set(kinds) == {"local", "torchrun", "ray", "ecs", "slurm"}
+    assert set(kinds) == {"local", "torchrun", "ray", "ecs", "slurm", "folder"}
 
 
 def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
@@ -127,7 +127,8 @@ def test_a_wrong_launcher_file_is_one_sentence(tmp_path: Path, text: str, told: 
 
 def test_an_unknown_launcher_names_those_there_are() -> None:
     with pytest.raises(
-        UserError, match=r"SYMTUNE_LAUNCHER to one of ecs, local, ray, slurm, torchrun or to"
+        UserError,
+        match=r"SYMTUNE_LAUNCHER to one of ecs, folder, local, ray, slurm, torchrun or to",
     ):
         load_launcher("kubernetes")
 

@@ -177,4 +177,4 @@ def test_the_command_fills_a_mirror_with_what_the_experiment_has(
     os.environ["SYMTUNE_EXPERIMENT"] = "smoke"  # the fixture puts it back
     ended = CliRunner().invoke(app, ["mirror", str(tmp_path / "copy")])
     assert isinstance(ended.exception, UserError)
-    assert "no public sets" in str(ended.exception)
+    assert "no public datasets" in str(ended.exception)

@@ -32,15 +32,20 @@ def run(tmp_path: Path) -> Run:
 
 def _row(rng: random.Random, dataset: str, **fields: object) -> Row:
     """A random prediction, consistent in itself."""
-    logprobs, content_free = ([-5 * rng.random() for _ in range(SETS[dataset])] for _ in range(2))
+    logprobs, content_free, after_labels = (
+        [-5 * rng.random() for _ in range(SETS[dataset])] for _ in range(3)
+    )
     gains = [after - before for after, before in zip(logprobs, content_free, strict=True)]
     target = int(fields["target"])  # type: ignore[call-overload]
-    choice, calibrated = logprobs.index(max(logprobs)), gains.index(max(gains))
+    choice, calibrated, channel = (
+        scores.index(max(scores)) for scores in (logprobs, gains, after_labels)
+    )
     return {
         "model": "micro", "dataset": dataset, "labels": list("abcd"[: SETS[dataset]]),
         "logprobs": logprobs, "content_free": content_free, "prediction": choice,
         "calibrated": calibrated, "correct": choice == target,
         "calibrated_correct": calibrated == target, "chance": 1 / SETS[dataset],
+        "channel_logprobs": after_labels, "channel": channel, "channel_correct": channel == target,
     } | fields  # fmt: skip
 
 
@@ -101,32 +106,41 @@ def _frame(rows: list[Row]) -> pl.DataFrame:
     return CLASSIFICATION_PREDICTIONS.frame(rows)
 
 
-def test_raw_and_calibrated_choices_have_the_same_figures_of_their_own(run: Run) -> None:
+def test_raw_calibrated_and_channel_choices_have_the_same_figures_of_their_own(run: Run) -> None:
     rows = _flipped(random.Random(0))
     found = pl.DataFrame(run("mart_calibrated", eval_flipped=rows), infer_schema_length=None)
     asked = _frame(rows).filter(setting=flipped_setting(100))
-    for choice, counted in (("raw", "correct"), ("calibrated", "calibrated_correct")):
+    counted_by = {
+        "raw": "correct", "calibrated": "calibrated_correct", "channel": "channel_correct",
+    }  # fmt: skip
+    assert set(found["choice"]) == set(counted_by)
+    for choice, counted in counted_by.items():
         of_choice = found.filter(setting=flipped_setting(100), choice=choice)
         _assert_row(of_choice.filter(pl.col("dataset").is_null()), _expected(asked, counted))
         for dataset in SETS:
             own = _expected(asked.filter(dataset=dataset), counted)
             _assert_row(of_choice.filter(dataset=dataset), own)
     assert set(found["setting"]) == {flipped_setting(50), flipped_setting(100)}
-    # The calibration error of calibrated choices is that of their own probabilities.
-    calibrated = asked.filter(variant="untuned").with_columns(
-        confidence=pl.struct("logprobs", "content_free").map_elements(
-            lambda row: float(_normalised(np.subtract(row["logprobs"], row["content_free"])).max()),
-            return_dtype=pl.Float64,
+    # The calibration error of a choice is that of its own probabilities.
+    scores = {
+        "calibrated": lambda row: np.subtract(row["logprobs"], row["content_free"]),
+        "channel": lambda row: np.array(row["channel_logprobs"]),
+    }
+    for choice, scores_of in scores.items():
+        confident = asked.filter(variant="untuned").with_columns(
+            confidence=pl.struct("logprobs", "content_free", "channel_logprobs").map_elements(
+                lambda row, of=scores_of: float(_normalised(of(row)).max()),
+                return_dtype=pl.Float64,
+            )
         )
-    )
-    gaps = calibrated.group_by((pl.col("confidence") * 10).floor().clip(0, 9).alias("bin")).agg(
-        (pl.col("confidence").mean() - pl.col("calibrated_correct").mean()).abs(), pl.len()
-    )
-    error = (gaps["confidence"] * gaps["len"]).sum() / len(calibrated)
-    (row,) = found.filter(
-        pl.col("dataset").is_null(), choice="calibrated", variant="untuned", setting="100% flipped"
-    ).to_dicts()
-    assert row["ece"] == pytest.approx(error)
+        gaps = confident.group_by((pl.col("confidence") * 10).floor().clip(0, 9).alias("bin")).agg(
+            (pl.col("confidence").mean() - pl.col(counted_by[choice]).mean()).abs(), pl.len()
+        )
+        error = (gaps["confidence"] * gaps["len"]).sum() / len(confident)
+        (row,) = found.filter(
+            pl.col("dataset").is_null(), choice=choice, variant="untuned", setting="100% flipped"
+        ).to_dicts()
+        assert row["ece"] == pytest.approx(error)
 
 
 def _normalised(scores: np.ndarray) -> np.ndarray:

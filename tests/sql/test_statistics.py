@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,3 +100,30 @@ def test_no_data_says_nothing() -> None:
 def test_more_discordant_pairs_than_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be among 3 pairs"):
         statistics.paired_low(2, 2, 3)
+
+
+def test_the_interval_over_seeds_and_clusters_is_a_loop_of_resamples() -> None:
+    rng = np.random.default_rng(3)
+    parts, wholes = rng.integers(-3, 4, (3, 12)), rng.integers(4, 6, (3, 12))
+    shares = []
+    for _ in range(4_000):
+        chosen = np.ix_(rng.integers(0, 3, 3), rng.integers(0, 12, 12))
+        shares.append(parts[chosen].sum() / wholes[chosen].sum())
+    flat = parts.ravel().tolist(), wholes.ravel().tolist(), 3
+    ends = statistics.crossed_low(*flat), statistics.crossed_high(*flat)
+    assert ends == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.02)
+
+
+def test_seeds_that_differ_make_the_interval_wider_and_equal_ones_do_not() -> None:
+    clusters = [3.0, 1.0, 2.0, 4.0] * 3
+    wholes = [5.0] * 12
+    alike = statistics.crossed_low(clusters * 2, wholes * 2, 2)
+    assert alike == pytest.approx(statistics.cluster_low(clusters, wholes), abs=0.02)
+    apart = [part / 2 for part in clusters] + [part * 1.5 for part in clusters]
+    assert statistics.crossed_low(apart, wholes * 2, 2) < alike - 0.05
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 5, 12])
+def test_an_interval_over_seeds_needs_two_of_them_and_two_clusters(seeds: int) -> None:
+    with pytest.raises(ValueError, match="12 numbers"):
+        statistics.crossed_low([1.0] * 12, [2.0] * 12, seeds)

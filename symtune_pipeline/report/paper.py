@@ -1,0 +1,63 @@
+"""The table of the paper's figures beside ours, from `paper.yaml`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import polars as pl
+import yaml
+
+from symtune_pipeline.report.tables import (
+    Row,
+    comparisons,
+    p_relation,
+    points_text,
+    several_models,
+    unbroken,
+)
+
+if TYPE_CHECKING:
+    from great_tables import GT
+
+
+def paper_table(summary: pl.DataFrame) -> GT:
+    """The paper's figures for each of its models beside ours."""
+    from great_tables import GT
+
+    several = several_models(summary)
+    measured = [pair for pair in comparisons(summary) if pair.tuned.get("gain") is not None]
+
+    def ours(wanted: Row) -> str:
+        return unbroken(
+            "; ".join(
+                (f"{pair.model}, " if several else "")
+                + (f"{pair.setting}: " if len(wanted["settings"]) > 1 else "")
+                + f"{points_text(pair.tuned['gain'])} (p {p_relation(pair.tuned['p'])})"
+                for pair in measured
+                if pair.benchmark == wanted["benchmark"] and pair.setting in wanted["settings"]
+            )
+        )
+
+    facts = paper()
+    rows = [
+        {
+            "result": row["result"] if row.get("checked", True) else f"{row['result']} †",
+            **{model: _of_paper(row, model) for model in facts["models"]},
+            "ours": (ours(row["ours"]) if "ours" in row else "") or "not measured",
+        }
+        for row in facts["results"]
+    ]
+    table = GT(pl.DataFrame(rows)).tab_source_note(f"{facts['paper']}. {facts['note']}")
+    return table.cols_align("right", facts["models"])
+
+
+def _of_paper(row: Row, model: str) -> str:
+    """A figure of the paper, on one line; empty where it has none."""
+    return str(row["figures"].get(model, "")).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def paper() -> Row:
+    """The paper's citation, a note and its results, as `paper.yaml` states them."""
+    facts: Row = yaml.safe_load((files(__package__) / "paper.yaml").read_text(encoding="utf-8"))
+    return facts

@@ -1,0 +1,111 @@
+"""The marts of variants: each against the untuned model and `tuned`, and over seeds, against polars."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sql_rows import Row, Run, predictions, running
+from statsmodels.stats.contingency_tables import mcnemar
+
+from symtune_pipeline.sql.statistics import cluster_high, cluster_low, crossed_high, crossed_low
+
+CONTEXTS, QUERIES = 12, 5
+# `again` differs from `tuned` in the seed alone, `other` in more.
+RECIPES = {"tuned": "tuned", "again": "tuned", "other": "other"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return running(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    rng = random.Random(5)
+    shares = {"pretrained": 0.4, "untuned": 0.5, "tuned": 0.6, "again": 0.7, "other": 0.55}
+    return [
+        row | {"query": 100 * context + row["query"]}
+        for variant, share in shares.items()
+        for context in range(CONTEXTS)
+        for row in predictions(
+            variant, "".join("01"[rng.random() < share] for _ in range(QUERIES)), context=context
+        )
+    ]
+
+
+def catalogue(recipes: dict[str, str]) -> list[Row]:
+    return [{"variant": variant, "recipe": recipe} for variant, recipe in recipes.items()]
+
+
+def paired(rows: list[Row], variant: str, versus: str) -> pl.DataFrame:
+    table = pl.DataFrame(rows)
+    keys = ["context", "query"]
+    one, other = (table.filter(variant=name).select(*keys, "correct") for name in (variant, versus))
+    return one.join(other, on=keys, suffix="_other").with_columns(
+        more=pl.col("correct").cast(pl.Int64) - pl.col("correct_other").cast(pl.Int64)
+    )
+
+
+def by_draw(both: pl.DataFrame) -> tuple[list[int], list[int]]:
+    """Gains and queries of each draw, in the order of their names."""
+    draws = both.group_by("context").agg(pl.col("more").sum(), pl.len())
+    draws = draws.sort(pl.col("context").cast(pl.String))
+    return draws["more"].to_list(), draws["len"].to_list()
+
+
+def test_every_variant_stands_against_the_untuned_model_and_against_tuned(
+    run: Run, rows: list[Row]
+) -> None:
+    found = run("mart_variants", eval_icl=rows, catalog_variants=catalogue(RECIPES))
+    pairs = [(row["variant"], row["versus"]) for row in found]
+    assert pairs == [
+        ("again", "tuned"), ("again", "untuned"), ("other", "tuned"), ("other", "untuned"),
+        ("tuned", "untuned"),
+    ]  # fmt: skip
+    for row in found:
+        both = paired(rows, row["variant"], row["versus"])
+        won, lost = both.filter(more=1).height, both.filter(more=-1).height
+        gains, queries = by_draw(both)
+        assert row["n"] == CONTEXTS * QUERIES
+        assert row["accuracy"] == pytest.approx(both["correct"].mean())
+        assert row["gain"] == pytest.approx((won - lost) / len(both))
+        assert row["p"] == pytest.approx(mcnemar([[0, won], [lost, 0]], exact=True).pvalue)
+        assert row["gain_cluster_low"] == pytest.approx(cluster_low(gains, queries))
+        assert row["gain_cluster_high"] == pytest.approx(cluster_high(gains, queries))
+
+
+def test_without_variants_there_is_nothing_to_compare(run: Run, rows: list[Row]) -> None:
+    of_one = [row for row in rows if row["variant"] in ("untuned", "tuned")]
+    alone = catalogue({"tuned": "tuned"})
+    assert run("mart_variants", eval_icl=of_one, catalog_variants=alone) == []
+    assert run("mart_seeds", eval_icl=of_one, catalog_variants=alone) == []
+
+
+def test_what_differs_in_the_seed_alone_is_summarised(run: Run, rows: list[Row]) -> None:
+    [row] = run("mart_seeds", eval_icl=rows, catalog_variants=catalogue(RECIPES))
+    seeds = [paired(rows, variant, "untuned") for variant in ("again", "tuned")]
+    accuracies = [both["correct"].mean() for both in seeds]
+    gains = [both["more"].mean() for both in seeds]
+    assert (row["recipe"], row["seeds"], row["n"]) == ("tuned", 2, CONTEXTS * QUERIES)
+    assert row["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert row["accuracy_spread"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert row["gain"] == pytest.approx(np.mean(gains))
+    assert row["gain_spread"] == pytest.approx(np.std(gains, ddof=1))
+    parts, wholes = (list(chain(*cells)) for cells in zip(*map(by_draw, seeds), strict=True))
+    assert row["gain_low"] == pytest.approx(crossed_low(parts, wholes, 2))
+    assert row["gain_high"] == pytest.approx(crossed_high(parts, wholes, 2))
+
+
+def test_few_draws_give_no_interval(run: Run, rows: list[Row]) -> None:
+    few = [row for row in rows if row["context"] < 9]
+    for mart in ("mart_variants", "mart_seeds"):
+        found = run(mart, eval_icl=few, catalog_variants=catalogue(RECIPES))
+        ends = {
+            name: row[name] for row in found for name in row if name.endswith(("_low", "_high"))
+        }
+        assert found and set(ends.values()) == {None}
