@@ -106,7 +106,8 @@ def test_the_tokens_that_are_counted_are_those_that_run(asked: Asked, micro: Pat
     assert parts["algorithmic"].prompts == read_table(asked.folder / "algorithmic.parquet").height
     plan = EvaluationPlan(MICRO, replace(questions, parts=scored), 1, False, find_gpu("cpu"), 1, 1)
     low, high = plan.seconds
-    assert 0.3 * min(took) < low <= high < 3 * max(took), (took, low, high)
+    # The fastest of three passes is planned with; other work on the machine slows a run down.
+    assert 0.1 * min(took) < low <= high < 4 * max(took), (took, low, high)
 
 
 def test_what_settings_let_expect_is_near_what_is_counted(asked: Asked, micro: Path) -> None:
