@@ -178,7 +178,10 @@ def test_a_served_model_is_scored_with_the_key_of_the_environment(
     output = tmp_path / "scores.parquet"
     asked = ("score-endpoint", f"{server.url}/v1", "--model", NAME)
     command = (*asked, "--tokenizer", str(server.folder), "--output", str(output))
-    assert "materialise 'base_model' first" in symtune(*asked, "--output", str(output)).error
+    assert (
+        "materialise 'base_model' for partition 'micro'"
+        in symtune(*asked, "--output", str(output)).error
+    )
     assert "set OPENAI_API_KEY" in symtune(*command).error
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ended = symtune(*command)
