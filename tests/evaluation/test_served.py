@@ -103,10 +103,12 @@ def classified(
 
 def same_scores(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     """Log-probabilities to 1e-4 nats, and everything else alike but the path."""
-    for name in ("logprobs", "content_free"):
+    scored = ["logprobs", "content_free"]
+    scored += [] if expected["channel_logprobs"].has_nulls() else ["channel_logprobs"]
+    for name in scored:
         for ours, local in zip(found[name], expected[name], strict=True):
             assert ours.to_list() == pytest.approx(local.to_list(), abs=1e-4)
-    alike = [n for n in expected.columns if n not in ("logprobs", "content_free", "path")]
+    alike = [n for n in expected.columns if n not in (*scored, "path")]
     assert found.select(alike).equals(expected.select(alike))
 
 
@@ -125,6 +127,18 @@ def test_labels_score_as_they_do_from_the_folder(
     assert set(found["path"]) == {"served as tiny"}
     CLASSIFICATION_PREDICTIONS.checked(of_model(found, "micro", "any_name"))
     assert done == sorted(done) and done[-1] == len(suites.classification)
+
+
+@both
+def test_texts_score_after_labels_as_they_do_from_the_folder(
+    server: ModelServer, suites: Suites, protocol: Protocol
+) -> None:
+    config = FEW.model_copy(update={"channel": True})
+    found = classified(endpoint(server, protocol), suites, 12, config)
+    rows = suites.classification.head(12)
+    local = classification.classify(server.folder, rows, suites.inputs, config)
+    same_scores(found, local)
+    assert not found["channel_logprobs"].has_nulls()
 
 
 @both
