@@ -43,7 +43,7 @@ def asked(
 ) -> Asked:
     """A part of both suites: several passes of each."""
     asked = Asked.written(tmp_path_factory.mktemp("asked"), evaluation_examples, symbols)
-    for suite, rows in (("classification", 36), ("algorithmic", 50)):
+    for suite, rows in (("classification", 36), ("algorithmic", 44)):
         path = asked.folder / f"{suite}.parquet"
         read_table(path).head(rows).write_parquet(path)
     return asked
@@ -109,7 +109,6 @@ def test_three_ranks_hold_a_model_by_heads_where_they_can_share_them_and_else_by
 ) -> None:
     shapes: dict[str, dict[str, Any]] = {
         "olmo2": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3},
-        "gpt_neox": {"hidden_size": 48, "num_attention_heads": 6},
         "llama": {},
     }
     models = {
@@ -127,7 +126,6 @@ def test_three_ranks_hold_a_model_by_heads_where_they_can_share_them_and_else_by
     uneven = "LlamaForCausalLM has 4 attention heads, which 3 ranks cannot share evenly"
     for line in (
         f"olmo2 {held} tensor parallelism\n",
-        f"gpt_neox {held} tensor parallelism\n",
         f"llama {held} FSDP2 ({uneven})\n",
     ):
         assert said.read_text().count(line) == len(SUITES), said.read_text()
@@ -165,7 +163,7 @@ def run_short_of_memory(job: JobConfig) -> None:
     passes: list[int] = []
     run = scorer.predicted_tokens
 
-    def short(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def short(*arguments: Any) -> Any:
         passes.append(1)
         if os.environ["LOCAL_RANK"] == "1" and len(passes) == 2:
             raise MemoryError
