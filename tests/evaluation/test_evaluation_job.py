@@ -25,7 +25,7 @@ from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import Suite
 
 FAMILIES = ("llama", "olmo2", "gpt_neox")
-KILLS = 6
+KILLS = 10
 SUITES: tuple[Suite, ...] = ("classification", "algorithmic")
 
 
