@@ -27,6 +27,7 @@ from symtune_pipeline.evaluation.language import losses_of, texts_of
 from symtune_pipeline.evaluation.predictions import by_context, generated
 from symtune_pipeline.evaluation.protocols import PROTOCOLS, Asked, Facts
 from symtune_pipeline.evaluation.server import Server
+from symtune_pipeline.files import parse_json
 from symtune_pipeline.models.opening import open_tokenizer, read_config
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.encoding import TextEncoder
@@ -254,8 +255,9 @@ def _ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     from transformers import GenerationConfig
 
     config = read_config(folder)
-    if (folder / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    path = folder / "generation_config.json"
+    if path.exists():
+        generation = GenerationConfig.from_dict(parse_json(path.read_bytes()))
     else:
         generation = GenerationConfig.from_model_config(config)
     return end_tokens(generation, config.get_text_config(), tokenizer)

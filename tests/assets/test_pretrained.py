@@ -31,7 +31,7 @@ MARTS = [
     f"mart_{name}"
     for name in (
         *("icl", "flipped", "algorithmic", "summary", "scaling"),
-        *("calibrated", "alignment", "language"),
+        *("calibrated", "alignment", "language", "variants", "seeds"),
     )
 ]
 ANSWERS = ["eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"]
