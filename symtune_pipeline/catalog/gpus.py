@@ -20,6 +20,13 @@ class Gpu(Fact):
     runtime_gb: float = 2.0  # of a process before it has a model
     fragmentation: float = 0.0  # free memory between activations, in proportion to them
 
+    def dollars(self, seconds: tuple[float, float], gpus: int) -> tuple[float, float] | None:
+        """The price of so many GPUs for so long, least and most; None where nothing is rented."""
+        if self.dollars_per_hour is None:
+            return None
+        (fast, slow), (cheap, dear) = seconds, self.dollars_per_hour
+        return fast / 3_600 * gpus * cheap, slow / 3_600 * gpus * dear
+
 
 # What a job reaches of a GPU's peak, least and most, for models of up to so many parameters. Measured on an
 # H100 while tuning with compiled layers: 18% of it at 135M and 30% at 360M (docs/results.md); by hand 45% at

@@ -8,11 +8,18 @@ from rich.console import Group
 from rich.table import Table
 
 from symtune_pipeline.catalog.gpus import utilisation
-from symtune_pipeline.commands.plan_tables import NOWHERE, short
+from symtune_pipeline.commands.plan_tables import (
+    NOWHERE,
+    machine,
+    memory_cell,
+    price,
+    short,
+    time_range,
+)
 from symtune_pipeline.evaluation.asking import PASS_TOKENS
 from symtune_pipeline.evaluation.memory import GB, USABLE
 from symtune_pipeline.evaluation.plan import EvaluationPlan
-from symtune_pipeline.progress import duration
+from symtune_pipeline.evaluation.questions import Part
 
 COLUMNS = ["model", "answers in", "on", "held by", "memory of a GPU", "tokens", "time", "price"]
 
@@ -21,17 +28,13 @@ def evaluation_details(plan: EvaluationPlan) -> Group:
     """A plan with everything that it was computed from."""
     facts = Table.grid(padding=(0, 2))
     for name, text in {
-        "on": f"{_machine(plan)}, {plan.gpu.memory_gb:,.0f} GB each",
+        "on": f"{machine(plan)}, {plan.gpu.memory_gb:,.0f} GB each",
         "asked": f"{plan.variants} variants, in {_precision(plan)}",
         "held by": _held(plan),
         "tokens": f"{short(plan.tokens)} ({plan.questions.source})",
         "time": f"{_time(plan)}, {_speed(plan)}" if plan.fits else NOWHERE,
-        **{
-            f"  {part.name}": f"{_range(plan.seconds_of(part))}, {short(plan.variants * part.tokens)} tokens"
-            for part in plan.questions.parts
-            if plan.fits
-        },
-        "price": _price(plan),
+        **{f"  {part.name}": _of(part, plan) for part in plan.questions.parts if plan.fits},
+        "price": price(plan),
     }.items():
         facts.add_row(name, text)
     memory = Table("memory of a rank", "GB", box=None, padding=(0, 2), pad_edge=False)
@@ -49,21 +52,16 @@ def evaluation_markdown(plans: Sequence[EvaluationPlan]) -> str:
         [
             f"`{plan.model.key}`",
             _precision(plan),
-            _machine(plan),
+            machine(plan),
             _ranks(plan),
-            f"{plan.needed / GB:,.1f} of {plan.gpu.memory_gb:,.0f} GB"
-            + ("" if plan.fits else ": does not fit"),
+            memory_cell(plan),
             short(plan.tokens),
             _time(plan),
-            _price(plan).partition(":")[0],
+            price(plan).partition(":")[0],
         ]
         for plan in plans
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _machine(plan: EvaluationPlan) -> str:
-    return f"{plan.gpus} x {plan.gpu.key}"
 
 
 def _precision(plan: EvaluationPlan) -> str:
@@ -82,13 +80,12 @@ def _held(plan: EvaluationPlan) -> str:
     return f"{plan.ranks} ranks together ({way}), {teams} such team{'s' * (teams > 1)}"
 
 
-def _range(seconds: tuple[float, float]) -> str:
-    low, high = map(duration, seconds)
-    return low if low == high else f"{low} to {high}"
+def _of(part: Part, plan: EvaluationPlan) -> str:
+    return f"{time_range(plan.seconds_of(part))}, {short(plan.variants * part.tokens)} tokens"
 
 
 def _time(plan: EvaluationPlan) -> str:
-    return _range(plan.seconds) if plan.fits else NOWHERE
+    return time_range(plan.seconds) if plan.fits else NOWHERE
 
 
 def _speed(plan: EvaluationPlan) -> str:
@@ -97,17 +94,6 @@ def _speed(plan: EvaluationPlan) -> str:
         return f"measured here: {plan.speed.of_pass:.2g} s for {PASS_TOKENS['cpu']:,} tokens"
     low, high = utilisation(plan.sizes.parameters)
     return f"at {low:.0%} to {high:.0%} of {plan.gpu.tflops:,.3g} TFLOP/s"
-
-
-def _price(plan: EvaluationPlan) -> str:
-    if not plan.fits:
-        return NOWHERE
-    if plan.dollars is None:
-        return "none"
-    low, high = (
-        f"${dollars:,.0f}" if dollars >= 10 else f"${dollars:.2f}" for dollars in plan.dollars
-    )
-    return f"{low} to {high}: check your provider"
 
 
 def _verdict(plan: EvaluationPlan) -> str:

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 
+from symtune_pipeline.evaluation.plan import EvaluationPlan
 from symtune_pipeline.progress import duration
 from symtune_pipeline.tuning.plan import GB, USABLE, Plan
 
 COLUMNS = ["model", "parameters", "tuned", "on", "memory of a GPU", "tokens", "time", "price"]
 
 NOWHERE = "none: it does not fit"
+Planned = Plan | EvaluationPlan
 
 
 def details(plan: Plan, experiment: str) -> Group:
     """A plan with everything that it was computed from."""
     facts = Table.grid(padding=(0, 2))
     for name, text in {
-        "on": f"{_machine(plan)}, {plan.gpu.memory_gb:,.0f} GB each",
+        "on": f"{machine(plan)}, {plan.gpu.memory_gb:,.0f} GB each",
         "tuned": _tuned(plan),
         "parameters": f"{short(plan.sizes.parameters)}, of which"
         f" {short(plan.trained_parameters)} are trained",
@@ -27,7 +29,7 @@ def details(plan: Plan, experiment: str) -> Group:
         f" ({plan.load.source})",
         "computation": f"{plan.flops:.2g} FLOP",
         "time": _time(plan),
-        "price": _price(plan),
+        "price": price(plan),
     }.items():
         facts.add_row(name, text)
     memory = Table("memory per rank", "GB", box=None, padding=(0, 2), pad_edge=False)
@@ -47,20 +49,15 @@ def markdown(plans: Sequence[Plan]) -> str:
             f"`{plan.model.key}`",
             short(plan.sizes.parameters),
             _tuned(plan),
-            _machine(plan),
-            f"{plan.needed / GB:,.1f} of {plan.gpu.memory_gb:,.0f} GB"
-            + ("" if plan.fits else ": does not fit"),
+            machine(plan),
+            memory_cell(plan),
             short(plan.tokens),
             _time(plan).partition(",")[0],
-            _price(plan).partition(":")[0],
+            price(plan).partition(":")[0],
         ]
         for plan in plans
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _machine(plan: Plan) -> str:
-    return f"{plan.gpus} x {plan.gpu.key}"
 
 
 def _tuned(plan: Plan) -> str:
@@ -70,10 +67,7 @@ def _tuned(plan: Plan) -> str:
 
 
 def _time(plan: Plan) -> str:
-    if not plan.fits:
-        return NOWHERE
-    low, high = map(duration, plan.seconds)
-    return f"{low if low == high else f'{low} to {high}'}, {_speed(plan)}"
+    return f"{time_range(plan.seconds)}, {_speed(plan)}" if plan.fits else NOWHERE
 
 
 def _speed(plan: Plan) -> str:
@@ -82,17 +76,6 @@ def _speed(plan: Plan) -> str:
         return f"measured here: {plan.speed.of_block:.2g} s a block of {plan.job.block_tokens:,} tokens"
     low, high = plan.utilisation
     return f"assuming {low:.0%} to {high:.0%} of the peak of {plan.gpu.tflops:,.3g} TFLOP/s"
-
-
-def _price(plan: Plan) -> str:
-    if not plan.fits:
-        return NOWHERE
-    if plan.dollars is None:
-        return "none"
-    low, high = (
-        f"${dollars:,.0f}" if dollars >= 10 else f"${dollars:.2f}" for dollars in plan.dollars
-    )
-    return f"{low} to {high}: check your provider"
 
 
 def _verdict(plan: Plan) -> str:
@@ -106,6 +89,35 @@ def _verdict(plan: Plan) -> str:
     # A GPU takes at least a block of each step: with more of them, more GPUs can share the weights.
     none = f"no GPU that the catalogue has; raise tuning.tokens_per_step, now {plan.job.tokens_per_step:,}"
     return f"It does not fit: {needs}. What would fit: {ways or none}."
+
+
+def machine(plan: Planned) -> str:
+    """How many of which GPU."""
+    return f"{plan.gpus} x {plan.gpu.key}"
+
+
+def memory_cell(plan: Planned) -> str:
+    """What a GPU needs of what it has."""
+    fault = "" if plan.fits else ": does not fit"
+    return f"{plan.needed / GB:,.1f} of {plan.gpu.memory_gb:,.0f} GB{fault}"
+
+
+def price(plan: Planned) -> str:
+    """The least and the most, in dollars."""
+    if not plan.fits:
+        return NOWHERE
+    if plan.dollars is None:
+        return "none"
+    low, high = (
+        f"${dollars:,.0f}" if dollars >= 10 else f"${dollars:.2f}" for dollars in plan.dollars
+    )
+    return f"{low} to {high}: check your provider"
+
+
+def time_range(seconds: tuple[float, float]) -> str:
+    """The least and the most, or one where they read alike."""
+    low, high = map(duration, seconds)
+    return low if low == high else f"{low} to {high}"
 
 
 def short(number: float) -> str:

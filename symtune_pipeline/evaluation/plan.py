@@ -130,10 +130,7 @@ class EvaluationPlan:
     @property
     def dollars(self) -> tuple[float, float] | None:
         """Least and most; None where nothing is rented."""
-        if self.gpu.dollars_per_hour is None:
-            return None
-        (fast, slow), (cheap, dear) = self.seconds, self.gpu.dollars_per_hour
-        return fast / 3_600 * self.gpus * cheap, slow / 3_600 * self.gpus * dear
+        return self.gpu.dollars(self.seconds, self.gpus)
 
     def fewest_gpus(self) -> int | None:
         """How many of its kind would hold the model together; None of a CPU, and above a thousand."""
@@ -163,6 +160,7 @@ def plan_evaluation(
         kind = kind.model_copy(update={"memory_gb": psutil.virtual_memory().total / GB / count})
     bf16 = kind.key != "cpu" if settings.precision == "auto" else settings.precision == "bf16"
     parent = settings.pretrained and model.parent is not None
+    variants = 2 + parent + len(experiment.variants)
     asked = settings.ranks_per_model
     numbers = [n for n in range(1, count + 1) if count % n == 0]
     if asked != "auto":
@@ -172,7 +170,7 @@ def plan_evaluation(
                 f" such teams; plan for {asked * -(-count // asked)} GPUs, or change it."
             )
         numbers = [asked]
-    plans = [EvaluationPlan(model, questions, 2 + parent, bf16, kind, count, n) for n in numbers]
+    plans = [EvaluationPlan(model, questions, variants, bf16, kind, count, n) for n in numbers]
     return next((plan for plan in plans if plan.fits), plans[-1])
 
 

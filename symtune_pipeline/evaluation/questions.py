@@ -51,18 +51,26 @@ def estimated(experiment: Experiment, source: str) -> Questions:
         contexts * example * (n * config.exemplars_per_class + queries + 1) for n in classes
     )
     labels = sum(contexts * (queries + 1) * n * LABEL_TOKENS for n in classes)
+    # By channel a context shows its exemplars once more, and every query once after each label.
+    per_class = sum(contexts * example * n for n in classes) if config.channel else 0
+    exemplars, inputs = per_class * config.exemplars_per_class, per_class * queries
     flips, sets, forms = len(config.flipped_percents), len(classes), len(SETTINGS)
     zero_shot = sets * contexts * (queries + 1) * example
     concepts = config.list_functions + config.turing_programs + sum(config.concepts.values())
     prompts = concepts * config.algorithmic_queries
     texts = sets * config.language_texts
     parts = [
-        Part("icl", sets * contexts * forms, forms * (of_prompt + labels / 2), forms * labels),
+        Part(
+            "icl",
+            sets * contexts * forms,
+            forms * (of_prompt + labels / 2 + exemplars + inputs),
+            forms * (labels + inputs),
+        ),
         Part(
             "flipped",
             sets * contexts * (flips + 1),
-            flips * of_prompt + zero_shot + (flips + 1) * labels / 2,
-            (flips + 1) * labels,
+            flips * (of_prompt + exemplars) + zero_shot + (flips + 1) * (labels / 2 + inputs),
+            (flips + 1) * (labels + inputs),
         ),
         Part(
             "algorithmic",

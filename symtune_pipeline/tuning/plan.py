@@ -213,10 +213,7 @@ class Plan:
     @property
     def dollars(self) -> tuple[float, float] | None:
         """Least and most; None where nothing is rented."""
-        if self.gpu.dollars_per_hour is None:
-            return None
-        (fast, slow), (cheap, dear) = self.seconds, self.gpu.dollars_per_hour
-        return fast / 3_600 * self.gpus * cheap, slow / 3_600 * self.gpus * dear
+        return self.gpu.dollars(self.seconds, self.gpus)
 
     def ways_out(self) -> list[str]:
         """What would make it fit: another way of tuning, more or larger GPUs, shorter blocks."""

@@ -62,7 +62,7 @@ def planned(experiment: Experiment, key: str, **chosen: Any) -> EvaluationPlan:
     )
 
 
-def questions_of(asked: Asked, folder: Path) -> Questions:
+def questions_of(asked: Asked, folder: Path, channel: bool = False) -> Questions:
     """Both suites as the model in a folder reads them; no text for the loss of language."""
     examples = read_table(asked.folder / "examples.parquet")
     inputs = examples.sort("example")["input"].to_list()
@@ -71,7 +71,7 @@ def questions_of(asked: Asked, folder: Path) -> Questions:
         "algorithmic": read_table(asked.folder / "algorithmic.parquet"),
         "language": examples.select("example").head(3),
     }
-    return counted(folder, suites, inputs, 4_096, chat=False, channel=False)
+    return counted(folder, suites, inputs, 4_096, chat=False, channel=channel)
 
 
 def shown(plan: EvaluationPlan) -> str:
@@ -110,10 +110,14 @@ def test_the_tokens_that_are_counted_are_those_that_run(asked: Asked, micro: Pat
     assert 0.1 * min(took) < low <= high < 4 * max(took), (took, low, high)
 
 
-def test_what_settings_let_expect_is_near_what_is_counted(asked: Asked, micro: Path) -> None:
+@pytest.mark.parametrize("channel", [False, True])
+def test_what_settings_let_expect_is_near_what_is_counted(
+    asked: Asked, micro: Path, channel: bool
+) -> None:
     experiment = load_experiment("smoke")
-    few = experiment.model_copy(update={"evaluation": FEW})
-    counts = {part.name: part for part in questions_of(asked, micro).parts}
+    settings = FEW.model_copy(update={"channel": channel})
+    few = experiment.model_copy(update={"evaluation": settings})
+    counts = {part.name: part for part in questions_of(asked, micro, channel).parts}
     sets = read_table(asked.folder / "classification.parquet")["dataset"].n_unique()
     of_all = sum(entry.role == "evaluation" for entry in few.datasets())
     for part in estimated(few, "").parts[:2]:
@@ -136,6 +140,13 @@ def test_the_memory_of_a_pass_is_that_of_a_real_one() -> None:
         with at_once(model.parameters()) as most:
             score(model, [tree] * trees, max_tokens=tokens)
         assert most() == pytest.approx(pass_bytes(sizes, tokens, rows), rel=0.25)
+
+
+def test_every_variant_that_is_tuned_is_counted() -> None:
+    quickstart, losses = (planned(load_experiment(name), "smollm2-135m", gpu="h100")
+                          for name in ("quickstart", "losses"))  # fmt: skip
+    assert (quickstart.variants, losses.variants) == (2, 7)
+    assert losses.tokens == pytest.approx(3.5 * quickstart.tokens)
 
 
 # --- spread ---------------------------------------------------------------------------------------
