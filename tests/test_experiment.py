@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.commands.whole_run import missing_roles
@@ -156,7 +157,7 @@ def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> Non
 def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path) -> None:
     generated = _load(tmp_path, MODELS + DATA + MIXTURE)
     assert [entry.key for entry in generated.datasets()] == [
-        key for key, entry in all_datasets().items() if entry.hub is None
+        key for key in all_datasets() if key in generated_sets()
     ]
     mirror = _load(tmp_path, MODELS + "data: {source: hub}\n" + MIXTURE)
     assert [entry.key for entry in mirror.datasets()] == [
