@@ -257,8 +257,8 @@ class EvaluationConfig(Section):
 
     protocol: Literal["shared", "per_query"] = "shared"
     """Exemplars drawn once for all queries of a context, or anew for every query (as in the paper)."""
-    exemplars_per_class: Few = 4
-    """Exemplars of each class in a prompt."""
+    exemplars_per_class: Few | Annotated[tuple[Few, ...], MinLen(1)] = 4
+    """Exemplars of each class in a prompt; of a list every number is asked, with the same queries."""
     contexts: Few = 2
     """Draws of exemplars per set; with `shared` only."""
     queries: Few = 20
@@ -291,6 +291,21 @@ class EvaluationConfig(Section):
     """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
     endpoints: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], EndpointConfig] = {}
     """Served models by name, in small letters, digits and underscores: each is a variant of its own."""
+
+    @property
+    def exemplar_counts(self) -> tuple[int, ...]:
+        """The numbers of exemplars of each class that are asked, the smallest first."""
+        asked = self.exemplars_per_class
+        return asked if isinstance(asked, tuple) else (asked,)
+
+    @field_validator("exemplars_per_class")
+    @classmethod
+    def _in_one_form(cls, asked: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(asked, int):
+            return asked
+        if len(set(asked)) < len(asked):
+            raise ValueError("a number is named twice")
+        return tuple(sorted(asked)) if len(asked) > 1 else asked[0]
 
     @field_validator("endpoints")
     @classmethod
