@@ -25,6 +25,7 @@ from symtune_pipeline.sources.normal import normal_form
 from symtune_pipeline.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[1]
+SYMTUNE = str(Path(sys.executable).with_name("symtune"))  # the command, as it is installed
 DATA_SIDE = "+(kind:sql and not key:eval+)"  # as in the Makefile
 TUNING_SETS = ("hotel_reviews", "news_topics", "hobby_posts", "opposites")
 EVALUATION_SETS = ("phone_reviews", "magazine_topics", "life_events")
@@ -127,17 +128,16 @@ class Home:
         }
 
     def run(self, *arguments: str, experiment: str = "smoke", **environment: str) -> Ended:
-        """`python materialize.py`."""
-        command = ("materialize.py", "--experiment", experiment, *arguments)
+        """`symtune run`."""
+        command = (SYMTUNE, "run", "--experiment", experiment, *arguments)
         return self._start(*command, **environment)
 
     def dagster(self, *arguments: str, experiment: str = "smoke") -> Ended:
         """`dagster asset materialize`."""
         command = ("-m", "dagster", "asset", "materialize", "-m", "definitions", *arguments)
-        return self._start(*command, SYMTUNE_EXPERIMENT=experiment)
+        return self._start(sys.executable, *command, SYMTUNE_EXPERIMENT=experiment)
 
-    def _start(self, *arguments: str, **environment: str) -> Ended:
-        command = [sys.executable, *arguments]
+    def _start(self, *command: str, **environment: str) -> Ended:
         env = self.environment | environment
         return subprocess.run(
             command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -224,14 +224,14 @@ def s3() -> Iterator[str]:
 
 
 def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:
-    """`python materialize.py --experiment smoke --select …` with `folder / "home"` as its home."""
+    """`symtune run --experiment smoke --select …` with `folder / "home"` as its home."""
     (folder / "dagster").mkdir()
     shutil.copy(ROOT / ".dagster" / "dagster.yaml", folder / "dagster")  # without telemetry
     environment = os.environ | {
         "SYMTUNE_HOME": str(folder / "home"),
         "DAGSTER_HOME": str(folder / "dagster"),
     }
-    command = [sys.executable, "materialize.py", "--experiment", "smoke", "--select", selection]
+    command = [SYMTUNE, "run", "--experiment", "smoke", "--select", selection]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -1,7 +1,4 @@
-"""Look at the data, prompts and results of the pipeline, and export them.
-
-To run the pipeline, use dg or materialize.py.
-"""
+"""Run the pipeline, look at its data, prompts and results, and export them."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from symtune_pipeline.commands import (
     push,
     query,
     report,
+    run,
     score_endpoint,
     show_dataset,
     show_model,
@@ -62,6 +60,7 @@ show.command()(show_prompt.prompt)
 export = typer.Typer(no_args_is_help=True, help="Export prompts for other tools.")
 export.command("dataset")(export_dataset.dataset)
 export.command("lm-eval")(export_lm_eval.lm_eval)
+app.command()(run.run)
 app.command()(query.query)
 app.add_typer(show, name="show")
 app.command()(report.report)

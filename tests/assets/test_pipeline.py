@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from conftest import ROOT, Ended, Home
+from conftest import ROOT, SYMTUNE, Ended, Home
 from graph import materialise
 
 from symtune_pipeline.experiment import load_experiment
@@ -227,7 +227,7 @@ def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_repo
     lines = sum("micro model" not in line for line in ended.stderr.splitlines())
     moment = random.randrange(1, lines - 5)
 
-    command = [sys.executable, "materialize.py", "--experiment", "smoke"]
+    command = [SYMTUNE, "run", "--experiment", "smoke"]
     job = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -292,19 +292,19 @@ def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> N
     ("arguments", "experiment", "sentence"),
     [
         (
-            ("--partition", "smol"),
+            ("--model", "smol"),
             "smoke",
             "There is no model 'smol' in the catalogue; choose one of ",
         ),
         (
-            ("--partition", "smollm2-135m"),
+            ("--model", "smollm2-135m"),
             "smoke",
             "Experiment 'smoke' has no model 'smollm2-135m'; choose one of micro, or add it to",
         ),
         ((), "smoky", "Experiment file "),
     ],
 )
-def test_an_unknown_partition_or_experiment_is_one_sentence(
+def test_an_unknown_model_or_experiment_is_one_sentence(
     arguments: tuple[str, ...], experiment: str, sentence: str, tmp_path: Path
 ) -> None:
     home = Home(tmp_path)
