@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from symtune_pipeline.errors import UserError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # all else is imported once the command can be interrupted
 INTERRUPTED = (
     "The run was interrupted; start it again to resume, a fine-tune from the last checkpoint."
 )
-HOME = Path(__file__).resolve().parents[1] / ".dagster"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
@@ -51,7 +52,23 @@ def run(model: str, select: str, changes: Sequence[str]) -> int:
         return 1
     if not select:
         print_report(defs.resources["store"].artifacts)  # type: ignore[index]
+        print(next_steps(experiment_name()))
     return 0
+
+
+def next_steps(experiment: str) -> str:
+    """What a newcomer does after a run: commands, in a column, with what they are for."""
+    named = experiment != "quickstart"
+    option = f" --experiment {quote(experiment)}" if named else ""
+    variable = f"SYMTUNE_EXPERIMENT={quote(experiment)} " if named else ""
+    steps = {
+        f"symtune report --open{option}": "open the report",
+        f"{variable}dg dev": "open the graph and its runs in a browser",
+        "symtune init mine.yaml --data my.csv": "write an experiment for your own file",
+    }
+    widest = max(map(len, steps))
+    lines = [f"  {command:{widest}}  {purpose}" for command, purpose in steps.items()]
+    return "\n".join([f"Next (`source {ROOT / '.envrc'}` first):", *lines])
 
 
 def execute(
@@ -63,7 +80,7 @@ def execute(
     from assets.location import EVERYTHING
     from resources.console import keep_showing
 
-    os.environ.setdefault("DAGSTER_HOME", str(HOME))
+    os.environ.setdefault("DAGSTER_HOME", str(ROOT / ".dagster"))
     job = defs.resolve_job_def(EVERYTHING)
     tags = {"set": " ".join(changes)} if changes else {}
     with dg.DagsterInstance.get() as instance:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import (
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -30,6 +32,7 @@ from symtune_pipeline.sections import (
     Variant,
     known,
 )
+from symtune_pipeline.store.claim import Owner
 from symtune_pipeline.tables import OUTSIDE, VARIANTS
 
 LIBRARY = Path(__file__).resolve().parent
@@ -56,6 +59,13 @@ class Experiment(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     variants: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant] = Field(default={})
     """Further tuned models by name, each with some settings of its own, compared in the same report."""
+
+    _owner: Owner | None = PrivateAttr(default=None)
+
+    @property
+    def owner(self) -> Owner | None:
+        """The file that the experiment was read from; None where it was not, as for a variant."""
+        return self._owner
 
     @field_validator("name")
     @classmethod
@@ -243,7 +253,7 @@ def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
     for change in changes:
         settings = _set(settings, change)
     try:
-        return Experiment.model_validate(
+        experiment = Experiment.model_validate(
             {"name": path.stem} | settings, context={"folder": path.parent}
         )
     except ValidationError as error:
@@ -252,6 +262,15 @@ def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
         raise UserError(
             f"{where}, setting '{'.'.join(names)}': {reason}; docs/settings.md describes every setting."
         ) from error
+    experiment._owner = _owner(path, text)
+    return experiment
+
+
+def _owner(path: Path, text: str) -> Owner:
+    """The experiment file, as a store knows it: a shipped one by its name, wherever the checkout is."""
+    shipped = path.resolve().parent == EXPERIMENTS.resolve()
+    file = f"{EXPERIMENTS.name}/{path.name}" if shipped else str(path.resolve())
+    return Owner(file, sha256(text.encode()).hexdigest())
 
 
 def _set(settings: Mapping[Any, Any], change: str) -> dict[Any, Any]:

@@ -14,6 +14,7 @@ from symtune_pipeline.commands import (
     doctor,
     export_dataset,
     export_lm_eval,
+    init,
     mirror,
     plan,
     push,
@@ -61,6 +62,7 @@ export = typer.Typer(no_args_is_help=True, help="Export prompts for other tools.
 export.command("dataset")(export_dataset.dataset)
 export.command("lm-eval")(export_lm_eval.lm_eval)
 app.command()(run.run)
+app.command()(init.init)
 app.command()(query.query)
 app.add_typer(show, name="show")
 app.command()(report.report)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from symtune_pipeline.commands.common import store_of
 from symtune_pipeline.commands.whole_run import missing_roles
 from symtune_pipeline.environment import experiment_name, import_from
 from symtune_pipeline.errors import UserError
@@ -48,6 +49,7 @@ def run(
         )
     changes = changes or []
     experiment = load_experiment(experiment_name(), changes)
+    store_of(experiment)  # which refuses where another file has the same name
     key = experiment.model(model or experiment.models[0]).key
     lacking = None if select else missing_roles(experiment)
     if lacking:

@@ -72,16 +72,21 @@ def altered_experiment(folder: Path, section: str = "evaluation", **altered: int
 # --- a run --------------------------------------------------------------------------------------
 
 
-def test_a_run_ends_with_the_table_and_the_path_of_the_report(
+def test_a_run_ends_with_the_table_the_path_of_the_report_and_what_to_do_next(
     smoke_run: tuple[Home, Ended],
 ) -> None:
     home, ended = smoke_run
     assert ended.returncode == 0, ended.stderr
-    *table, last = ended.stdout.rstrip().splitlines()
-    text = "\n".join(table)
+    text, _, after = ended.stdout.partition("\nReport: ")
     for expected in ("untuned", "tuned", "chance", "symbols, no instruction", "Flipped labels"):
         assert expected in text
-    assert last == f"Report: {home.store.folder('eval_report') / 'index.html'}"
+    page, _, *steps = after.splitlines()
+    assert page == str(home.store.folder("eval_report") / "index.html")
+    assert [step.strip().split("  ")[0] for step in steps] == [
+        "symtune report --open --experiment smoke",
+        "SYMTUNE_EXPERIMENT=smoke dg dev",
+        "symtune init mine.yaml --data my.csv",
+    ]
 
 
 def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set[str]) -> None:
@@ -210,7 +215,7 @@ def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
     home = Home(tmp_path)
     ended = home.dagster("--select", "raw_hotel_reviews")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert [path.name for path in home.store.root.iterdir()] == ["raw_hotel_reviews"]
+    assert home.store.artifacts() == [("raw_hotel_reviews", None)]
     assert home.store.read_table("raw_hotel_reviews")["dataset"].unique().to_list() == [
         "hotel_reviews"
     ]

@@ -32,6 +32,8 @@ from symtune_pipeline.tables import (
 )
 
 COMMANDS = [
+    ("run",),
+    ("init",),
     ("query",),
     ("show", "table"),
     ("show", "dataset"),
