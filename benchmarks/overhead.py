@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 
 from benchmarks.common import ROOT, SYMTUNE, Record, report
+from resources.history import FOLDER
 from resources.store import MADE_IN
 
 BAR = 15  # percent
@@ -26,7 +27,7 @@ SLOWEST = 5
 
 
 def run(experiment: str, home: Path) -> float:
-    """Run the experiment in the empty folder `home`, which is its Dagster instance too; seconds."""
+    """Run the experiment in the empty folder `home`, which is DAGSTER_HOME too; seconds."""
     shutil.copy(ROOT / ".dagster" / "dagster.yaml", home)
     command = [SYMTUNE, "run", "--experiment", experiment]
     environment = os.environ | {"SYMTUNE_HOME": str(home / "symtune"), "DAGSTER_HOME": str(home)}
@@ -69,7 +70,8 @@ def main() -> None:
     """Measure, print, write."""
     with TemporaryDirectory() as made:
         home = Path(made)
-        report("overhead", overhead("quickstart", home, run("quickstart", home)))
+        seconds = run("quickstart", home)
+        report("overhead", overhead("quickstart", home / FOLDER / "quickstart", seconds))
 
 
 if __name__ == "__main__":

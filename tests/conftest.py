@@ -115,6 +115,11 @@ class Home:
         return Store(self.folder / "home" / "smoke")
 
     @property
+    def history(self) -> Path:
+        """Where Dagster keeps what it knows of the runs: an instance with its own defaults."""
+        return self.folder / "dagster" / "experiments" / "smoke"
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of a shell after `source .envrc`, with a home and a Dagster instance of its own."""
         ours = ("DAGSTER_", "SYMTUNE_")

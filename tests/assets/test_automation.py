@@ -361,6 +361,7 @@ class Daemon:
         self.environment = home.environment
         self.home = home.folder / "home"
         self.instance_folder = home.folder / "dagster"
+        self.history = home.history
         self.store = home.store
 
     def command(self, *arguments: str) -> None:
@@ -397,7 +398,7 @@ def daemon(
     daemon = Daemon(smoke_run[0].copy(tmp_path_factory.mktemp("daemon")))
     daemon.command("-m", "dagster", "schedule", "start", "weekly_evaluation", "-m", "definitions")
     daemon.command("-m", "dagster", "sensor", "start", "incoming_models", "-m", "definitions")
-    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+    with dg.DagsterInstance.from_config(str(daemon.history)) as instance:
         (state,) = (
             s for s in instance.all_instigator_state() if s.instigator_name == "weekly_evaluation"
         )
@@ -416,7 +417,7 @@ def daemon(
 
 @pytest.fixture
 def instance(daemon: Daemon) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+    with dg.DagsterInstance.from_config(str(daemon.history)) as instance:
         yield instance
 
 

@@ -100,7 +100,7 @@ def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set
 
 def numbers(home: Home, asset: str) -> dict[str, float]:
     """The numbers among the metadata of an asset's last run that are results."""
-    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         record = instance.get_latest_materialization_event(dg.AssetKey(asset))
     assert record and record.asset_materialization
     metadata = record.asset_materialization.metadata
@@ -112,7 +112,7 @@ def numbers(home: Home, asset: str) -> dict[str, float]:
 
 
 def test_a_run_says_which_experiment_it_was_of(home: Home) -> None:
-    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         (run,) = instance.get_runs()
     assert run.tags["experiment"] == "smoke"
 

@@ -27,10 +27,12 @@ def test_settings_are_changed_for_a_run_that_is_started_anywhere(tmp_path: Path)
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     assert len(home.store.read_table("raw_trades")) == 24 + 12
-    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         (made,) = instance.get_runs()
     assert made.tags["set"] == "data.train_rows=24 data.test_rows=12"
     assert made.tags["experiment"] == "smoke"
+    assert made.remote_job_origin, "without it the run is on no timeline of the UI"
+    assert made.remote_job_origin.location_name == "symtune_pipeline"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def newest_run(home: Home) -> dg.DagsterRun:
-    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         return instance.get_runs(limit=1)[0]
 
 
@@ -116,7 +116,7 @@ def test_a_run_of_dagsters_own_command_is_not_tried_again(
     run = start(*DAGSTER, "--select", "symbol_tuned_model", "--partition", "micro")
     jobs = tuning(home, run)
     if asked:  # what *Terminate* in the UI does before it sends the signal
-        with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+        with dg.DagsterInstance.from_config(str(home.history)) as instance:
             instance.report_run_canceling(instance.get_runs(limit=1)[0])
     run.send_signal(SIGINT)
     printed, _ = run.communicate(timeout=60)
