@@ -166,7 +166,7 @@ def test_every_selection_selects_something(page: Path) -> None:
     selections = [
         words[place + 1]
         for words, _ in commands(page)
-        if words[0] in ("dagster", "dg") and not set(words) & {f"raw_{name}" for name in OWN}
+        if words[0] in PROGRAMS and not set(words) & {f"raw_{name}" for name in OWN}
         for place, word in enumerate(words)
         if word in ("--select", "--assets")
     ]

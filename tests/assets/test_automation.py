@@ -200,7 +200,7 @@ def test_every_asset_has_an_owner_kinds_and_links_to_code_that_exists(graph: Gra
     ],
 )
 def test_code_is_linked_to_in_a_branch_where_one_is_named(tree: str, link: str) -> None:
-    linked = with_attributes(sql_assets(load_experiment("smoke")), tree)
+    linked = with_attributes(sql_assets(load_experiment("smoke")), "smoke", tree)
     (spec,) = [
         spec for asset in linked for spec in asset.specs if spec.key.path == ["stg_examples"]
     ]
