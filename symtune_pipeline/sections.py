@@ -62,7 +62,7 @@ class DataConfig(Section):
     datasets: tuple[str, ...] = ()
     """The catalogue's sets by key or family, or `families`: all of these; empty: all others of the source."""
     split: str | tuple[str, ...] = PAPER
-    """The catalogue's sets that are evaluated, all others tuned on: a split, or a list of sets and families."""
+    """The catalogue's sets to evaluate, all others being tuned on: a split, or a list of sets or families."""
     missing: Literal["error", "leave_out"] = "error"
     """What happens when a public set cannot be had."""
     train_rows: Few = 400
