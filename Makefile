@@ -61,11 +61,12 @@ bench-gpu:  ## measure on a machine with a GPU and a copy of dist/gpu, in under 
 docs-settings: setup  ## write docs/settings.md from the docstrings of the settings
 	$(BIN)/python -m symtune_pipeline.commands.settings_page > docs/settings.md
 
-lint: setup  ## run ruff, mypy, the import linter and dg check defs
+lint: setup  ## run ruff, mypy, the import linter, cfn-lint and dg check defs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/cfn-lint deploy/aws/template.yaml
 	bash -c "source .envrc && dg check defs"
 
 constraints:  ## resolve the pinned versions again (needs uv)
