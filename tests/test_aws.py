@@ -36,7 +36,7 @@ from symtune_pipeline.tuning.job import run_job
 BUCKET = f"arn:aws:s3:::symtune-{ACCOUNT}-us-east-1"
 ECS = f"arn:aws:ecs:us-east-1:{ACCOUNT}"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role"
-PATIENCE = 600
+PATIENCE = 1_800  # seconds that a run may take
 
 
 @pytest.fixture(scope="module")
