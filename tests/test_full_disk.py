@@ -7,7 +7,6 @@ import os
 import resource
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import dagster as dg
 import duckdb
 import polars as pl
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SYMTUNE
 
 from assets.step import user_errors
 from symtune_pipeline.errors.disk import disk_sentence
@@ -62,7 +61,7 @@ def test_other_errors_keep_their_traceback() -> None:
 def _run(
     folder: Path, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "materialize.py", "--experiment", "smoke"]
+    command = [SYMTUNE, "run", "--experiment", "smoke"]
     home = {"SYMTUNE_HOME": str(folder / "home"), "DAGSTER_HOME": str(folder / "dagster")}
     return subprocess.run(
         [*command, "--select", "raw_hotel_reviews"],

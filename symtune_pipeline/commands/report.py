@@ -12,6 +12,7 @@ from rich.console import Console
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.report.exemplars import print_exemplars
 from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
 from symtune_pipeline.report.variants import print_variants
@@ -19,6 +20,7 @@ from symtune_pipeline.store.folder import Store
 
 BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
 COMPARED = ("mart_variants", "mart_seeds")
+EXEMPLARS = "mart_exemplars"
 
 
 def report(
@@ -47,5 +49,7 @@ def print_report(store: Store) -> Path:
         print_robustness(console, *map(store.read_table, BEHIND))
     if all(map(store.find, COMPARED)):
         print_variants(console, *map(store.read_table, COMPARED))
+    if store.find(EXEMPLARS):
+        print_exemplars(console, store.read_table(EXEMPLARS))
     console.print(f"Report: {page}", soft_wrap=True)
     return page

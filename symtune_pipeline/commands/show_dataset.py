@@ -62,7 +62,7 @@ def _facts(dataset: Dataset) -> list[tuple[str, str]]:
 def _loaded(store: Store, dataset: Dataset) -> list[tuple[str, str]]:
     asset = f"raw_{dataset.key}"
     if store.find(asset) is None:
-        return [("rows", f"none yet; `dagster asset materialize --select {asset}` loads them")]
+        return [("rows", f"none yet; `symtune run --select {asset}` loads them")]
     raw = store.read_table(asset)
     classes = raw.group_by("label").len().sort(-pl.col("len").cast(pl.Int64), "label").rows()
     rows = [

@@ -200,7 +200,7 @@ def test_every_asset_has_an_owner_kinds_and_links_to_code_that_exists(graph: Gra
     ],
 )
 def test_code_is_linked_to_in_a_branch_where_one_is_named(tree: str, link: str) -> None:
-    linked = with_attributes(sql_assets(load_experiment("smoke")), tree)
+    linked = with_attributes(sql_assets(load_experiment("smoke")), "smoke", tree)
     (spec,) = [
         spec for asset in linked for spec in asset.specs if spec.key.path == ["stg_examples"]
     ]
@@ -361,6 +361,7 @@ class Daemon:
         self.environment = home.environment
         self.home = home.folder / "home"
         self.instance_folder = home.folder / "dagster"
+        self.history = home.history
         self.store = home.store
 
     def command(self, *arguments: str) -> None:
@@ -397,7 +398,7 @@ def daemon(
     daemon = Daemon(smoke_run[0].copy(tmp_path_factory.mktemp("daemon")))
     daemon.command("-m", "dagster", "schedule", "start", "weekly_evaluation", "-m", "definitions")
     daemon.command("-m", "dagster", "sensor", "start", "incoming_models", "-m", "definitions")
-    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+    with dg.DagsterInstance.from_config(str(daemon.history)) as instance:
         (state,) = (
             s for s in instance.all_instigator_state() if s.instigator_name == "weekly_evaluation"
         )
@@ -416,7 +417,7 @@ def daemon(
 
 @pytest.fixture
 def instance(daemon: Daemon) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+    with dg.DagsterInstance.from_config(str(daemon.history)) as instance:
         yield instance
 
 

@@ -15,7 +15,7 @@ from conftest import DATA_SIDE, ROOT, DataSide, materialize
 from graph import materialise
 
 from assets.location import code_location
-from materialize import selection
+from assets.run import selection
 from resources.store import StoreResource
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE

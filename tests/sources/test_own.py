@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, SYMTUNE
 from graph import materialise
 from pyarrow import parquet
 
@@ -483,7 +482,7 @@ def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:
     blocks = dict(re.findall(r"```(jsonl|yaml)\n(.*?)```", page, re.DOTALL))
     (tmp_path / "reviews.jsonl").write_text(blocks["jsonl"], encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(blocks["yaml"], encoding="utf-8")
-    (command,) = re.findall(r"^dagster (asset materialize .*)$", page, re.MULTILINE)
+    (command,) = re.findall(r"^symtune (run --select .*)$", page, re.MULTILINE)
     instance = tmp_path / "dagster"
     instance.mkdir()
     (instance / "dagster.yaml").write_bytes((ROOT / ".dagster" / "dagster.yaml").read_bytes())
@@ -491,11 +490,10 @@ def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:
         "SYMTUNE_EXPERIMENT": str(tmp_path / "mine.yaml"),
         "SYMTUNE_HOME": str(tmp_path / "home"),
         "DAGSTER_HOME": str(instance),
-        "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "definitions",  # as in .envrc
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "dagster", *command.replace("'", "").split()],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+        [SYMTUNE, *command.replace("'", "").split()],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     store = Store(tmp_path / "home" / "mine")
