@@ -337,7 +337,9 @@ def test_an_address_that_is_none_is_one_sentence(url: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"]
+    "url",
+    # pragma: allowlist nextline secret
+    ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"],
 )
 def test_a_key_in_an_address_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
     sentence = _refused(tmp_path, _endpoint(url=url))
