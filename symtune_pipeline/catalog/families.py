@@ -80,13 +80,20 @@ class Family(BaseModel):
 
 
 @cache
+def abouts(families: Path = FAMILIES) -> dict[str, str]:
+    """What each family is about, in a sentence."""
+    own = {name: described["about"] for name, described in _read(families)["families"].items()}
+    return {BASICS: "Sentences of every kind, each set with templates of its own."} | own
+
+
+@cache
 def family_sets(families: Path = FAMILIES) -> dict[str, dict[str, GeneratedSet]]:
     """By family, its sets by key: the basics, then those of the YAML file in its order.
 
     Raises UserError where a family does not hold together, and where a key comes twice.
     """
     basics = {key: each for key, each in generated_sets().items() if each.role == "tuning"}
-    content = parse_yaml(families.read_text(encoding="utf-8"), families.name)
+    content = _read(families)
     found, taken = {BASICS: basics}, {EVERY, BASICS, *generated_sets()}
     for name, described in content["families"].items():
         where = [name]
@@ -110,6 +117,11 @@ def family_sets(families: Path = FAMILIES) -> dict[str, dict[str, GeneratedSet]]
 def every_generated_set() -> dict[str, GeneratedSet]:
     """Those of generated.yaml, then those of the families."""
     return generated_sets() | {k: s for sets in family_sets().values() for k, s in sets.items()}
+
+
+@cache
+def _read(families: Path) -> Any:
+    return parse_yaml(families.read_text(encoding="utf-8"), families.name)
 
 
 def _class(given: Class, varies: str, templates: list[str]) -> dict[str, Any]:
