@@ -48,7 +48,7 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
-    sets = sets_to_draw(examples, config, seed, step.experiment.left_out())
+    sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
     drawn_from = examples.filter(pl.col("dataset").is_in(sets))
     pool = step.artifacts.read_table(step.key("symbol_pool"))
     first = _first(step, pool)
