@@ -57,12 +57,13 @@ HEADLINES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, what kind it is, what it is about, and the name of its PNG (without ending)."""
+    """A chart, what kind it is, what it is about, the name of its PNG (without ending), and its words."""
 
     kind: str
     subject: str
     name: str
     chart: Chart
+    words: str
 
 
 def write_report(
@@ -265,7 +266,8 @@ def draw(
 def figure(kind: str, subject: str, chart: Chart) -> Figure:
     """The chart under the name of its file."""
     # A model's name becomes part of a file name: anything but plain characters is replaced.
-    return Figure(kind, subject, f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}", chart)
+    name = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}"
+    return Figure(kind, subject, name, plots.legible(chart), plots.in_words(chart))
 
 
 def by_model(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -282,10 +284,11 @@ def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def page_spec(chart: Chart) -> dict[str, Any]:
-    """The chart as Vega-Lite for a page: as wide as its container, and with no address in it."""
+    """The chart as Vega-Lite for a page: as wide as its container, on its ground, with no address in it."""
     spec: dict[str, Any] = chart.to_dict()
     del spec["$schema"]
-    return {**spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    fit = {"type": "fit-x", "contains": "padding"}
+    return {**spec, "width": "container", "autosize": fit, "background": None}
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

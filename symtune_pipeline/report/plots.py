@@ -28,6 +28,8 @@ MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (black: chance)"
 SHARE = "share of choices (black: chance)"
 MEAN_OF_STEPS = 20
+TEXT = 12  # pixels
+MOST_TOLD = 24  # figures that are read out; of more, a table is easier to follow
 
 
 def settings_chart(summary: pl.DataFrame) -> Chart:
@@ -242,6 +244,48 @@ def symbol_chart(training_log: pl.DataFrame) -> Chart:
         width=WIDTH,
         height=220,
     )
+
+
+def in_words(chart: Chart) -> str:
+    """The chart for whoever cannot see it: its title, and its figures where they are few."""
+    spec = chart.to_dict()
+    rows = [row for data in spec["datasets"].values() for row in data]
+    rows = list({str(row): row for row in rows}.values())  # two layers may have the same
+    title = spec["title"]
+    if "step" in rows[0]:
+        ends = [rows[0], rows[-1]]
+        told = [f"at step {row['step']} {_figures(row, ('step', 'kept'))}" for row in ends]
+    elif any("gain" in row for row in rows):
+        told = [
+            f"{row['dataset']}, {row['setting']} {row['gain']:+.1f}"
+            for row in rows
+            if "gain" in row
+        ]
+    else:
+        name = next(key for key in ("row", "flipped_percent", "model") if key in rows[0])
+        told = [
+            f"{row[name]}, {row['variant']} {row['accuracy']:.2f}"
+            for row in rows
+            if row.get("accuracy") is not None
+        ]
+    if len(told) > MOST_TOLD:
+        return f"{title}. The table below the chart has its {len(told)} figures."
+    return f"{title}: {'; '.join(told)}."
+
+
+def _figures(row: dict[str, Any], without: Sequence[str]) -> str:
+    """What a step measured, as `loss 0.512`."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}"
+        for name, value in row.items()
+        if name not in without and value is not None
+    )
+
+
+def legible(chart: Chart) -> Chart:
+    """The chart with text of at least 12 pixels."""
+    text = {"labelFontSize": TEXT, "titleFontSize": TEXT}
+    return chart.configure(axis=text, legend=text, text={"fontSize": TEXT})  # type: ignore[no-any-return]
 
 
 def to_png(chart: Chart | alt.VConcatChart) -> bytes:

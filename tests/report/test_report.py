@@ -163,6 +163,30 @@ def test_every_chart_is_on_the_page_and_a_png(report: Path) -> None:
         assert width > 600 and height > 100
 
 
+def test_every_chart_is_told_in_words_too(report: Path) -> None:
+    elements = Elements((report / "index.html").read_text()).found
+    told = {a["id"]: str(a["aria-label"]) for _, a in elements if a.get("class") == "chart"}
+    assert all(words.startswith("smollm2-135m. ") for words in told.values())
+    for row in marts()["summary"].iter_rows(named=True):
+        label = tables.setting_label(row["benchmark"], row["setting"])
+        figure = f"{label}, {row['variant']} {row['accuracy']:.2f}"
+        assert figure in told["settings-smollm2-135m"]
+    assert "50, tuned 0.70; " in told["flipped-smollm2-135m"]
+    assert "plants" not in told["gains-smollm2-135m"] and "weather, " in told["gains-smollm2-135m"]
+    assert "at step 39 loss 0.075" in told["loss-smollm2-135m"]
+    assert "at step 0 symbol accuracy 0.000, symbol chance 0.400" in told["symbols-smollm2-135m"]
+
+
+def test_no_text_of_a_chart_is_smaller_than_12_pixels(report: Path) -> None:
+    html = (report / "index.html").read_text()
+    (specs,) = re.findall(r"^const specs = (.*);$", html, flags=re.MULTILINE)
+    for spec in json.loads(specs).values():
+        config = spec["config"]
+        sizes = [size for part in ("axis", "legend", "text") for size in config[part].values()]
+        assert sizes and min(sizes) >= 12
+        assert spec["background"] is None  # the page's own ground, in the light and in the dark
+
+
 def test_the_same_input_gives_the_same_bytes(report: Path, tmp_path: Path) -> None:
     shuffled = marts(dataset=ODD)
     shuffled["summary"] = shuffled["summary"].reverse()
