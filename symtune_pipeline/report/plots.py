@@ -25,8 +25,9 @@ WIDTH = 640  # pixels, of a PNG before scaling; a page gives its own
 VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=True))
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
-ACCURACY = "accuracy (black: chance)"
-SHARE = "share of choices (black: chance)"
+ACCURACY = "accuracy (tick: chance)"
+ACCURACY_OVER = "accuracy (dashed: chance)"
+SHARE = "share of choices (tick: chance)"
 MEAN_OF_STEPS = 20
 TEXT = 12  # pixels
 MOST_TOLD = 24  # figures that are read out; of more, a table is easier to follow
@@ -155,7 +156,7 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(point=True).encode(
-            y=alt.Y("accuracy:Q", title=ACCURACY),
+            y=alt.Y("accuracy:Q", title=ACCURACY_OVER),
             tooltip=["flipped_percent:Q", "variant:N", "n:Q", three_decimals("accuracy")],
         ),
     ).properties(title="Following flipped labels", width=WIDTH, height=300)
@@ -192,7 +193,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_rule().encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
+        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY_OVER)),
     ).properties(
         title=setting_label(scaling["benchmark"][0], scaling["setting"][0]),
         width=WIDTH,
@@ -233,7 +234,7 @@ def symbol_chart(training_log: pl.DataFrame) -> Chart:
         x=alt.X("step:Q", title="step")
     )
     fraction = alt.Scale(domain=[0, 1])
-    title = alt.Y("symbol_accuracy:Q", title="symbol accuracy (black: chance)", scale=fraction)
+    title = alt.Y("symbol_accuracy:Q", title="symbol accuracy (dashed: chance)", scale=fraction)
     tip = [alt.Tooltip("step:Q"), three_decimals("symbol_accuracy")]
     return alt.layer(
         base.mark_line(strokeDash=[3, 2], strokeWidth=1, color="black").encode(y="symbol_chance:Q"),
