@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 
-.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings gpu-bundle bench-gpu lint sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings results gpu-bundle bench-gpu lint sql constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a brow
 bench-data bench-scoring bench-harness bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
+
+results: setup  ## write the tables of docs/results.md and README.md from the outcomes kept in benchmarks/results
+	$(BIN)/python -m benchmarks.results_page
 
 gpu-bundle: setup  ## fill dist/gpu with what bench-gpu needs: blocks, suites, wheels
 	$(BIN)/python -m benchmarks.gpu_bundle

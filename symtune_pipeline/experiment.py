@@ -17,9 +17,11 @@ from pydantic import (
 )
 
 from symtune_pipeline.catalog.datasets import Dataset, all_datasets
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.splits import as_split, evaluated
 from symtune_pipeline.errors import UserError, first_fault
+from symtune_pipeline.errors.settings import nearest
 from symtune_pipeline.files import name_fault, parse_yaml, read_settings
 from symtune_pipeline.sections import (
     DataConfig,
@@ -80,6 +82,26 @@ class Experiment(Section):
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return known(keys, find_model)
+
+    @field_validator("mixture")
+    @classmethod
+    def _sets_are_there(cls, mixture: MixtureConfig, info: ValidationInfo) -> MixtureConfig:
+        data = info.data.get("data")
+        if data is None or not (mixture.sets or mixture.leave_out):
+            return mixture
+        tuning = [entry for entry in _datasets(data) if entry.role == "tuning"]
+        names = list(dict.fromkeys(name for entry in tuning for name in _names(entry)))
+        for name in mixture.leave_out:
+            if name not in names:
+                near = nearest(name, names)
+                hint = f" (did you mean '{near}'?)" if near else ""
+                raise ValueError(f"leave_out names '{name}', which no tuning set has{hint}")
+        left = [entry for entry in tuning if not _names(entry) & set(mixture.leave_out)]
+        if not left:
+            raise ValueError("leave_out leaves no tuning set; name fewer")
+        if (mixture.sets or 0) > len(left):
+            raise ValueError(f"sets is {mixture.sets}, above the {len(left)} tuning sets there are")
+        return mixture
 
     @field_validator("tuning")
     @classmethod
@@ -170,16 +192,16 @@ class Experiment(Section):
 
     def datasets(self) -> list[Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""
-        data = self.data
-        generated = data.source == "generated"
-        held_out = evaluated(data.split)
-        chosen = [
-            as_split(entry, held_out)
-            for key, entry in all_datasets().items()
-            if (key in data.datasets if data.datasets else (entry.hub is None) == generated)
+        return _datasets(self.data)
+
+    def left_out(self) -> list[str]:
+        """The tuning sets that no prompt is drawn from, by `mixture.leave_out`."""
+        named = set(self.mixture.leave_out)
+        return [
+            entry.key
+            for entry in self.datasets()
+            if entry.role == "tuning" and _names(entry) & named
         ]
-        own = [described.entry(key) for key, described in data.own.items()]
-        return (chosen if data.source else []) + own
 
     def dataset(self, key: str) -> Dataset:
         """The dataset called `key`; raises UserError where this experiment has none."""
@@ -203,6 +225,23 @@ class Experiment(Section):
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}
+
+
+def _datasets(data: DataConfig) -> list[Dataset]:
+    """The catalogue's sets that are chosen, in its order, then the user's own."""
+    held_out, every = evaluated(data.split), all_datasets()
+    of_source = (
+        generated_sets() if data.source == "generated" else [k for k, e in every.items() if e.hub]
+    )
+    keys = set(data.datasets or of_source)
+    chosen = [as_split(entry, held_out) for key, entry in every.items() if key in keys]
+    own = [described.entry(key) for key, described in data.own.items()]
+    return (chosen if data.source else []) + own
+
+
+def _names(entry: Dataset) -> set[str]:
+    """What a set is named by: its key, its task type and its family."""
+    return {entry.key, entry.task_type, entry.family or entry.key}
 
 
 def _recipe(settings: Mapping[str, Any]) -> str:

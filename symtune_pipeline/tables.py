@@ -47,21 +47,21 @@ SETTINGS: Final = (
 
 ZERO_SHOT: Final = "zero-shot"  # the setting in which a flipped query is asked without exemplars
 
-MEASURES: Final = (
-    "accuracy",
-    "calibrated",
-    "channel",
-    "truth",
-    "prior",
-    "override",
-    "zero-shot",
-)
+MEASURES: Final = ("accuracy", "calibrated", "channel", "truth", "prior", "override", "zero-shot")
 """What an outcome counts: see `int_outcomes` in schema.yml."""
 
 
 def flipped_setting(percent: int) -> str:
     """The setting in which so many percent of the exemplars have another class's label."""
     return f"{percent}% flipped"
+
+
+EXEMPLARS: Final = r", k = ([0-9]+)$"  # how a setting ends that is asked with several numbers
+
+
+def exemplars_setting(setting: str, count: int) -> str:
+    """The setting with so many exemplars of each class, where several numbers are asked."""
+    return f"{setting}, k = {count}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.commands.whole_run import missing_roles
@@ -85,6 +86,14 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
          ["'symbols.tuning_size'", "10001 is above 10000"]),
         (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [0, 150]}", ["flipped_percents", "100"]),
         (MODELS + DATA + MIXTURE + "evaluation: {flipped_percents: [50, 50]}", ["flipped_percents", "twice"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {exemplars_per_class: [1, 1]}",
+         ["'evaluation.exemplars_per_class'", "twice"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {exemplars_per_class: many}",
+         ["'evaluation.exemplars_per_class'", "valid integer"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {exemplars_per_class: [1, 0]}",
+         ["'evaluation.exemplars_per_class.1'", "greater than 0"]),
+        (MODELS + DATA + MIXTURE + "evaluation: {ranks_per_model: 0}",
+         ["'evaluation.ranks_per_model'", "greater than 0"]),
         (MODELS + DATA + MIXTURE + "evaluation: {protocol: fresh}", ["'evaluation.protocol'", "'per_query'"]),
         (MODELS + DATA + MIXTURE + "evaluation: {chat_template: true}",
          ["'evaluation'", "'micro' is no instruction-tuned model", "set chat_template to false or"]),
@@ -156,7 +165,7 @@ def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> Non
 def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path) -> None:
     generated = _load(tmp_path, MODELS + DATA + MIXTURE)
     assert [entry.key for entry in generated.datasets()] == [
-        key for key, entry in all_datasets().items() if entry.hub is None
+        key for key in all_datasets() if key in generated_sets()
     ]
     mirror = _load(tmp_path, MODELS + "data: {source: hub}\n" + MIXTURE)
     assert [entry.key for entry in mirror.datasets()] == [

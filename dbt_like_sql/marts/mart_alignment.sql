@@ -20,4 +20,4 @@ FROM int_scores
 WHERE benchmark = 'flipped'
     AND level IN ('all', 'two labels')
     AND measure NOT IN ('calibrated', 'channel')
-ORDER BY sets, model, flipped_percent, measure, variant
+ORDER BY sets, model, flipped_percent, setting, measure, variant

@@ -2,4 +2,4 @@
 SELECT * EXCLUDE (level, measure, dataset, category)
 FROM int_scores
 WHERE benchmark = 'flipped' AND measure = 'accuracy' AND level = 'all'
-ORDER BY model, flipped_percent, variant
+ORDER BY model, flipped_percent, setting, variant

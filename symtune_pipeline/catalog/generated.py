@@ -80,6 +80,7 @@ class GeneratedSet(BaseModel):
     task_type: str
     instruction: str
     columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
+    sentences: bool = True  # a text begins with a capital, and has 'an' before a vowel
     slots: Slots = {}
     classes: Annotated[dict[str, ClassGrammar], Field(min_length=2)]
 
@@ -94,7 +95,8 @@ class GeneratedSet(BaseModel):
         values: dict[str, Word] = {}
         for names, words in template.fills:
             values.update(zip(names, rng.sample(words, len(names)), strict=True))
-        return tuple(_sentence(pattern.format_map(values)) for pattern in template.patterns)
+        texts = (pattern.format_map(values) for pattern in template.patterns)
+        return tuple(map(_sentence, texts) if self.sentences else texts)
 
     @model_validator(mode="after")
     def _templates_fit_their_slots(self) -> GeneratedSet:

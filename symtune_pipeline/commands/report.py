@@ -14,6 +14,7 @@ from rich.console import Console
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.progress import duration
+from symtune_pipeline.report.exemplars import print_exemplars
 from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
 from symtune_pipeline.report.variants import print_variants
@@ -21,6 +22,7 @@ from symtune_pipeline.store.folder import Store
 
 BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
 COMPARED = ("mart_variants", "mart_seeds")
+EXEMPLARS = "mart_exemplars"
 
 
 def report(
@@ -49,6 +51,8 @@ def print_report(store: Store) -> Path:
         print_robustness(console, *map(store.read_table, BEHIND))
     if all(map(store.find, COMPARED)):
         print_variants(console, *map(store.read_table, COMPARED))
+    if store.find(EXEMPLARS):
+        print_exemplars(console, store.read_table(EXEMPLARS))
     for model in store.partitions("tuning_log"):
         console.print(cost(model, store.read_table("tuning_log", model)), soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)
@@ -57,6 +61,8 @@ def print_report(store: Store) -> Path:
 
 def cost(model: str, log: pl.DataFrame) -> str:
     """What the fine-tune of a model took, in a line; not on the page, which has the same bytes each time."""
+    if "tokens" not in log.columns:  # of an earlier version
+        return f"Tuning of {model}: its log does not tell"
     last = log.sort("step").row(-1, named=True)
     speed, memory = log["tokens_per_second"].median(), log["memory_gib"].max()
     told = [

@@ -63,6 +63,9 @@ def _section(above: str, section: Schema, defs: Schema) -> Iterator[str]:
 
 def values(field: Schema) -> str:
     """What a setting may be, in plain words."""
+    several = [each for each in field.get("anyOf", ()) if each.get("type") != "null"]
+    if len(several) > 1:
+        return _either([values(each) for each in several])
     field = _one(field)
     if "const" in field or "enum" in field:
         return _either([f"`{value}`" for value in field.get("enum") or [field["const"]]])

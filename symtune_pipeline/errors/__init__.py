@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,10 @@ from symtune_pipeline.errors.settings import UNKNOWN, missing_kind, unknown_sett
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+# How pydantic names, among the names that lead to a setting, a kind that the setting may be of, or a key.
+KIND = re.compile(r"^constrained-|\[")
 
 
 class UserError(Exception):
@@ -65,7 +70,11 @@ def first_fault(error: ValidationError, schema: Mapping[str, Any]) -> tuple[list
     """
     faults = error.errors()
     first = next((fault for fault in faults if fault["type"] == UNKNOWN), faults[0])
-    where = [str(part) for part in first["loc"] if part != "[key]"]
+    if KIND.search(str(first["loc"][-1])):  # of several kinds, the one that was read furthest
+        about = first["loc"][:-1]
+        alike = [fault for fault in faults if fault["loc"][: len(about)] == about]
+        first = max(alike, key=lambda fault: len(fault["loc"]))
+    where = [str(part) for part in first["loc"] if not KIND.search(str(part))]
     if first["type"] == UNKNOWN:
         return where, unknown_setting(where, schema)
     if first["type"] == "missing":

@@ -46,15 +46,16 @@ def estimated(experiment: Experiment, source: str) -> Questions:
     contexts, queries = (
         (config.contexts, config.queries) if config.protocol == "shared" else (config.queries, 1)
     )
+    numbers, shown = len(config.exemplar_counts), sum(config.exemplar_counts)
     # One query more a context has no content.
-    of_prompt = sum(
-        contexts * example * (n * config.exemplars_per_class + queries + 1) for n in classes
-    )
+    of_prompt = sum(contexts * example * (n * shown + numbers * (queries + 1)) for n in classes)
     labels = sum(contexts * (queries + 1) * n * LABEL_TOKENS for n in classes)
     # By channel a context shows its exemplars once more, and every query once after each label.
     per_class = sum(contexts * example * n for n in classes) if config.channel else 0
-    exemplars, inputs = per_class * config.exemplars_per_class, per_class * queries
-    flips, sets, forms = len(config.flipped_percents), len(classes), len(SETTINGS)
+    exemplars, inputs = per_class * shown, per_class * queries
+    # What is asked with each number of exemplars; queries without any are asked once.
+    flips, forms = len(config.flipped_percents) * numbers, len(SETTINGS) * numbers
+    sets = len(classes)
     zero_shot = sets * contexts * (queries + 1) * example
     concepts = config.list_functions + config.turing_programs + sum(config.concepts.values())
     prompts = concepts * config.algorithmic_queries
@@ -63,13 +64,15 @@ def estimated(experiment: Experiment, source: str) -> Questions:
         Part(
             "icl",
             sets * contexts * forms,
-            forms * (of_prompt + labels / 2 + exemplars + inputs),
+            len(SETTINGS) * (of_prompt + exemplars) + forms * (labels / 2 + inputs),
             forms * (labels + inputs),
         ),
         Part(
             "flipped",
             sets * contexts * (flips + 1),
-            flips * (of_prompt + exemplars) + zero_shot + (flips + 1) * (labels / 2 + inputs),
+            len(config.flipped_percents) * (of_prompt + exemplars)
+            + zero_shot
+            + (flips + 1) * (labels / 2 + inputs),
             (flips + 1) * (labels + inputs),
         ),
         Part(

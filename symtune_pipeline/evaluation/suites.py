@@ -2,7 +2,8 @@
 
 Rows of one context are neighbours and share everything but query and target. Under the protocol
 `per_query` every query is a context of its own. All settings of a context share exemplars, queries
-and format, so that settings and models are compared in pairs.
+and format, so that settings and models are compared in pairs. Where several numbers of exemplars are
+asked, the exemplars of a smaller one are among those of a larger one, in the same order.
 This module knows nothing about models.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -34,6 +36,7 @@ from symtune_pipeline.tables import (
     LANGUAGE_SUITE,
     SETTINGS,
     ZERO_SHOT,
+    exemplars_setting,
     flipped_setting,
 )
 
@@ -152,12 +155,13 @@ def _context(
     config: EvaluationConfig,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """The rows of one draw of exemplars: all its queries in every setting."""
-    count = config.exemplars_per_class
+    """The rows of one draw of exemplars: all its queries in every setting, with each number of exemplars."""
+    counts = config.exemplar_counts
+    most = counts[-1]
     own = [query for query, _ in queries]
     pools = [pool[~np.isin(pool, own)] for pool in of_dataset.by_class]
-    drawn = np.concatenate([pool[distinct(1, len(pool), count, rng)[0]] for pool in pools])
-    targets = np.repeat(np.arange(len(of_dataset.by_class)), count)
+    drawn = np.concatenate([pool[distinct(1, len(pool), most, rng)[0]] for pool in pools])
+    targets = np.repeat(np.arange(len(of_dataset.by_class)), most)
     order = rng.permutation(len(drawn))
     style = int(rng.integers(len(prompt_formats())))
     permutation = derangement(len(of_dataset.by_class), rng)
@@ -166,7 +170,7 @@ def _context(
     def rows(
         benchmark: str, name: str, percent: int, opening: str | None, labels: list[str],
         exemplar_targets: NDArray[np.int64], target_of: NDArray[np.int64],
-        shown: NDArray[np.int64] = order,
+        shown: NDArray[np.int64],
     ) -> list[Row]:  # fmt: skip
         return [
             (benchmark, name, percent, of_dataset.dataset, context, style, opening,
@@ -175,16 +179,23 @@ def _context(
             for query, label in queries
         ]  # fmt: skip
 
+    def named(setting: str, count: int) -> str:
+        return exemplars_setting(setting, count) if len(counts) > 1 else setting
+
     all_rows = []
     unchanged = np.arange(len(natural))
-    for setting in SETTINGS:
+    # Of each class the first that were drawn, which are in no order: a smaller number is part of a larger.
+    first = {count: np.arange(len(drawn)) % most < count for count in counts}
+    for setting, count in product(SETTINGS, counts):
         opening = instruction if setting.instructed else None
         labels = natural if setting.relevant else symbols
-        all_rows += rows("icl", setting.name, 0, opening, labels, targets, unchanged)
-    for percent in config.flipped_percents:
-        flipped = flip(targets, percent, permutation)
-        name = flipped_setting(percent)
-        all_rows += rows("flipped", name, percent, None, natural, flipped, permutation)
+        name, shown = named(setting.name, count), order[first[count][order]]
+        all_rows += rows("icl", name, 0, opening, labels, targets, unchanged, shown)
+    for percent, count in product(config.flipped_percents, counts):
+        flipped = targets.copy()
+        flipped[first[count]] = flip(targets[first[count]], percent, permutation)
+        name, shown = named(flipped_setting(percent), count), order[first[count][order]]
+        all_rows += rows("flipped", name, percent, None, natural, flipped, permutation, shown)
     if config.flipped_percents:
         all_rows += rows("flipped", ZERO_SHOT, 0, None, natural, targets, unchanged, order[:0])
     return all_rows
@@ -226,10 +237,11 @@ def _check(of_dataset: ClassPool, candidates: pl.DataFrame, config: EvaluationCo
     queries = candidates["example"].to_numpy()
     # A row that is a query cannot be an exemplar of it too.
     smallest = min(len(rows) - bool(np.isin(rows, queries).any()) for rows in of_dataset.by_class)
-    if smallest < config.exemplars_per_class:
+    most = config.exemplar_counts[-1]
+    if smallest < most:
         raise UserError(
             f"Dataset '{of_dataset.dataset}' has {smallest} exemplars of its rarest class; lower"
-            f" evaluation.exemplars_per_class from {config.exemplars_per_class} or leave it out."
+            f" evaluation.exemplars_per_class from {most} or leave it out."
         )
     if candidates.is_empty():
         raise UserError(

@@ -24,6 +24,7 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots, robustness
+from symtune_pipeline.report.exemplars import html_tables as exemplar_tables
 from symtune_pipeline.report.paper import paper_table
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
@@ -37,11 +38,12 @@ from symtune_pipeline.report.tables import (
     models,
     setting_label,
     several_models,
+    split_number,
     summary_records,
     unbroken,
 )
 from symtune_pipeline.report.variants import html_tables as variant_tables
-from symtune_pipeline.tables import SETTINGS, flipped_setting
+from symtune_pipeline.tables import EXEMPLARS, SETTINGS, flipped_setting
 
 if TYPE_CHECKING:
     from symtune_pipeline.report.plots import Chart
@@ -79,6 +81,7 @@ def write_report(
     language: pl.DataFrame,
     variants: pl.DataFrame,
     seeds: pl.DataFrame,
+    exemplars: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
@@ -87,16 +90,18 @@ def write_report(
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
-    `robustness` shows, `variants` and `seeds` what the module `variants` does. `training_log` holds
-    each model's log, and `provenance` may nest. All but `summary` may be empty, and what is empty is
-    left out. index.html is written last, so a page never speaks of a file that is not there. Raises
-    UserError where `summary` has no row.
+    `robustness` shows, `variants` and `seeds` what the module `variants` does, and `exemplars` what the
+    module of that name does. `training_log` holds each model's log, and `provenance` may nest. All but
+    `summary` may be empty, and what is empty is left out. index.html is written last, so a page never
+    speaks of a file that is not there. Raises UserError where `summary` has no row.
     """
     if summary.is_empty():
         raise UserError(
             "The summary has no row to report; run the evaluation for at least one model."
         )
-    figures = list(draw(summary, icl, flipped, alignment, algorithmic, scaling, training_log))
+    figures = list(
+        draw(summary, icl, flipped, alignment, algorithmic, scaling, exemplars, training_log)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         write(folder / f"{figure.name}.png", plots.to_png(figure.chart))
@@ -105,7 +110,7 @@ def write_report(
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
     tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
-    tables |= variant_tables(variants, seeds)
+    tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
     html = render(summary, figures, tables, provenance, training_log)
     write(folder / "index.html", html.encode())
 
@@ -161,12 +166,11 @@ def finding(summary: pl.DataFrame) -> list[str]:
         f"Of {len(tested)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
         f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0."
     )
-    headlines = [
-        headline(HEADLINES[key], pair)
-        for key in HEADLINES
-        for pair in tested
-        if key == (pair.benchmark, pair.setting)
-    ]
+    headlines = []
+    for key, opening in HEADLINES.items():
+        asked = [pair for pair in tested if key == (pair.benchmark, split_number(pair.setting)[0])]
+        # Of several numbers of exemplars the fewest and the most.
+        headlines += [headline(opening, pair) for pair in asked[:1] + asked[1:][-1:]]
     return [verdict, *headlines]
 
 
@@ -189,6 +193,8 @@ def headline(opening: str, pair: Comparison) -> str:
     """A setting's accuracies and gain in one sentence, with the gain's interval over draws."""
     untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
     doubt = "" if is_clear(pair) else "not significant, "
+    number = split_number(pair.setting)[1]
+    opening += f", k = {number}" if number else ""
     return (
         f"{opening}: accuracy {untuned} → {tuned}, {gain_text(pair.tuned, OVER_DRAWS)} points"
         f" ({doubt}n = {pair.tuned['n']})."
@@ -237,21 +243,25 @@ def draw(
     alignment: pl.DataFrame,
     algorithmic: pl.DataFrame,
     scaling: pl.DataFrame,
+    exemplars: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
 ) -> Iterator[Figure]:
     """Every chart that the frames have rows for, kind by kind."""
     for model, rows in by_model(summary):
         yield figure("settings", model, plots.settings_chart(rows))
-    for model, rows in by_model(flipped):
+    for subject, rows in by_number(flipped):
         if rows["flipped_percent"].n_unique() > 1:
-            yield figure("flipped", model, plots.flipped_chart(rows))
-    for model, rows in by_model(alignment):
-        yield figure("alignment", model, plots.alignment_chart(rows))
+            yield figure("flipped", subject, plots.flipped_chart(rows))
+    for subject, rows in by_number(alignment):
+        yield figure("alignment", subject, plots.alignment_chart(rows))
+    for model, of_model in by_model(exemplars):
+        for setting, rows in by_setting(of_model.filter(measure="accuracy")):
+            yield figure("exemplars", f"{model}, {setting}", plots.exemplars_chart(rows))
     if several_models(scaling):
         for setting, rows in by_setting(scaling):
             yield figure("scaling", setting, plots.scaling_chart(rows))
-    for model, rows in by_model(icl):
-        yield figure("gains", model, plots.gains_chart(rows))
+    for subject, rows in by_number(icl):
+        yield figure("gains", subject, plots.gains_chart(rows))
     for model, rows in by_model(algorithmic):
         yield figure("algorithmic", model, plots.category_chart(rows))
     for model in models(summary):
@@ -274,6 +284,16 @@ def by_model(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     """Each model with its rows, small models first."""
     for model in models(mart) if not mart.is_empty() else []:
         yield model, mart.filter(pl.col("model") == model)
+
+
+def by_number(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Each model with its rows, or with those of each number of exemplars where several are asked."""
+    number = pl.col("setting").str.extract(EXEMPLARS).cast(pl.Int64)
+    for model, rows in by_model(mart):
+        numbered = rows.with_columns(number=number).sort("number", maintain_order=True)
+        without = numbered.with_columns(pl.col("setting").str.replace(EXEMPLARS, ""))
+        for (asked,), alike in without.group_by("number", maintain_order=True):
+            yield f"{model}, k = {asked}" if asked else model, alike.drop("number")
 
 
 def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:

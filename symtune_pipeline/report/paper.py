@@ -14,6 +14,7 @@ from symtune_pipeline.report.tables import (
     p_relation,
     points_text,
     several_models,
+    split_number,
     unbroken,
 )
 
@@ -33,9 +34,11 @@ def paper_table(summary: pl.DataFrame) -> GT:
             "; ".join(
                 (f"{pair.model}, " if several else "")
                 + (f"{pair.setting}: " if len(wanted["settings"]) > 1 else "")
+                + (f"k = {number}: " if number else "")
                 + f"{points_text(pair.tuned['gain'])} (p {p_relation(pair.tuned['p'])})"
                 for pair in measured
-                if pair.benchmark == wanted["benchmark"] and pair.setting in wanted["settings"]
+                for setting, number in [split_number(pair.setting)]
+                if pair.benchmark == wanted["benchmark"] and setting in wanted["settings"]
             )
         )
 

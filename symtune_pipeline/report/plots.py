@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH = 640  # pixels, of a PNG before scaling; a page gives its own
 VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=True))
+OTHER_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "black")  # of variants
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
 ACCURACY = "accuracy (tick: chance)"
@@ -160,6 +162,38 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
             tooltip=["flipped_percent:Q", "variant:N", "n:Q", three_decimals("accuracy")],
         ),
     ).properties(title="Following flipped labels", width=WIDTH, height=300)
+
+
+def exemplars_chart(exemplars: pl.DataFrame) -> Chart:
+    """Accuracy against the number of exemplars of each class, of every variant in one setting."""
+    import altair as alt
+
+    columns = ("exemplars_per_class", "variant", "n", "accuracy", "low", "high", "chance")
+    rows = in_order(exemplars, "exemplars_per_class").select(columns).to_dicts()
+    numbers = sorted({row["exemplars_per_class"] for row in rows})
+    others = dict.fromkeys(row["variant"] for row in rows if row["variant"] not in VARIANTS)
+    own = dict(zip(others, cycle(OTHER_COLOURS), strict=False))
+    base = alt.Chart(inline(rows)).encode(
+        x=alt.X(
+            "exemplars_per_class:Q",
+            scale=alt.Scale(type="log", base=2, padding=20),
+            axis=alt.Axis(title="exemplars of each class (k)", values=numbers, format="d"),
+        ),
+        color=colours("variant", {name: VARIANT_COLOURS[name] for name in present(rows)} | own),
+        tooltip=["exemplars_per_class:Q", "variant:N", "n:Q", three_decimals("accuracy")],
+    )
+    fraction = alt.Scale(domain=[0, 1])
+    return alt.layer(
+        base.transform_filter("isValid(datum.chance)")
+        .mark_line(strokeDash=[3, 2], strokeWidth=1)
+        .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
+        base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
+    ).properties(
+        title=setting_label(exemplars["benchmark"][0], exemplars["setting"][0]),
+        width=WIDTH,
+        height=240,
+    )
 
 
 def scaling_chart(scaling: pl.DataFrame) -> Chart:

@@ -31,7 +31,7 @@ from symtune_pipeline.report.tables import (
     several_models,
     unbroken,
 )
-from symtune_pipeline.tables import VARIANTS
+from symtune_pipeline.tables import EXEMPLARS, VARIANTS
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -190,7 +190,11 @@ def followed(alignment: pl.DataFrame) -> Iterator[tuple[tuple[str, str], list[Co
     shares = alignment.with_columns(
         pl.col("measure").cast(pl.Enum(list(FOLLOWED))),
         pl.col("share").alias("accuracy"),
-    ).sort("flipped_percent")
+    ).sort(
+        "flipped_percent",
+        pl.col("setting").str.extract(EXEMPLARS).cast(pl.Int64),
+        maintain_order=True,
+    )
     for setting in shares["setting"].unique(maintain_order=True):
         for sets in SETS:
             rows = shares.filter(pl.col("setting") == setting, pl.col("sets") == sets)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from symtune_pipeline.catalog.models import all_models
-from symtune_pipeline.tables import BENCHMARKS, SETTINGS, VARIANTS
+from symtune_pipeline.tables import BENCHMARKS, EXEMPLARS, SETTINGS, VARIANTS
 
 if TYPE_CHECKING:
     from great_tables import GT
@@ -255,21 +255,27 @@ def comparisons(mart: pl.DataFrame, detail: str | None = None) -> list[Compariso
 
 def in_order(mart: pl.DataFrame, detail: str | None = None) -> pl.DataFrame:
     """The mart sorted as a reader wants it, small models first, whatever order its rows came in."""
+    without, number = (
+        pl.col("setting").str.replace(EXEMPLARS, ""),
+        pl.col("setting").str.extract(EXEMPLARS),
+    )
     return mart.sort(
         rank("model", tuple(all_models())),
         "model",
         rank("benchmark", tuple(BENCHMARKS)),
-        rank("setting", IN_CONTEXT),
-        "setting",
+        rank(without, IN_CONTEXT),
+        without,
+        number.cast(pl.Int64),
         *([detail] if detail else []),
         rank("variant", VARIANTS),
     )
 
 
-def rank(column: str, known: Sequence[str]) -> pl.Expr:
+def rank(column: str | pl.Expr, known: Sequence[str]) -> pl.Expr:
     """The position of the column's values in `known`; what is not there comes last."""
     positions = {name: position for position, name in enumerate(known)}
-    return pl.col(column).replace_strict(positions, default=len(known), return_dtype=pl.Int64)
+    values = pl.col(column) if isinstance(column, str) else column
+    return values.replace_strict(positions, default=len(known), return_dtype=pl.Int64)
 
 
 def models(mart: pl.DataFrame) -> list[str]:
@@ -282,9 +288,15 @@ def several_models(mart: pl.DataFrame) -> bool:
     return not mart.is_empty() and mart["model"].n_unique() > 1
 
 
+def split_number(setting: str) -> tuple[str, int]:
+    """The setting without its number of exemplars, and that number: 0 where only one is asked."""
+    found = re.search(EXEMPLARS, setting)
+    return (setting[: found.start()], int(found[1])) if found else (setting, 0)
+
+
 def setting_label(benchmark: str, setting: str) -> str:
     """What a reader calls the setting; in-context settings name themselves."""
-    if setting in IN_CONTEXT:
+    if split_number(setting)[0] in IN_CONTEXT:
         return setting
     title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
     return f"{title}, {setting}"

@@ -21,6 +21,7 @@ from symtune_pipeline.report.tables import (
     p_text,
     setting_label,
     several_models,
+    split_number,
     unbroken,
 )
 
@@ -123,13 +124,20 @@ def by_setting(variants: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, di
 
 
 def grouped(mart: pl.DataFrame) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of each setting in the mart's order, by model where there are several."""
+    """The rows of each setting in the mart's order, by model where there are several.
+
+    Of a setting that is asked with several numbers of exemplars the smallest comes first.
+    """
     several = not mart.is_empty() and several_models(mart)
     groups: dict[str, list[Row]] = {}
     for row in mart.iter_rows(named=True):
         label = setting_label(row["benchmark"], row["setting"])
         groups.setdefault(f"{row['model']}: {label}" if several else label, []).append(row)
-    yield from groups.items()
+    settings = [split_number(label)[0] for label in groups]
+    yield from sorted(
+        groups.items(),
+        key=lambda group: (settings.index(split_number(group[0])[0]), split_number(group[0])[1]),
+    )
 
 
 def mean_text(row: Row) -> str:

@@ -31,7 +31,7 @@ MARTS = [
     f"mart_{name}"
     for name in (
         *("icl", "flipped", "algorithmic", "summary", "scaling"),
-        *("calibrated", "alignment", "language", "variants", "seeds"),
+        *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
     )
 ]
 ANSWERS = ["eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"]

@@ -41,7 +41,7 @@ FIGURES = {
 }
 REPORTED = [
     *("int_outcomes", "int_scores", *FIGURES),
-    *("mart_scaling", "mart_variants", "mart_seeds", "eval_report"),
+    *("mart_scaling", "mart_variants", "mart_seeds", "mart_exemplars", "eval_report"),
 ]
 
 

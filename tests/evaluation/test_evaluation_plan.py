@@ -81,6 +81,24 @@ def shown(plan: EvaluationPlan) -> str:
     return captured.get()
 
 
+def test_several_numbers_of_exemplars_are_planned_as_one_after_another(paper: Experiment) -> None:
+    def parts(numbers: Any) -> dict[str, Part]:
+        asked = paper.evaluation.model_dump() | {"exemplars_per_class": numbers, "channel": True}
+        config = paper.evaluation.model_validate(asked)
+        changed = paper.model_copy(update={"evaluation": config})
+        return {part.name: part for part in estimated(changed, "estimated").parts}
+
+    together, alone = parts((1, 4, 16)), [parts(number) for number in (1, 4, 16)]
+    for name in ("contexts", "tokens", "targets"):
+        icl = sum(getattr(each["icl"], name) for each in alone)
+        assert getattr(together["icl"], name) == pytest.approx(icl)
+        assert getattr(together["algorithmic"], name) == getattr(alone[0]["algorithmic"], name)
+    # Queries without exemplars are asked once, not three times.
+    sets = sum(entry.role == "evaluation" for entry in paper.datasets())
+    flipped = sum(each["flipped"].contexts for each in alone)
+    assert together["flipped"].contexts == flipped - 2 * sets * paper.evaluation.queries
+
+
 # --- counted --------------------------------------------------------------------------------------
 
 

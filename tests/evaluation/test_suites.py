@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
+    EXEMPLARS,
     LANGUAGE_SUITE,
     MOST_CLASSES,
     SETTINGS,
@@ -166,6 +168,92 @@ def test_exemplars_are_distinct_and_as_many_of_every_class(
         counts = Counter(by_number[example]["label"] for example in row["exemplars"])
         assert len(counts) == len(row["labels"])
         assert set(counts.values()) == {CONFIG.exemplars_per_class}
+
+
+# --- several numbers of exemplars -----------------------------------------------------------------
+
+NUMBERS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module", params=["shared", "per_query"])
+def asked_so(request: pytest.FixtureRequest) -> EvaluationConfig:
+    return EvaluationConfig(
+        protocol=request.param,
+        contexts=2,
+        queries=5,
+        flipped_percents=(50, 100),
+        exemplars_per_class=(8, 1, 4, 2),
+    )
+
+
+@pytest.fixture(scope="module")
+def numbered(
+    asked_so: EvaluationConfig, evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> pl.DataFrame:
+    """The suite of several numbers with each row's own (null without exemplars) and bare setting."""
+    number = pl.col("setting").str.extract(EXEMPLARS).cast(pl.Int64)
+    return _suite(evaluation_examples, symbols, asked_so).with_columns(
+        k=number, bare=pl.col("setting").str.replace(EXEMPLARS, "")
+    )
+
+
+def test_every_number_of_exemplars_is_asked_of_every_class(
+    numbered: pl.DataFrame, by_number: dict[int, Row]
+) -> None:
+    for row in numbered.drop_nulls("k").iter_rows(named=True):
+        classes = Counter(by_number[example]["label"] for example in row["exemplars"])
+        assert set(classes.values()) == {row["k"]} and len(classes) == len(row["labels"])
+    assert set(numbered.filter(pl.col("k").is_null())["setting"]) == {ZERO_SHOT}
+    settings = numbered.group_by("bare").agg(pl.col("k").unique().sort())
+    of_setting = dict(settings.iter_rows())
+    assert of_setting.pop(ZERO_SHOT) == [None]
+    assert set(of_setting) == {*ICL, flipped_setting(50), flipped_setting(100)}
+    assert all(numbers == list(NUMBERS) for numbers in of_setting.values())
+
+
+def test_numbers_of_exemplars_differ_in_exemplars_alone_and_smaller_ones_are_nested(
+    numbered: pl.DataFrame,
+) -> None:
+    same = ("bare", "flipped_percent", "dataset", "context", "query")
+    for _, rows in numbered.drop_nulls("k").group_by(same):
+        by_count = {row["k"]: row for row in rows.iter_rows(named=True)}
+        assert tuple(sorted(by_count)) == NUMBERS
+        for name in ("format", "instruction", "labels", "target"):
+            assert all(row[name] == by_count[1][name] for row in by_count.values())
+        for fewer, more in pairwise(NUMBERS):
+            shown = by_count[more]["exemplars"]
+            kept = [example for example in shown if example in by_count[fewer]["exemplars"]]
+            assert kept == by_count[fewer]["exemplars"]  # in the same order
+
+
+def test_flips_are_a_share_of_each_number(
+    numbered: pl.DataFrame, by_number: dict[int, Row]
+) -> None:
+    half = numbered.filter(bare=flipped_setting(50)).drop_nulls("k")
+    for row in half.iter_rows(named=True):
+        changed: Counter[int] = Counter()
+        for truth, target in _truth_and_target(row, by_number):
+            changed[truth] += target != truth
+        assert set(changed.values()) == {round(row["k"] / 2)}
+
+
+def test_the_largest_number_is_asked_as_it_would_be_alone(
+    asked_so: EvaluationConfig,
+    numbered: pl.DataFrame,
+    evaluation_examples: pl.DataFrame,
+    symbols: pl.DataFrame,
+) -> None:
+    alone = EvaluationConfig.model_validate(asked_so.model_dump() | {"exemplars_per_class": 8})
+    most = numbered.filter((pl.col("k") == 8) | pl.col("k").is_null())
+    most = most.with_columns(setting="bare").drop("k", "bare")
+    assert most.equals(_suite(evaluation_examples, symbols, alone))
+
+
+def test_a_list_of_one_number_is_that_number() -> None:
+    one = EvaluationConfig(exemplars_per_class=(4,))
+    assert one.model_dump_json() == EvaluationConfig(exemplars_per_class=4).model_dump_json()
+    either = [EvaluationConfig(exemplars_per_class=numbers) for numbers in ((1, 8), (8, 1))]
+    assert either[0] == either[1]
 
 
 def test_in_context_targets_are_the_true_classes(
@@ -341,6 +429,7 @@ def test_the_suite_depends_on_the_seed_and_a_dataset_on_no_other(
     ("changes", "says"),
     [
         ({"exemplars_per_class": 21}, "20 exemplars of its rarest"),
+        ({"exemplars_per_class": (1, 21)}, "20 exemplars of its rarest"),
         (
             {"exemplars_per_class": 40, "protocol": "per_query", "halved": True},
             "39 exemplars of its",

@@ -91,6 +91,7 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         **robustness_marts(model, dataset),
         "variants": pl.DataFrame(),
         "seeds": pl.DataFrame(),
+        "exemplars": pl.DataFrame(),
         "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -281,6 +282,7 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
         **both,
         variants=pl.DataFrame(),
         seeds=pl.DataFrame(),
+        exemplars=pl.DataFrame(),
         scaling=scaling("micro", "smollm2-135m").reverse(),
         training_log=logs,
         provenance={},

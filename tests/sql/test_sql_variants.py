@@ -13,6 +13,7 @@ from sql_rows import Row, Run, predictions, running
 from statsmodels.stats.contingency_tables import mcnemar
 
 from symtune_pipeline.sql.statistics import cluster_high, cluster_low, crossed_high, crossed_low
+from symtune_pipeline.tables import exemplars_setting
 
 CONTEXTS, QUERIES = 12, 5
 # `again` differs from `tuned` in the seed alone, `other` in more.
@@ -101,10 +102,74 @@ def test_what_differs_in_the_seed_alone_is_summarised(run: Run, rows: list[Row])
     assert row["gain_high"] == pytest.approx(crossed_high(parts, wholes, 2))
 
 
+def with_numbers(rows: list[Row]) -> list[Row]:
+    """The rows once for each of two numbers of exemplars; one row in three is right with more alone."""
+    return [
+        row
+        | {
+            "setting": exemplars_setting(row["setting"], number),
+            "correct": row["correct"] or (number == 16 and row["query"] % 3 == 0),
+        }
+        for number in (2, 16)
+        for row in rows
+    ]
+
+
+def test_more_exemplars_are_compared_with_the_fewest_on_the_same_queries(
+    run: Run, rows: list[Row]
+) -> None:
+    found = run("mart_exemplars", eval_icl=with_numbers(rows))
+    assert {row["setting"] for row in found} == {"symbols, no instruction"}
+    assert [row["exemplars_per_class"] for row in found] == [2, 16] * 5
+    assert {row["fewest"] for row in found} == {2}
+    table = pl.DataFrame(with_numbers(rows))
+    for fewest, most in zip(found[::2], found[1::2], strict=True):
+        answers = [
+            table.filter(variant=most["variant"], setting=f"symbols, no instruction, k = {number}")
+            for number in (2, 16)
+        ]
+        both = (
+            answers[1]
+            .join(answers[0], on=["context", "query"], suffix="_fewest")
+            .with_columns(
+                more=pl.col("correct").cast(pl.Int64) - pl.col("correct_fewest").cast(pl.Int64)
+            )
+        )
+        gains, queries = by_draw(both)
+        won = both.filter(more=1).height
+        assert most["n"] == fewest["n"] == CONTEXTS * QUERIES
+        assert fewest["accuracy"] == pytest.approx(both["correct_fewest"].mean())
+        assert most["accuracy"] == pytest.approx(both["correct"].mean())
+        assert most["gain"] == pytest.approx(won / len(both))
+        assert most["gain_cluster_low"] == pytest.approx(cluster_low(gains, queries))
+        assert most["gain_cluster_high"] == pytest.approx(cluster_high(gains, queries))
+        assert most["p"] == pytest.approx(mcnemar([[0, won], [0, 0]], exact=True).pvalue)
+        assert {fewest[name] for name in ("gain", "gain_cluster_low", "p")} == {None}
+
+
+def test_with_one_number_of_exemplars_there_is_no_curve(run: Run, rows: list[Row]) -> None:
+    assert run("mart_exemplars", eval_icl=rows) == []
+
+
+def test_marts_keep_numbers_of_exemplars_apart(run: Run, rows: list[Row]) -> None:
+    numbered = with_numbers(rows)
+    summary = run("mart_summary", eval_icl=numbered)
+    assert {row["setting"] for row in summary} == {row["setting"] for row in numbered}
+    assert {row["n"] for row in summary} == {CONTEXTS * QUERIES}
+    flips = [row | {"flipped_percent": 100} for row in numbered]
+    flipped = run("mart_flipped", eval_flipped=flips)
+    assert len(flipped) == 2 * 5
+    assert {row["n"] for row in flipped} == {CONTEXTS * QUERIES}
+
+
 def test_few_draws_give_no_interval(run: Run, rows: list[Row]) -> None:
     few = [row for row in rows if row["context"] < 9]
-    for mart in ("mart_variants", "mart_seeds"):
-        found = run(mart, eval_icl=few, catalog_variants=catalogue(RECIPES))
+    for mart, asked in (
+        ("mart_variants", few),
+        ("mart_seeds", few),
+        ("mart_exemplars", with_numbers(few)),
+    ):
+        found = run(mart, eval_icl=asked, catalog_variants=catalogue(RECIPES))
         ends = {
             name: row[name] for row in found for name in row if name.endswith(("_low", "_high"))
         }
