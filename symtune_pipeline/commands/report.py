@@ -64,7 +64,9 @@ def cost(model: str, log: pl.DataFrame) -> str:
     if "tokens" not in log.columns:  # of an earlier version
         return f"Tuning of {model}: its log does not tell"
     last = log.sort("step").row(-1, named=True)
-    speed, memory = log["tokens_per_second"].median(), log["memory_gib"].max()
+    speed, memory = log.select(
+        pl.col("tokens_per_second").median(), pl.col("memory_gib").max()
+    ).row(0)
     told = [
         f"{duration(last['seconds'])} for {last['tokens']:,} tokens in {last['step']:,} steps",
         *([f"{speed:,.0f} tokens per second"] if speed is not None else []),

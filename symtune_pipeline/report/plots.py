@@ -188,7 +188,7 @@ def exemplars_chart(exemplars: pl.DataFrame) -> Chart:
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
+        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY_OVER)),
     ).properties(
         title=setting_label(exemplars["benchmark"][0], exemplars["setting"][0]),
         width=WIDTH,
@@ -297,15 +297,22 @@ def in_words(chart: Chart) -> str:
             if "gain" in row
         ]
     else:
-        name = next(key for key in ("row", "flipped_percent", "model") if key in rows[0])
         told = [
-            f"{row[name]}, {row['variant']} {row['accuracy']:.2f}"
+            f"{_named(row)}, {row['variant']} {row['accuracy']:.2f}"
             for row in rows
             if row.get("accuracy") is not None
         ]
     if len(told) > MOST_TOLD:
         return f"{title}. The table below the chart has its {len(told)} figures."
     return f"{title}: {'; '.join(told)}."
+
+
+def _named(row: dict[str, Any]) -> str:
+    """What an accuracy is of: the line of the chart, or where it lies along the axis."""
+    if "row" in row:
+        return str(row["row"])
+    name = next(key for key in ("exemplars_per_class", "flipped_percent", "model") if key in row)
+    return f"{name.replace('_', ' ')} {row[name]}"
 
 
 def _figures(row: dict[str, Any], without: Sequence[str]) -> str:
