@@ -62,7 +62,7 @@ class DataConfig(Section):
     datasets: tuple[str, ...] = ()
     """The catalogue's sets by key or family, or `families`: all of these; empty: all others of the source."""
     split: str | tuple[str, ...] = PAPER
-    """The catalogue's sets that are evaluated, all others tuned on: a split, or a list of sets and families."""
+    """The catalogue's sets to evaluate, all others being tuned on: a split, or a list of sets or families."""
     missing: Literal["error", "leave_out"] = "error"
     """What happens when a public set cannot be had."""
     train_rows: Few = 400
@@ -265,12 +265,16 @@ class EvaluationConfig(Section):
     """Queries per context; with `per_query`, per set."""
     flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
     """The shares of exemplars with a flipped label, each asked once."""
+    flipped_sets: Literal["all", "two_labels"] = "all"
+    """The sets whose labels are flipped: all, or those with two labels (as in the paper)."""
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
     """Exemplars of an algorithmic concept in a prompt."""
     list_functions: Concepts = 40
     """How many functions of lists are asked."""
     turing_programs: Concepts = 40
-    """How many Turing concepts are asked."""
+    """How many Turing concepts are asked; where there are fewer, all."""
+    turing_instructions: Annotated[int, Gt(0), Le(9)] | None = None
+    """Instructions of a Turing program at most (the paper: 3); none: 3 to 9, and all published ones."""
     concepts: dict[str, Concepts] = {}
     """How many concepts of the other algorithmic benchmarks are asked, by benchmark."""
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2

@@ -222,7 +222,7 @@ def s3() -> Iterator[str]:
     variables = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test-key",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -80,6 +80,12 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
         (MODELS + DATA + "mixture: {prompts: 9, temperature: 0}", ["'mixture.temperature'", "than 0"]),
         (MODELS + DATA + "mixture: {prompts: 9, instructed_share: 1.5}", ["'mixture.instructed_share'"]),
         (MODELS + DATA + "mixture: {prompts: 9, labels: flipped}", ["'mixture.labels'", "'shuffled'"]),
+        (MODELS + DATA + "mixture: {prompts: 9, sets: 23}", ["'mixture'", "sets is 23, above the 22 tuning"]),
+        (MODELS + DATA + "mixture: {prompts: 9, leave_out: [topics]}",
+         ["'mixture'", "leave_out names 'topics', which no tuning set has (did you mean 'topic'?)"]),
+        (MODELS + DATA + "mixture: {prompts: 9, leave_out: [basics]}", ["leaves no tuning set; name fewer"]),
+        (MODELS + MIXTURE + "data: {source: generated, datasets: [gramar]}",
+         ["'data.datasets'", "no dataset 'gramar' in the catalogue; did you mean 'grammar'?"]),
         (MODELS + DATA + MIXTURE + "symbols: {categories: [word, word]}", ["categories'", "twice"]),
         (MODELS + DATA + MIXTURE + "symbols: {categories: [digit]}", ["categories.0'", "'word'"]),
         (MODELS + DATA + MIXTURE + "symbols: {categories: [word], tuning_size: 10_001}",
@@ -173,6 +179,24 @@ def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path
     ]
     chosen = _load(tmp_path, MODELS + MIXTURE + "data: {source: hub, datasets: [subj, rte]}")
     assert [entry.key for entry in chosen.datasets()] == ["rte", "subj"]
+
+
+def test_families_are_chosen_by_name_and_left_out_of_the_mixture(tmp_path: Path) -> None:
+    data = "data: {source: generated, datasets: [grammar, formats, mood_messages]}\n"
+    all_of_them = _load(tmp_path, MODELS + data + MIXTURE)
+    names = {entry.family for entry in all_of_them.datasets()}
+    assert names == {"grammar", "formats", "basics"} and not all_of_them.left_out()
+    assert [e.key for e in all_of_them.datasets() if e.family == "basics"] == ["mood_messages"]
+    mixture = "mixture: {prompts: 10, leave_out: [formats, miscellaneous, past_present_future]}"
+    fewer = _load(tmp_path, MODELS + data + mixture)
+    assert fewer.datasets() == all_of_them.datasets()
+    left = {entry.key: entry.family for entry in fewer.datasets() if entry.key in fewer.left_out()}
+    assert {*left.values()} == {"formats", "basics", "grammar"}
+    assert list(left.values()).count("grammar") == 1
+    both = _load(tmp_path, MODELS + data.replace("]", "], split: [formats]", 1) + MIXTURE)
+    assert {e.family for e in both.datasets() if e.role == "evaluation"} == {"formats"}
+    every = _load(tmp_path, MODELS + "data: {source: hub, datasets: [families, subj]}\n" + MIXTURE)
+    assert len(every.datasets()) > 223
 
 
 def test_the_published_prompts_lie_beside_the_experiment_file(tmp_path: Path) -> None:
@@ -313,7 +337,9 @@ def test_an_address_that_is_none_is_one_sentence(url: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"]
+    "url",
+    # pragma: allowlist nextline secret
+    ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"],
 )
 def test_a_key_in_an_address_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
     sentence = _refused(tmp_path, _endpoint(url=url))

@@ -47,34 +47,33 @@ def estimated(experiment: Experiment, source: str) -> Questions:
         (config.contexts, config.queries) if config.protocol == "shared" else (config.queries, 1)
     )
     numbers, shown = len(config.exemplar_counts), sum(config.exemplar_counts)
-    # One query more a context has no content.
-    of_prompt = sum(contexts * example * (n * shown + numbers * (queries + 1)) for n in classes)
-    labels = sum(contexts * (queries + 1) * n * LABEL_TOKENS for n in classes)
-    # By channel a context shows its exemplars once more, and every query once after each label.
-    per_class = sum(contexts * example * n for n in classes) if config.channel else 0
-    exemplars, inputs = per_class * shown, per_class * queries
-    # What is asked with each number of exemplars; queries without any are asked once.
-    flips, forms = len(config.flipped_percents) * numbers, len(SETTINGS) * numbers
-    sets = len(classes)
-    zero_shot = sets * contexts * (queries + 1) * example
+
+    def asked(name: str, classes: Sequence[int], ways: int, bare: int) -> Part:
+        """Every way to ask with each number of exemplars, and `bare` ways without any."""
+        per_class, times = sum(classes) * contexts, ways * numbers
+        # One query more a context has no content.
+        queried = len(classes) * contexts * (queries + 1) * example
+        tokens = ways * per_class * example * shown + (times + bare) * queried
+        labels = per_class * (queries + 1) * LABEL_TOKENS
+        # By channel a context shows its exemplars once more, and every query once after each label.
+        inputs = per_class * example * queries if config.channel else 0
+        again = ways * per_class * example * shown if config.channel else 0
+        return Part(
+            name,
+            len(classes) * contexts * (times + bare),
+            tokens + again + (times + bare) * (labels / 2 + inputs),
+            (times + bare) * (labels + inputs),
+        )
+
+    two = config.flipped_sets == "two_labels"
+    flipped = [n for n in classes if n == 2] if two else classes
+    flips = len(config.flipped_percents)
     concepts = config.list_functions + config.turing_programs + sum(config.concepts.values())
     prompts = concepts * config.algorithmic_queries
-    texts = sets * config.language_texts
+    texts = len(classes) * config.language_texts
     parts = [
-        Part(
-            "icl",
-            sets * contexts * forms,
-            len(SETTINGS) * (of_prompt + exemplars) + forms * (labels / 2 + inputs),
-            forms * (labels + inputs),
-        ),
-        Part(
-            "flipped",
-            sets * contexts * (flips + 1),
-            len(config.flipped_percents) * (of_prompt + exemplars)
-            + zero_shot
-            + (flips + 1) * (labels / 2 + inputs),
-            (flips + 1) * (labels + inputs),
-        ),
+        asked("icl", classes, len(SETTINGS), 0),
+        asked("flipped", flipped, flips, 1 if flips else 0),
         Part(
             "algorithmic",
             concepts,

@@ -191,12 +191,14 @@ def _context(
         labels = natural if setting.relevant else symbols
         name, shown = named(setting.name, count), order[first[count][order]]
         all_rows += rows("icl", name, 0, opening, labels, targets, unchanged, shown)
-    for percent, count in product(config.flipped_percents, counts):
+    left_out = config.flipped_sets == "two_labels" and len(natural) > 2
+    percents = () if left_out else config.flipped_percents
+    for percent, count in product(percents, counts):
         flipped = targets.copy()
         flipped[first[count]] = flip(targets[first[count]], percent, permutation)
         name, shown = named(flipped_setting(percent), count), order[first[count][order]]
         all_rows += rows("flipped", name, percent, None, natural, flipped, permutation, shown)
-    if config.flipped_percents:
+    if percents:
         all_rows += rows("flipped", ZERO_SHOT, 0, None, natural, targets, unchanged, order[:0])
     return all_rows
 

@@ -205,6 +205,8 @@ def test_the_papers_evaluation_is_the_papers_and_fits_rafts_50_rows() -> None:
     evaluation = load_experiment("paper").evaluation
     assert (evaluation.protocol, evaluation.queries) == ("per_query", 100)
     assert evaluation.exemplars_per_class == 4  # RAFT's rarest class has 6 rows, one of them asked
+    assert (evaluation.algorithmic_shots, evaluation.turing_instructions) == (4, 3)
+    assert evaluation.flipped_sets == "two_labels" and 100 in evaluation.flipped_percents
 
 
 @pytest.mark.parametrize("model", all_models().values(), ids=list(all_models()))

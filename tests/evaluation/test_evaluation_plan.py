@@ -99,6 +99,23 @@ def test_several_numbers_of_exemplars_are_planned_as_one_after_another(paper: Ex
     assert together["flipped"].contexts == flipped - 2 * sets * paper.evaluation.queries
 
 
+def test_only_sets_with_two_labels_are_planned_where_only_theirs_are_flipped(
+    paper: Experiment,
+) -> None:
+    def parts(**changed: Any) -> dict[str, Part]:
+        config = paper.evaluation.model_validate(paper.evaluation.model_dump() | changed)
+        of = paper.model_copy(update={"evaluation": config})
+        return {part.name: part for part in estimated(of, "estimated").parts}
+
+    two, every, none = parts(), parts(flipped_sets="all"), parts(flipped_percents=())
+    labels = [len(entry.labels) for entry in paper.datasets() if entry.role == "evaluation"]
+    share = two["flipped"].contexts / every["flipped"].contexts
+    assert share == pytest.approx(labels.count(2) / len(labels))
+    assert 0 < two["flipped"].tokens < every["flipped"].tokens
+    assert two["icl"] == every["icl"]
+    assert (none["flipped"].contexts, none["flipped"].tokens) == (0, 0)
+
+
 # --- counted --------------------------------------------------------------------------------------
 
 

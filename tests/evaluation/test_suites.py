@@ -249,6 +249,18 @@ def test_the_largest_number_is_asked_as_it_would_be_alone(
     assert most.equals(_suite(evaluation_examples, symbols, alone))
 
 
+def test_labels_of_two_are_flipped_alone_where_the_experiment_says_so(
+    suite: pl.DataFrame, evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    config = CONFIG.model_copy(update={"flipped_sets": "two_labels"})
+    found = _suite(evaluation_examples, symbols, config)
+    two = pl.col("labels").list.len() == 2
+    assert (
+        0 < suite.filter(two, benchmark="flipped").height < suite.filter(benchmark="flipped").height
+    )
+    assert found.equals(suite.filter(two | (pl.col("benchmark") == "icl")))
+
+
 def test_a_list_of_one_number_is_that_number() -> None:
     one = EvaluationConfig(exemplars_per_class=(4,))
     assert one.model_dump_json() == EvaluationConfig(exemplars_per_class=4).model_dump_json()

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from itertools import product
 
 import pytest
 from conftest import ROOT
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.benchmarks import turing_concepts as turing
+from symtune_pipeline.evaluation.concepts import Published
+from symtune_pipeline.sections import EvaluationConfig
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "bigbench"
 PAIR = re.compile(r"Input: '([01]*)'\nOutput: '([01]*)'")
@@ -120,6 +123,30 @@ def test_a_drawn_program_has_no_idle_end() -> None:
         for start in (program[:end] for end in range(len(program))):
             if _balanced(start):
                 assert outputs != [turing.run(start, text) for text in ["", *inputs]]
+
+
+def test_of_few_instructions_every_program_is_asked_once() -> None:
+    """Against all strings of instructions, of which those that make a concept are counted."""
+    strings = ("".join(program) for n in (1, 2, 3) for program in product("+-<>o[]", repeat=n))
+    concepts = {text for text in strings if _balanced(text) and turing._is_concept(text)}
+    config = EvaluationConfig(turing_programs=40, turing_instructions=3)
+    drawn = [concept.name for concept in turing.fresh(config, random.Random(0), Published())]
+    assert len(drawn) == len(concepts) == 17
+    assert set(drawn) == concepts
+
+
+def test_fewer_programs_than_there_are_come_as_asked() -> None:
+    config = EvaluationConfig(turing_programs=5, turing_instructions=4)
+    drawn = [concept.name for concept in turing.fresh(config, random.Random(0), Published())]
+    assert len(set(drawn)) == 5 and max(map(len, drawn)) <= 4
+
+
+def test_published_programs_of_few_instructions_are_chosen() -> None:
+    programs = ["o", "+oo", "o>+o", "[o>]o"]
+    config = EvaluationConfig(turing_programs=3, turing_instructions=3)
+    assert set(turing._select(config, programs, random.Random(0))) == {"o", "+oo"}
+    unlimited = EvaluationConfig(turing_programs=4)
+    assert set(turing._select(unlimited, programs, random.Random(0))) == set(programs)
 
 
 def test_draws_follow_the_seed_and_vary() -> None:

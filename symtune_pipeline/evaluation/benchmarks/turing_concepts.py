@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, combinations, product
 from typing import Literal
@@ -44,6 +44,12 @@ PROGRAM_LENGTH_WEIGHTS = {3: 3, 4: 7, 5: 17, 6: 21, 7: 28, 8: 18, 9: 6}
 
 CATEGORY = "P3 program"  # of every program
 
+SHORT_PROGRAMS = {1: 0.2, 2: 1}
+"""The same of those that are drawn where instructions are limited: there are few others."""
+
+TRIES = 1_000
+"""Draws in a row without a new program after which there are taken to be no more."""
+
 _CYCLE = ".01"
 _LOOP_SHARE = 0.6
 _MOST_ALIKE = 0.75
@@ -51,11 +57,16 @@ _PROBES = ["".join(digits) for length in range(6) for digits in product("01", re
 
 
 def fresh(config: EvaluationConfig, rng: random.Random, published: Published) -> Iterator[Concept]:
-    """Programs that differ from each other and from the published ones, on inputs of their own."""
+    """Programs that differ from each other and from the published ones, on inputs of their own.
+
+    Where there are fewer than asked for, those that there are: 17 of at most three instructions.
+    """
     known = published.concepts("turing_concepts")
     for _ in range(config.turing_programs):
-        while (program := random_program(rng)) in known:
-            pass
+        drawn = (random_program(rng, config.turing_instructions) for _ in range(TRIES))
+        program = next((program for program in drawn if program not in known), None)
+        if program is None:
+            return
         known.add(program)
 
         def solve(tape: str, program: str = program) -> str:
@@ -76,14 +87,17 @@ def run(program: str, text: str, edge: Edge = "end") -> str:
     return _execute(program, text, edge)[0]
 
 
-def random_program(rng: random.Random) -> str:
-    """A P3 program of 3 to 9 instructions that makes a usable concept.
+def random_program(rng: random.Random, most: int | None = None) -> str:
+    """A P3 program of 3 to 9 instructions, or of 1 to `most`, that makes a usable concept.
 
     On every binary string of up to five digits it ends by itself; its output depends on the
     input (no output covers more than three quarters of them) and is not merely the input; and
     no part of it can be left out unnoticed. Lengths are distributed as in the published ones.
     """
-    (length,) = rng.choices(*_weighted(PROGRAM_LENGTH_WEIGHTS))
+    lengths: Mapping[int, float] = PROGRAM_LENGTH_WEIGHTS
+    if most is not None:
+        lengths = {n: share for n, share in (SHORT_PROGRAMS | lengths).items() if n <= most}
+    (length,) = rng.choices(*_weighted(lengths))
     loops = length >= 5 and rng.random() < _LOOP_SHARE
     while not _is_concept(program := _draw_program(rng, length, loops)):
         pass
@@ -96,7 +110,7 @@ def random_input(rng: random.Random) -> str:
     return "".join(rng.choices("01", k=length))
 
 
-def _weighted(weights: dict[int, int]) -> tuple[list[int], list[int]]:
+def _weighted(weights: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return list(weights), list(weights.values())
 
 
@@ -211,8 +225,10 @@ def _is_balanced(stretch: str) -> bool:
 def _select(
     config: EvaluationConfig, programs: Sequence[str], rng: random.Random
 ) -> Collection[str]:
-    """A sample of as many published programs as there are fresh ones."""
-    return rng.sample(programs, min(config.turing_programs, len(programs)))
+    """A sample of as many published programs as are asked for, of as many instructions at most."""
+    most = config.turing_instructions
+    short = [program for program in programs if len(program) <= (most or len(program))]
+    return rng.sample(short, min(config.turing_programs, len(short)))
 
 
 PUBLISHED = PublishedFormat(

@@ -1,0 +1,108 @@
+"""The files in experiments/ablations: what each changes, and a run of all of them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from conftest import ROOT
+from graph import Here, materialise
+
+from assets.location import code_location
+from assets.variants import own_keys
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.store.folder import Store
+
+FOLDER = ROOT / "experiments" / "ablations"
+FILES = sorted(FOLDER.glob("*.yaml"))
+SMALLER = 25  # times fewer prompts than in the files
+SETS = ["hotel_reviews", "trades", "hobby_posts", "magazine_topics"]
+NUMBERS = [1, 2, 4, 8, 16]  # of exemplars, as in the file of that name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_ablation_is_the_quickstart_with_one_thing_changed(path: Path) -> None:
+    found, quickstart = load_experiment(f"ablations/{path.stem}"), load_experiment("quickstart")
+    assert found == load_experiment(str(path))
+    assert found.variants
+    numbers = {"exemplars_per_class": quickstart.evaluation.exemplars_per_class}
+    evaluation = found.evaluation.model_copy(update=numbers)
+    same = {"name": quickstart.name, "variants": {}, "evaluation": evaluation}
+    assert found.model_copy(update=same) == quickstart
+    code_location(found)
+    for name, variant in found.variants.items():
+        assert len(variant.model_fields_set) == 1
+        assert own_keys(found, name)["symbol_tuned_model"] == f"symbol_tuned_model_{name}"
+
+
+def together(folder: Path, *chosen: str) -> Experiment:
+    """All ablations, or those chosen, as variants of one experiment on `micro` and a few prompts."""
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES]
+    changes: dict[str, dict[str, Any]] = {}
+    for path, settings in zip(FILES, files, strict=True):
+        for name, changed in settings["variants"].items():
+            if "prompts" in changed.get("mixture", {}):
+                changed["mixture"]["prompts"] //= SMALLER
+            if changed not in changes.values():
+                changes[f"{path.stem}_{name}".replace("-", "_")] = changed
+    mixture = files[0]["mixture"]
+    few = {"prompts": mixture["prompts"] // SMALLER, "held_out_prompts": 2}
+    settings = files[0] | {
+        "models": ["micro"],
+        "data": {"source": "generated", "datasets": SETS, "train_rows": 80, "test_rows": 20},
+        "mixture": mixture | few,
+        "evaluation": {
+            "exemplars_per_class": NUMBERS, "contexts": 1, "queries": 2, "list_functions": 1,
+            "turing_programs": 1, "language_texts": 2,
+        },
+        "variants": {name: changes[name] for name in chosen or changes},
+    }  # fmt: skip
+    path = folder / "ablations.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return load_experiment(str(path))
+
+
+@pytest.mark.slow
+def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(tmp_path: Path) -> None:
+    """Of each of the others the tuning is the same, and every one takes its seconds."""
+    root, of = tmp_path / "store", together(tmp_path)
+    made = materialise(of, root, ["group:raw or group:examples or group:mixture"])
+    assert made.success, made.get_failed_step_keys()
+    store = Store(root)
+
+    def mixture(variant: str = "") -> pl.DataFrame:
+        return store.read_table(f"tuning_mixture{variant and '_'}{variant}")
+
+    def pool(variant: str) -> pl.DataFrame:
+        return store.read_table(f"symbol_pool_{variant}").filter(split="tuning")
+
+    prompts, whole = len(mixture()), mixture()
+    assert [len(mixture(f"steps_prompts_{n}")) for n in (25, 100, 400)] == [1, 4, 16]
+    sizes = [len(pool(f"pool_size_symbols_{n}")) for n in (30, 300, 3_000)]
+    assert sizes == [30, 300, 3_000]
+    assert pool("pool_category_words")["category"].unique().to_list() == ["word"]
+    shares = [mixture(f"instruction_data_symbols_{n}")["instructed"].sum() for n in (84, 50, 16, 0)]
+    assert 0 <= shares[0] < shares[2] < shares[3] == prompts and shares == sorted(shares)
+    shuffled = mixture("shuffled_symbols_shuffled")
+    assert shuffled["examples"].equals(whole["examples"])
+    assert shuffled["labels"].equals(whole["labels"])
+    assert not shuffled["targets"].equals(whole["targets"])
+    natural = mixture("exemplars_natural")
+    assert natural["targets"].equals(whole["targets"])
+    assert not natural["labels"].equals(whole["labels"]) and not natural["instructed"].any()
+
+    two = ["exemplars_natural", "pool_size_symbols_30"]
+    made = materialise(
+        together(tmp_path, *two), root, ["* and not key:eval_report"], "micro", Here()
+    )
+    assert made.success, made.get_failed_step_keys()
+    curves = store.read_table("mart_exemplars").filter(benchmark="icl", measure="accuracy")
+    variants = ["untuned", "tuned", *two]
+    assert len(curves) == 4 * len(variants) * len(NUMBERS)
+    assert curves["n"].unique().to_list() == [2]
+    compared = store.read_table("mart_variants").filter(benchmark="icl", measure="accuracy")
+    assert set(compared["variant"]) == {"tuned", *two}
+    assert compared["setting"].n_unique() == 4 * len(NUMBERS)
