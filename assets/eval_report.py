@@ -21,6 +21,7 @@ from symtune_pipeline.report.page import write_report
 MARTS = (
     *("summary", "icl", "flipped", "algorithmic", "scaling"),
     *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
+    *("reliability", "choices"),
 )
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is

@@ -338,9 +338,10 @@ def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
 
 def _owner(path: Path, text: str) -> Owner:
     """The experiment file, as a store knows it: a shipped one by its name, wherever the checkout is."""
-    shipped = path.resolve().parent == EXPERIMENTS.resolve()
-    file = f"{EXPERIMENTS.name}/{path.name}" if shipped else str(path.resolve())
-    return Owner(file, sha256(text.encode()).hexdigest())
+    resolved, shipped = path.resolve(), EXPERIMENTS.resolve()
+    if resolved.is_relative_to(shipped):
+        resolved = Path(shipped.name, resolved.relative_to(shipped))
+    return Owner(resolved.as_posix(), sha256(text.encode()).hexdigest())
 
 
 def _set(settings: Mapping[Any, Any], change: str) -> dict[Any, Any]:
