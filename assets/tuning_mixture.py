@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from assets.base_model import tuned_from
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
@@ -22,7 +23,7 @@ from symtune_pipeline.tables import HELD_OUT_PROMPTS, TUNING_MIXTURE
 def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
     """Symbols that differ in their first token do so for the tokenizer of every model."""
     tokenizers = dg.AssetDep(
-        "base_model",
+        tuned_from(experiment),
         partition_mapping=dg.SpecificPartitionsPartitionMapping(list(experiment.models)),
     )
     distinct = experiment.mixture.distinct_first_token
@@ -80,7 +81,8 @@ def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
         return None
     from symtune_pipeline.models.opening import open_tokenizer
 
-    models = [step.artifacts.folder("base_model", key) for key in step.experiment.models]
+    start = tuned_from(step.experiment)
+    models = [step.artifacts.folder(start, key) for key in step.experiment.models]
     chat = step.experiment.evaluation.chat_template
     return first_tokens(pool, [open_tokenizer(model) for model in models], chat)
 

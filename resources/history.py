@@ -40,7 +40,7 @@ class ExperimentHistory(DagsterSqliteStorage):
         self._run_storage = RunsOfTheLocation.from_local(_runs_directory(base_dir))
 
     @classmethod
-    def from_config_value(
+    def from_config_value(  # type: ignore[override]  # as Dagster's own class has it
         cls, inst_data: ConfigurableClassData, config_value: SqliteStorageConfig
     ) -> ExperimentHistory:
         """The records of the experiment that SYMTUNE_EXPERIMENT names."""

@@ -28,6 +28,7 @@ EVALUATION = {
     *("int_outcomes", "int_scores", "mart_calibrated", "mart_alignment", "mart_language"),
     *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
     *("mart_variants", "mart_seeds", "mart_exemplars", "eval_report"),
+    *("mart_reliability", "mart_choices"),
 }
 
 
@@ -80,6 +81,9 @@ def test_a_run_ends_with_the_table_the_path_of_the_report_and_what_to_do_next(
     text, _, after = ended.stdout.partition("\nReport: ")
     for expected in ("untuned", "tuned", "chance", "symbols, no instruction", "Flipped labels"):
         assert expected in text
+    assert re.search(
+        r"^Tuning of micro: \d+ s for [\d,]+ tokens in \d+ steps, ", text, re.MULTILINE
+    )
     page, _, *steps = after.splitlines()
     assert page == str(home.store.folder("eval_report") / "index.html")
     assert [step.strip().split("  ")[0] for step in steps] == [

@@ -88,6 +88,8 @@ def test_shipped_experiments_are_known_by_name_wherever_the_checkout_is(home: Pa
     run(shipped)
     assert owner(shipped).file == "experiments/smoke.yaml"
     assert owner(load_experiment(str(SMOKE))) == owner(shipped)
+    for file in (ROOT / "experiments").rglob("*.yaml"):  # those in folders, too
+        assert owner(load_experiment(str(file))).file == file.relative_to(ROOT).as_posix()
     updated = Owner(owner(shipped).file, "0" * 64)
     claim(store_of(shipped), updated)  # by another version of this project
     check_owner(store_of(shipped), owner(shipped))
