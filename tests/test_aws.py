@@ -306,10 +306,14 @@ def dagster(
 
 @pytest.mark.slow
 def test_a_run_on_ecs_makes_every_asset_in_the_version_that_it_has_on_this_machine(
-    smoke_run: tuple[Home, Ended], dagster: Dagster, tmp_path: Path
+    smoke_run: tuple[Home, Ended],
+    dagster: Dagster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, _ = smoke_run
-    dagster.environment["SYMTUNE_LAUNCHER"] = "local"
+    # Asking ECS and CloudWatch takes longer than these jobs, of which another test runs one there.
+    monkeypatch.setattr(dagster.agent, "instead", {"SYMTUNE_LAUNCHER": "local"})
     code, lines = dagster.run("-j", "symbol_tuning", "--tags", '{"dagster/partition": "micro"}')
     assert code == 0, "\n".join(lines)
     home = f"s3://{dagster.stack.names['Bucket']}/home"
