@@ -270,12 +270,10 @@ class Dagster:
         )
         assert started.returncode == 0, started.stdout + started.stderr
         end = time.monotonic() + PATIENCE
-        while len(self.agent.ended) == before:
+        while "symtune-run" not in (ended := dict(self.agent.ended[before:])):
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.2)
-        family, code = self.agent.ended[-1]
-        assert family == "symtune-run"
-        return code, self.lines()
+        return ended["symtune-run"], self.lines()
 
     def lines(self) -> list[str]:
         """All that tasks have printed, as the log group has it."""
