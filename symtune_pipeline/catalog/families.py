@@ -64,18 +64,20 @@ class Family(BaseModel):
         own = self.sets[key]
         shared = self.model_dump(include=set(FamilySet.model_fields))
         full = shared | own.model_dump(exclude_none=True)
-        return GeneratedSet(
-            key=key,
-            role="tuning",
-            task_type=self.task_type,
-            instruction=full["instruction"].format(labels=_either([*own.classes])),
-            columns=full["columns"],
-            sentences=full["sentences"],
-            slots=words | self.slots | own.slots,
-            classes={
-                label: _class(given, full["varies"], full["templates"])
-                for label, given in own.classes.items()
-            },
+        return GeneratedSet.model_validate(
+            {
+                "key": key,
+                "role": "tuning",
+                "task_type": self.task_type,
+                "instruction": full["instruction"].format(labels=_either([*own.classes])),
+                "columns": full["columns"],
+                "sentences": full["sentences"],
+                "slots": words | self.slots | own.slots,
+                "classes": {
+                    label: _class(given, full["varies"], full["templates"])
+                    for label, given in own.classes.items()
+                },
+            }
         )
 
 
