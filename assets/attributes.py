@@ -15,9 +15,9 @@ TREE = "/tree/"  # stands between a repository and its branch, in the address of
 
 
 def with_attributes(
-    assets: Iterable[dg.AssetsDefinition], git_tree: str | None
+    assets: Iterable[dg.AssetsDefinition], experiment: str, git_tree: str | None
 ) -> list[dg.AssetsDefinition]:
-    """The assets with an owner, an automation condition and references to their code.
+    """The assets with the experiment's name, an owner, an automation condition and references to their code.
 
     The references are paths on this machine, or links where `git_tree` is the address of a branch,
     such as https://github.com/<owner>/<repository>/tree/main.
@@ -27,7 +27,7 @@ def with_attributes(
 
     def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
         sums_up = not spec.partitions_def and any(dep.asset_key in partitioned for dep in spec.deps)
-        return spec.replace_attributes(
+        return spec.merge_attributes(metadata={"experiment": experiment}).replace_attributes(
             owners=[OWNER], automation_condition=when_inputs_change(sums_up)
         )
 

@@ -3,6 +3,7 @@
 import base64
 import importlib.metadata
 import json
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from symtune_pipeline.report.page import write_report
 MARTS = (
     *("summary", "icl", "flipped", "algorithmic", "scaling"),
     *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
+    *("reliability", "choices"),
 )
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
+WINDOW = (720, 560)  # pixels of Dagster's window for an image, on a screen of 1,280 by 800
 PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 
 
@@ -59,11 +62,24 @@ def _accuracy_charts(folder: Path) -> Metadata:
     """The charts of accuracy by setting; Dagster shows an image as Markdown with its bytes."""
     images = {path.stem: path.read_bytes() for path in sorted(folder.glob("settings*.png"))}
     return {
-        name: dg.MetadataValue.md(
-            f"![Accuracy by setting](data:image/png;base64,{base64.b64encode(image).decode()})"
-        )
+        name: dg.MetadataValue.md(f"![Accuracy by setting]({_address('svg+xml', _fitting(image))})")
         for name, image in images.items()
     }
+
+
+def _fitting(png: bytes) -> bytes:
+    """A PNG in an SVG that fits Dagster's window, which cuts what is larger instead of scaling it."""
+    width, height = struct.unpack(">II", png[16:24])  # of the header
+    scale = min(WINDOW[0] / width, WINDOW[1] / height)
+    size = f'width="{width * scale:.0f}" height="{height * scale:.0f}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">'
+        f'<image width="{width}" height="{height}" href="{_address("png", png)}"/></svg>'
+    ).encode()
+
+
+def _address(kind: str, image: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _provenance(step: Step, models: Sequence[str]) -> dict[str, object]:

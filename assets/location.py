@@ -40,7 +40,7 @@ def code_location(experiment: Experiment) -> dg.Definitions:
     tags = {"experiment": experiment.name}  # on every run: one instance may serve several
     jobs = _jobs(models, tags)
     return dg.Definitions(
-        assets=with_attributes(_assets(experiment, models), git_tree()),
+        assets=with_attributes(_assets(experiment, models), experiment.name, git_tree()),
         jobs=[*jobs.values(), evaluate_folder(experiment)],
         schedules=_schedules(experiment, jobs),
         sensors=[_keep_up_to_date(), incoming_models],
@@ -48,6 +48,7 @@ def code_location(experiment: Experiment) -> dg.Definitions:
         # Steps are few and share one process; the fine-tune and the evaluation are processes of their own.
         executor=dg.in_process_executor,
         loggers={"console": console},
+        metadata={"experiment": experiment.name},
     )
 
 

@@ -14,7 +14,7 @@ from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table, write_frames
 from symtune_pipeline.prompts.held_out import held_out_prompts
-from symtune_pipeline.prompts.mixture import mixture_chunks, short_prompts
+from symtune_pipeline.prompts.mixture import mixture_chunks, sets_to_draw, short_prompts
 from symtune_pipeline.prompts.symbols import first_tokens
 from symtune_pipeline.prompts.text import render, tuning_prompt
 from symtune_pipeline.tables import HELD_OUT_PROMPTS, TUNING_MIXTURE
@@ -33,7 +33,8 @@ def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
 def _settings(experiment: Experiment) -> object:
     """The form of prompts counts where it decides what a symbol's first token is."""
     mixture, chat = experiment.mixture, experiment.evaluation.chat_template
-    return experiment.seed, mixture, mixture.distinct_first_token and chat
+    distinct = mixture.distinct_first_token and chat
+    return experiment.seed, mixture, experiment.left_out(), distinct
 
 
 @asset(
@@ -48,11 +49,13 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
+    sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
+    drawn_from = examples.filter(pl.col("dataset").is_in(sets))
     pool = step.artifacts.read_table(step.key("symbol_pool"))
     first = _first(step, pool)
-    chunks = mixture_chunks(examples, pool, config, seed, first)
+    chunks = mixture_chunks(drawn_from, pool, config, seed, first)
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
-    held_out = held_out_prompts(examples, pool, config, seed, _seen(file), first)
+    held_out = held_out_prompts(drawn_from, pool, config, seed, _seen(file), first)
     HELD_OUT_PROMPTS.write(held_out, folder)
     short = short_prompts(scan_table(file), config)
     for dataset, prompts in short.items():
@@ -62,6 +65,8 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
         )
     return {
         "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
+        "sets": dg.MetadataValue.json(sets),
+        "number of sets": dg.MetadataValue.int(len(sets)),
         "prompts with too few exemplars": dg.MetadataValue.json(short),
         "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
         "held-out prompts with examples of the mixture": dg.MetadataValue.int(

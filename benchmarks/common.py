@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ from symtune_pipeline.models.weights import prepare_base_model
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+SYMTUNE = str(Path(sys.executable).with_name("symtune"))  # the command, as it is installed
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ the one that the marts compute between two variants, with `final_label` standing
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
 import yaml
 
-from benchmarks.common import ROOT, Record, report
+from benchmarks.common import ROOT, SYMTUNE, Record, report
 from symtune_pipeline.environment import home_folder
 from symtune_pipeline.experiment import EXPERIMENTS, Experiment, load_experiment
 from symtune_pipeline.report.tables import (
@@ -64,7 +63,7 @@ def _materialized(seed: int, loss: str) -> Experiment:
     settings |= {"seed": seed, "tuning": settings["tuning"] | {"loss": loss}}
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     wanted = " or ".join(f"+key:{name}" for name in PREDICTIONS)
-    command = [sys.executable, "materialize.py", "--experiment", str(path), "--select", wanted]
+    command = [SYMTUNE, "run", "--experiment", str(path), "--select", wanted]
     subprocess.run(command, cwd=ROOT, check=True)
     return load_experiment(str(path))
 

@@ -1,6 +1,6 @@
 """How much of the quickstart's time is Dagster's own.
 
-`materialize.py` runs in an empty home. An asset's own time is that of its build function and of
+`symtune run` runs in an empty home. An asset's own time is that of its build function and of
 keeping what it wrote, which the metadata of every materialization holds. All other time of the
 process counts as Dagster's: starting Python, importing, loading the definitions, planning the run
 and writing the event log, but also what assets do around their build functions (reading the versions
@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
 
-from benchmarks.common import ROOT, Record, report
+from benchmarks.common import ROOT, SYMTUNE, Record, report
+from resources.history import FOLDER
 from resources.store import MADE_IN
 
 BAR = 15  # percent
@@ -27,9 +27,9 @@ SLOWEST = 5
 
 
 def run(experiment: str, home: Path) -> float:
-    """Run the experiment in the empty folder `home`, which is its Dagster instance too; seconds."""
+    """Run the experiment in the empty folder `home`, which is DAGSTER_HOME too; seconds."""
     shutil.copy(ROOT / ".dagster" / "dagster.yaml", home)
-    command = [sys.executable, "materialize.py", "--experiment", experiment]
+    command = [SYMTUNE, "run", "--experiment", experiment]
     environment = os.environ | {"SYMTUNE_HOME": str(home / "symtune"), "DAGSTER_HOME": str(home)}
     started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
@@ -70,7 +70,8 @@ def main() -> None:
     """Measure, print, write."""
     with TemporaryDirectory() as made:
         home = Path(made)
-        report("overhead", overhead("quickstart", home, run("quickstart", home)))
+        seconds = run("quickstart", home)
+        report("overhead", overhead("quickstart", home / FOLDER / "quickstart", seconds))
 
 
 if __name__ == "__main__":

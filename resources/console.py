@@ -7,9 +7,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import TracebackType
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterInvalidSubsetError
+
+from symtune_pipeline.errors import UserError
 
 
 class _Format(logging.Formatter):
@@ -27,6 +31,35 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
     handler.setFormatter(_Format())
     logger.addHandler(handler)
     return logger
+
+
+def end_in_one_sentence() -> None:
+    """Let Dagster's commands end with a sentence, and no traceback, where a user's mistake ends them.
+
+    The mistakes are an experiment that cannot be read, and a selection or partition that there is not. A
+    server passes on such an error itself, and does not end.
+    """
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sentence = _sentence(error)
+        if sentence:
+            print(f"error: {sentence}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _sentence(error: BaseException | None) -> str | None:
+    """What a user is to read of an error or of what has caused it; None for a bug."""
+    while error is not None:
+        if isinstance(
+            error, UserError | DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError
+        ):
+            return str(error).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def keep_showing(instance: dg.DagsterInstance) -> None:

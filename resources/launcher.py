@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from resources.pipes import run_here
+from symtune_pipeline.environment import home_url
 from symtune_pipeline.errors import UserError, first_fault
 from symtune_pipeline.files import parse_yaml, read_settings
 from symtune_pipeline.jobs.job import Job
@@ -109,7 +110,7 @@ class EcsLauncher(Launcher):
     """A task on Amazon ECS; what the job reads and makes goes through `staging`, an s3:// prefix."""
 
     kind: Literal["ecs"] = "ecs"
-    staging: str
+    staging: str | None = None  # without it, a folder in SYMTUNE_HOME, which is then on s3
     cluster: str
     task_definition: str
     container: str
@@ -120,11 +121,18 @@ class EcsLauncher(Launcher):
         """As of every launcher."""
         from resources.ecs import run_on_ecs
 
+        home = home_url()
+        if self.staging is None and home is None:
+            raise UserError(
+                "The launcher of ECS passes jobs on through S3; set `staging` in its file, or SYMTUNE_HOME,"
+                " to an s3:// prefix."
+            )
+        staging = self.staging or f"{home}/.jobs"
         task: dict[str, Any] = {"cluster": self.cluster, "taskDefinition": self.task_definition}
         if self.subnets:
             network = {"subnets": self.subnets, "securityGroups": self.security_groups}
             task["networkConfiguration"] = {"awsvpcConfiguration": network}
-        return run_on_ecs(context, job, self.staging, self.container, task)
+        return run_on_ecs(context, job, staging, self.container, task)
 
 
 class SlurmLauncher(Launcher):

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from symtune_pipeline.errors.interrupts import interrupted
 from symtune_pipeline.files import TABLE, content_hash, scan_table
 from symtune_pipeline.progress import duration
+from symtune_pipeline.store.claim import Owner, claim
 from symtune_pipeline.store.folder import WORK, Manifest, Store
 
 MADE_IN = "made in seconds"  # metadata of what was not up to date
@@ -25,6 +26,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
     """Tables, models and reports of one experiment, as folders under `root`."""
 
     root: str
+    owner: dict[str, str] = {}  # noqa: RUF012 - fields of `Owner`; empty: whoever writes may
 
     @cached_property
     def artifacts(self) -> Store:
@@ -61,6 +63,8 @@ class StoreResource(dg.ConfigurableResource[Store]):
         key = key or context.asset_key
         partition = context.partition_key if context.assets_def.partitions_def else None
         name = key.to_user_string()
+        if self.owner:
+            claim(self.artifacts, Owner(**self.owner))
         made_from = content_hash(
             [context.assets_def.code_versions_by_key[key], self.inputs(context, key), sources]
         )

@@ -33,6 +33,12 @@ def choose_experiment(name: str) -> None:
     os.environ["SYMTUNE_EXPERIMENT"] = name
 
 
+def import_from(folder: Path) -> None:
+    """Let the Python programs that this process starts import what lies in a folder."""
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([others] if others else [])])
+
+
 def mirror_folder() -> str | None:
     """The mirror that SYMTUNE_MIRROR names: a folder or an s3:// prefix."""
     return os.environ.get("SYMTUNE_MIRROR") or None

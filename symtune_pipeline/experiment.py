@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Lt, MinLen
 from pydantic import (
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from symtune_pipeline.catalog.datasets import Dataset, all_datasets
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.splits import as_split, evaluated
 from symtune_pipeline.errors import UserError, first_fault
+from symtune_pipeline.errors.settings import nearest
 from symtune_pipeline.files import name_fault, parse_yaml, read_settings
 from symtune_pipeline.sections import (
     DataConfig,
@@ -30,6 +34,7 @@ from symtune_pipeline.sections import (
     Variant,
     known,
 )
+from symtune_pipeline.store.claim import Owner
 from symtune_pipeline.tables import OUTSIDE, VARIANTS
 
 LIBRARY = Path(__file__).resolve().parent
@@ -57,6 +62,13 @@ class Experiment(Section):
     variants: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Variant] = Field(default={})
     """Further tuned models by name, each with some settings of its own, compared in the same report."""
 
+    _owner: Owner | None = PrivateAttr(default=None)
+
+    @property
+    def owner(self) -> Owner | None:
+        """The file that the experiment was read from; None where it was not, as for a variant."""
+        return self._owner
+
     @field_validator("name")
     @classmethod
     def _a_folder(cls, name: str) -> str:
@@ -70,6 +82,26 @@ class Experiment(Section):
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return known(keys, find_model)
+
+    @field_validator("mixture")
+    @classmethod
+    def _sets_are_there(cls, mixture: MixtureConfig, info: ValidationInfo) -> MixtureConfig:
+        data = info.data.get("data")
+        if data is None or not (mixture.sets or mixture.leave_out):
+            return mixture
+        tuning = [entry for entry in _datasets(data) if entry.role == "tuning"]
+        names = list(dict.fromkeys(name for entry in tuning for name in _names(entry)))
+        for name in mixture.leave_out:
+            if name not in names:
+                near = nearest(name, names)
+                hint = f" (did you mean '{near}'?)" if near else ""
+                raise ValueError(f"leave_out names '{name}', which no tuning set has{hint}")
+        left = [entry for entry in tuning if not _names(entry) & set(mixture.leave_out)]
+        if not left:
+            raise ValueError("leave_out leaves no tuning set; name fewer")
+        if (mixture.sets or 0) > len(left):
+            raise ValueError(f"sets is {mixture.sets}, above the {len(left)} tuning sets there are")
+        return mixture
 
     @field_validator("tuning")
     @classmethod
@@ -185,16 +217,16 @@ class Experiment(Section):
 
     def datasets(self) -> list[Dataset]:
         """The datasets of this experiment: the catalogue's in its order, then the user's own."""
-        data = self.data
-        generated = data.source == "generated"
-        held_out = evaluated(data.split)
-        chosen = [
-            as_split(entry, held_out)
-            for key, entry in all_datasets().items()
-            if (key in data.datasets if data.datasets else (entry.hub is None) == generated)
+        return _datasets(self.data)
+
+    def left_out(self) -> list[str]:
+        """The tuning sets that no prompt is drawn from, by `mixture.leave_out`."""
+        named = set(self.mixture.leave_out)
+        return [
+            entry.key
+            for entry in self.datasets()
+            if entry.role == "tuning" and _names(entry) & named
         ]
-        own = [described.entry(key) for key, described in data.own.items()]
-        return (chosen if data.source else []) + own
 
     def dataset(self, key: str) -> Dataset:
         """The dataset called `key`; raises UserError where this experiment has none."""
@@ -218,6 +250,23 @@ class Experiment(Section):
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}
+
+
+def _datasets(data: DataConfig) -> list[Dataset]:
+    """The catalogue's sets that are chosen, in its order, then the user's own."""
+    held_out, every = evaluated(data.split), all_datasets()
+    of_source = (
+        generated_sets() if data.source == "generated" else [k for k, e in every.items() if e.hub]
+    )
+    keys = set(data.datasets or of_source)
+    chosen = [as_split(entry, held_out) for key, entry in every.items() if key in keys]
+    own = [described.entry(key) for key, described in data.own.items()]
+    return (chosen if data.source else []) + own
+
+
+def _names(entry: Dataset) -> set[str]:
+    """What a set is named by: its key, its task type and its family."""
+    return {entry.key, entry.task_type, entry.family or entry.key}
 
 
 def _recipe(settings: Mapping[str, Any]) -> str:
@@ -245,10 +294,11 @@ def _changed(settings: Mapping[str, Any], name: str, variant: Variant) -> Experi
         raise ValueError(f"in '{name}', {within[0]}{'.'.join(where)}: {reason}") from error
 
 
-def load_experiment(name: str) -> Experiment:
+def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
     """Read an experiment by its name in experiments/ or by the path of its file.
 
-    Raises UserError for a file that is missing or no YAML, and for a setting that comes twice, is
+    `changes` come in place of the file's settings, each as `tuning.learning_rate=1e-4` with a value in
+    YAML. Raises UserError for a file that is missing or no YAML, and for a setting that comes twice, is
     unknown, of the wrong kind or out of range.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
@@ -260,25 +310,52 @@ def load_experiment(name: str) -> Experiment:
             f"Experiment file {path} cannot be read ({error}); set SYMTUNE_EXPERIMENT to one of"
             f" {known} or to the path of your own file."
         ) from error
+    where = f"Experiment file {path}"
+    settings = parse_yaml(text, where)
+    if not isinstance(settings, dict):
+        raise UserError(f"{where} must hold settings by name, such as 'seed: 0'.")
+    for change in changes:
+        settings = _set(settings, change)
     try:
-        settings = parse_yaml(text, f"Experiment file {path}")
         experiment = Experiment.model_validate(
             {"name": path.stem} | settings, context={"folder": path.parent}
         )
-    except TypeError as error:
-        raise UserError(
-            f"Experiment file {path} must hold settings by name, such as 'seed: 0'."
-        ) from error
     except ValidationError as error:
-        where, reason = first_fault(error, Experiment.model_json_schema())
+        names, reason = first_fault(error, Experiment.model_json_schema())
+        where += "".join(f" with --set {change}" for change in changes)
         raise UserError(
-            f"Experiment file {path}, setting '{'.'.join(where)}': {reason}; docs/settings.md describes"
-            " every setting."
+            f"{where}, setting '{'.'.join(names)}': {reason}; docs/settings.md describes every setting."
         ) from error
     # A gain is over the untuned model, and says nothing about the tuning of another one.
     if experiment.tuning.model != "untuned":
         raise UserError(
-            f"Experiment file {path}, setting 'tuning.model': only a variant can be tuned from the pretrained"
-            " parent, so set it within 'variants'; docs/settings.md describes every setting."
+            f"{where}, setting 'tuning.model': only a variant can be tuned from the pretrained parent, so set"
+            " it within 'variants'; docs/settings.md describes every setting."
         )
+    experiment._owner = _owner(path, text)
     return experiment
+
+
+def _owner(path: Path, text: str) -> Owner:
+    """The experiment file, as a store knows it: a shipped one by its name, wherever the checkout is."""
+    resolved, shipped = path.resolve(), EXPERIMENTS.resolve()
+    if resolved.is_relative_to(shipped):
+        resolved = Path(shipped.name, resolved.relative_to(shipped))
+    return Owner(resolved.as_posix(), sha256(text.encode()).hexdigest())
+
+
+def _set(settings: Mapping[Any, Any], change: str) -> dict[Any, Any]:
+    """Settings with one of them changed; raises UserError where the change is no setting and value."""
+    setting, equals, value = change.partition("=")
+    names = setting.strip().split(".")
+    if not equals or not all(names):
+        raise UserError(
+            f"Option --set takes a setting and its value, such as tuning.learning_rate=1e-4, not '{change}'."
+        )
+    changed = section = dict(settings)  # copies: an alias in YAML is one mapping in two places
+    for name in names[:-1]:
+        inner = section.get(name)
+        section[name] = dict(inner) if isinstance(inner, dict) else {}
+        section = section[name]
+    section[names[-1]] = parse_yaml(value, f"Option --set {setting}")
+    return changed

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from symtune_pipeline.catalog.datasets import all_datasets, find_dataset
+from symtune_pipeline.catalog.datasets import all_datasets, find_dataset, keys_named
 from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.catalog.splits import PAPER, Split, evaluated
@@ -60,9 +60,9 @@ class DataConfig(Section):
     own: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OwnDataset] = {}
     """Sets of your own by name, in small letters, digits and underscores."""
     datasets: tuple[str, ...] = ()
-    """The catalogue's sets by key; empty: every one that the source has."""
+    """The catalogue's sets by key or family, or `families`: all of these; empty: all others of the source."""
     split: str | tuple[str, ...] = PAPER
-    """The catalogue's sets that are evaluated, all others tuned on: a name of a split, or a list of sets."""
+    """The catalogue's sets to evaluate, all others being tuned on: a split, or a list of sets or families."""
     missing: Literal["error", "leave_out"] = "error"
     """What happens when a public set cannot be had."""
     train_rows: Few = 400
@@ -83,10 +83,11 @@ class DataConfig(Section):
     @field_validator("datasets")
     @classmethod
     def _in_catalogue(cls, keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        public = [key for key in known(keys, find_dataset) if find_dataset(key).hub]
+        named = [key for name in known(keys, keys_named) for key in keys_named(name)]
+        public = [key for key in named if find_dataset(key).hub]
         if public and info.data.get("source") == "generated":
             raise ValueError(f"'{public[0]}' is a public set; set data.source to hub")
-        return keys
+        return tuple(dict.fromkeys(named))
 
     @field_validator("split")
     @classmethod
@@ -153,6 +154,10 @@ class MixtureConfig(Section):
     """The share of prompts with the set's instruction and its own labels."""
     distinct_first_token: bool = False
     """The symbols of a prompt differ in their first token too, for every model of the experiment."""
+    sets: Positive | None = None
+    """How many tuning sets prompts are drawn from, the fewer among the more, by the seed; none: all."""
+    leave_out: tuple[str, ...] = ()
+    """Tuning sets that no prompt is drawn from: by key, family or task type."""
     held_out_prompts: Annotated[int, Ge(0)] = 24
     """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
 
@@ -194,6 +199,8 @@ class TuningConfig(Section):
     """The highest rate, about ten times higher for adapters; none: the model's own."""
     tokens_per_step: Positive | None = None
     """Tokens of one step of the optimizer; none: the model's own."""
+    steps: Positive | None = None
+    """Steps of the optimizer at most, of a mixture that has more; none: the model's own, or all."""
     keep: Literal["last", "best"] = "last"
     """The weights that are the result: after the last step, or where symbol accuracy was best."""
     lora: Lora | None = None

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 from filelock import FileLock
+from sockets import Watch
 
 from symtune_pipeline.catalog.datasets import find_dataset
 from symtune_pipeline.files import sha256
@@ -22,9 +23,11 @@ from symtune_pipeline.prompts.symbols import symbol_pool
 from symtune_pipeline.sections import SymbolsConfig
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.sources.normal import normal_form
+from symtune_pipeline.store.claim import CLAIM
 from symtune_pipeline.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[1]
+SYMTUNE = str(Path(sys.executable).with_name("symtune"))  # the command, as it is installed
 DATA_SIDE = "+(kind:sql and not key:eval+)"  # as in the Makefile
 TUNING_SETS = ("hotel_reviews", "news_topics", "hobby_posts", "opposites")
 EVALUATION_SETS = ("phone_reviews", "magazine_topics", "life_events")
@@ -113,6 +116,11 @@ class Home:
         return Store(self.folder / "home" / "smoke")
 
     @property
+    def history(self) -> Path:
+        """Where Dagster keeps what it knows of the runs: an instance with its own defaults."""
+        return self.folder / "dagster" / "experiments" / "smoke"
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of a shell after `source .envrc`, with a home and a Dagster instance of its own."""
         ours = ("DAGSTER_", "SYMTUNE_")
@@ -127,18 +135,19 @@ class Home:
         }
 
     def run(self, *arguments: str, experiment: str = "smoke", **environment: str) -> Ended:
-        """`python materialize.py`."""
-        command = ("materialize.py", "--experiment", experiment, *arguments)
+        """`symtune run`."""
+        command = (SYMTUNE, "run", "--experiment", experiment, *arguments)
         return self._start(*command, **environment)
 
     def dagster(self, *arguments: str, experiment: str = "smoke") -> Ended:
         """`dagster asset materialize`."""
         command = ("-m", "dagster", "asset", "materialize", "-m", "definitions", *arguments)
-        return self._start(*command, SYMTUNE_EXPERIMENT=experiment)
+        return self._start(sys.executable, *command, SYMTUNE_EXPERIMENT=experiment)
 
-    def _start(self, *arguments: str, **environment: str) -> Ended:
-        command = [sys.executable, *arguments]
+    def _start(self, *command: str, **environment: str) -> Ended:
         env = self.environment | environment
+        # A test's own smoke.yaml takes the place of the shipped one, whose results it may change.
+        (self.store.root / CLAIM).unlink(missing_ok=True)
         return subprocess.run(
             command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
         )
@@ -154,12 +163,14 @@ class Home:
         return {
             path.relative_to(root).as_posix(): (sha256(path), path.stat().st_mtime_ns)
             for path in root.rglob("*")
-            if path.is_file()
+            if path.is_file() and path.name != CLAIM
         }
 
     def copy(self, folder: Path) -> Home:
         """The same tables, models and history of runs in another folder."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        shutil.copytree(
+            self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CLAIM)
+        )
         return Home(folder)
 
 
@@ -174,7 +185,9 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple
     home, kept = Home(session / "smoke_run"), session / "smoke_run.json"
     with FileLock(session / "smoke_run.lock"):
         if not kept.exists():
-            first = home.run()
+            with Watch(os.getpid()) as watch:
+                first = home.run()
+            (home.folder / "sockets.json").write_text(json.dumps(sorted(watch.found)))
             kept.write_text(json.dumps([first.args, first.returncode, first.stdout, first.stderr]))
     return home, Ended(*json.loads(kept.read_text()))
 
@@ -212,7 +225,7 @@ def s3() -> Iterator[str]:
     variables = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test-key",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -224,14 +237,14 @@ def s3() -> Iterator[str]:
 
 
 def materialize(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:
-    """`python materialize.py --experiment smoke --select …` with `folder / "home"` as its home."""
+    """`symtune run --experiment smoke --select …` with `folder / "home"` as its home."""
     (folder / "dagster").mkdir()
     shutil.copy(ROOT / ".dagster" / "dagster.yaml", folder / "dagster")  # without telemetry
     environment = os.environ | {
         "SYMTUNE_HOME": str(folder / "home"),
         "DAGSTER_HOME": str(folder / "dagster"),
     }
-    command = [sys.executable, "materialize.py", "--experiment", "smoke", "--select", selection]
+    command = [SYMTUNE, "run", "--experiment", "smoke", "--select", selection]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -95,6 +95,30 @@ def variant_marts(model: str = "smollm2-135m") -> dict[str, pl.DataFrame]:
     return {"variants": pl.DataFrame(variants), "seeds": pl.DataFrame(seeds)}
 
 
+def calibration_marts(model: str = "smollm2-135m") -> dict[str, pl.DataFrame]:
+    """The marts `reliability` and `choices` in one setting."""
+    setting = {"benchmark": "icl", "setting": "symbols, no instruction", "model": model}
+    reliability = [
+        setting
+        | {
+            "variant": variant, "bin": place, "n": 40 * place, "confidence": place / 10 + 0.05,
+            "correct": 4 * place * place, "accuracy": place / 10 + more, "low": 0.2, "high": 0.9,
+        }
+        for variant, more in (("untuned", -0.1), ("tuned", 0.15))
+        for place in (5, 7)
+    ]  # fmt: skip
+    choices = [
+        setting
+        | {
+            "variant": variant, "dataset": dataset, "n": 440,
+            "commonest_choice": share, "commonest_target": 0.5,
+        }
+        for variant, share in (("untuned", 0.9), ("tuned", 0.55))
+        for dataset in (None, "plants")
+    ]  # fmt: skip
+    return {"reliability": pl.DataFrame(reliability), "choices": pl.DataFrame(choices)}
+
+
 def robustness_marts(
     model: str = "smollm2-135m", dataset: str = "plants"
 ) -> dict[str, pl.DataFrame]:

@@ -55,7 +55,7 @@ def test_every_part_of_the_gpu_benchmark_runs_on_a_cpu(
 
 
 def test_overhead_counts_all_that_is_not_the_assets_own(smoke_run: tuple[Home, Ended]) -> None:
-    folder = smoke_run[0].folder / "dagster"
+    folder = smoke_run[0].history
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         [run] = instance.get_run_records()
     assert run.start_time and run.end_time

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -163,6 +164,11 @@ def test_the_graph_shows_every_group(server: Server, page: Page, pictures: Path)
     page.screenshot(path=pictures / "graph.png")
 
 
+def test_the_run_of_a_terminal_is_on_the_landing_page(server: Server, page: Page) -> None:
+    page.goto(server.url)
+    expect(page.get_by_text("symbol_tuning", exact=True).first).to_be_visible()
+
+
 def test_the_report_is_made_by_clicking_and_shows_its_plots(
     server: Server, page: Page, pictures: Path
 ) -> None:
@@ -175,6 +181,11 @@ def test_the_report_is_made_by_clicking_and_shows_its_plots(
     image = page.get_by_alt_text("Accuracy by setting").first
     expect(image).to_be_visible()
     assert image.evaluate("image => image.naturalWidth") > 300
+    # What surrounds it cuts what is wider, and the window what is higher.
+    assert image.evaluate("""image => {
+        const [inner, frame] = [image, image.parentElement].map((e) => e.getBoundingClientRect());
+        return inner.right <= frame.right + 1 && inner.bottom <= innerHeight && inner.width > 300;
+    }""")
     page.screenshot(path=pictures / "asset.png")
 
 
@@ -185,11 +196,16 @@ def test_checks_of_a_mart_hold(server: Server, page: Page) -> None:
     assert page.get_by_text("Failed", exact=True).count() == 0
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1400, "light"), (1400, "dark")])
 def test_the_charts_of_the_report_fit_the_page(
-    smoke_run: tuple[Home, Ended], page: Page, pictures: Path, width: int
+    smoke_run: tuple[Home, Ended],
+    page: Page,
+    pictures: Path,
+    width: int,
+    scheme: Literal["light", "dark"],
 ) -> None:
     page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
     report = smoke_run[0].store.folder("eval_report") / "index.html"
     page.goto(report.as_uri())
     charts = page.locator(".chart")
@@ -199,8 +215,25 @@ def test_the_charts_of_the_report_fit_the_page(
         assert box is not None and box["height"] > 100
         assert 100 < box["width"] <= width and box["x"] >= 0 and box["x"] + box["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    charts.first.scroll_into_view_if_needed()
-    page.screenshot(path=pictures / f"report_{width}.png")
+    # Text and the marks of chance stand out from the ground, on which charts and tables have no white.
+    ground, *inks = page.evaluate("""[
+        getComputedStyle(document.body).backgroundColor,
+        ...[...document.querySelectorAll('.chart text, .gt_table td')].map((e) =>
+            getComputedStyle(e)[e.tagName === 'TD' ? 'color' : 'fill']),
+        ...[...document.querySelectorAll('.chart [stroke=black]')].map((e) => getComputedStyle(e).stroke),
+        ...[...document.querySelectorAll('.chart [fill=black]')].map((e) => getComputedStyle(e).fill),
+    ]""")
+    assert (brightness(ground) < 60) == (scheme == "dark")
+    assert inks and all(abs(brightness(ink) - brightness(ground)) > 100 for ink in inks)
+    if scheme == "light":
+        charts.first.scroll_into_view_if_needed()
+        page.screenshot(path=pictures / f"report_{width}.png")
+
+
+def brightness(colour: str) -> float:
+    """The mean of red, green and blue of a colour as a browser tells it, from 0 to 255."""
+    red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+    return (red + green + blue) / 3
 
 
 def test_a_click_on_a_setting_above_the_chart_shows_it_alone(

@@ -42,8 +42,9 @@ PROGRAMS = {
     "dg": create_dg_cli(),
 }
 # What is not there before a reader has added it: these commands are parsed, not run. A server is
-# scored in tests/test_cli.py, a result collected in tests/resources/test_launcher_folder.py.
-OWN = ("emails", "reviews", "mini", "score-endpoint", "collect")
+# scored in tests/test_cli.py, a result collected in tests/resources/test_launcher_folder.py, and what
+# runs and writes an experiment is in tests/commands/.
+OWN = ("emails", "reviews", "mini", "score-endpoint", "collect", "run", "init")
 MADE_BY_THE_READER = {"symtune_pipeline/evaluation/benchmarks/words.py"}
 # What stands for the reader's own, or takes a model that a smoke run has.
 STANDS_FOR = {"smollm2-135m": "micro", "OWNER/NAME": "someone/something"}
@@ -165,7 +166,7 @@ def test_every_selection_selects_something(page: Path) -> None:
     selections = [
         words[place + 1]
         for words, _ in commands(page)
-        if words[0] in ("dagster", "dg") and not set(words) & {f"raw_{name}" for name in OWN}
+        if words[0] in PROGRAMS and not set(words) & {f"raw_{name}" for name in OWN}
         for place, word in enumerate(words)
         if word in ("--select", "--assets")
     ]

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from symtune_pipeline.catalog.datasets import all_datasets
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.commands.whole_run import missing_roles
@@ -79,6 +80,12 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
         (MODELS + DATA + "mixture: {prompts: 9, temperature: 0}", ["'mixture.temperature'", "than 0"]),
         (MODELS + DATA + "mixture: {prompts: 9, instructed_share: 1.5}", ["'mixture.instructed_share'"]),
         (MODELS + DATA + "mixture: {prompts: 9, labels: flipped}", ["'mixture.labels'", "'shuffled'"]),
+        (MODELS + DATA + "mixture: {prompts: 9, sets: 23}", ["'mixture'", "sets is 23, above the 22 tuning"]),
+        (MODELS + DATA + "mixture: {prompts: 9, leave_out: [topics]}",
+         ["'mixture'", "leave_out names 'topics', which no tuning set has (did you mean 'topic'?)"]),
+        (MODELS + DATA + "mixture: {prompts: 9, leave_out: [basics]}", ["leaves no tuning set; name fewer"]),
+        (MODELS + MIXTURE + "data: {source: generated, datasets: [gramar]}",
+         ["'data.datasets'", "no dataset 'gramar' in the catalogue; did you mean 'grammar'?"]),
         (MODELS + DATA + MIXTURE + "symbols: {categories: [word, word]}", ["categories'", "twice"]),
         (MODELS + DATA + MIXTURE + "symbols: {categories: [digit]}", ["categories.0'", "'word'"]),
         (MODELS + DATA + MIXTURE + "symbols: {categories: [word], tuning_size: 10_001}",
@@ -164,7 +171,7 @@ def test_a_missing_file_is_one_sentence_with_the_shipped_names(name: str) -> Non
 def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path) -> None:
     generated = _load(tmp_path, MODELS + DATA + MIXTURE)
     assert [entry.key for entry in generated.datasets()] == [
-        key for key, entry in all_datasets().items() if entry.hub is None
+        key for key in all_datasets() if key in generated_sets()
     ]
     mirror = _load(tmp_path, MODELS + "data: {source: hub}\n" + MIXTURE)
     assert [entry.key for entry in mirror.datasets()] == [
@@ -172,6 +179,24 @@ def test_without_a_list_an_experiment_has_every_set_of_its_source(tmp_path: Path
     ]
     chosen = _load(tmp_path, MODELS + MIXTURE + "data: {source: hub, datasets: [subj, rte]}")
     assert [entry.key for entry in chosen.datasets()] == ["rte", "subj"]
+
+
+def test_families_are_chosen_by_name_and_left_out_of_the_mixture(tmp_path: Path) -> None:
+    data = "data: {source: generated, datasets: [grammar, formats, mood_messages]}\n"
+    all_of_them = _load(tmp_path, MODELS + data + MIXTURE)
+    names = {entry.family for entry in all_of_them.datasets()}
+    assert names == {"grammar", "formats", "basics"} and not all_of_them.left_out()
+    assert [e.key for e in all_of_them.datasets() if e.family == "basics"] == ["mood_messages"]
+    mixture = "mixture: {prompts: 10, leave_out: [formats, miscellaneous, past_present_future]}"
+    fewer = _load(tmp_path, MODELS + data + mixture)
+    assert fewer.datasets() == all_of_them.datasets()
+    left = {entry.key: entry.family for entry in fewer.datasets() if entry.key in fewer.left_out()}
+    assert {*left.values()} == {"formats", "basics", "grammar"}
+    assert list(left.values()).count("grammar") == 1
+    both = _load(tmp_path, MODELS + data.replace("]", "], split: [formats]", 1) + MIXTURE)
+    assert {e.family for e in both.datasets() if e.role == "evaluation"} == {"formats"}
+    every = _load(tmp_path, MODELS + "data: {source: hub, datasets: [families, subj]}\n" + MIXTURE)
+    assert len(every.datasets()) > 223
 
 
 def test_the_published_prompts_lie_beside_the_experiment_file(tmp_path: Path) -> None:
@@ -312,7 +337,9 @@ def test_an_address_that_is_none_is_one_sentence(url: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"]
+    "url",
+    # pragma: allowlist nextline secret
+    ["https://me:sk-1@a/v1", "https://sk-1@a/v1", "https://a/v1?key=sk-1"],
 )
 def test_a_key_in_an_address_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
     sentence = _refused(tmp_path, _endpoint(url=url))
@@ -325,3 +352,19 @@ def test_a_served_model_says_which_of_several_models_it_serves(tmp_path: Path) -
     assert "set endpoints.vllm_8.serves" in _refused(tmp_path, text)
     other = _refused(tmp_path, _endpoint(serves="gemma3-270m").replace(MODELS, several))
     assert "which is none of the experiment's models; name one of micro, smollm2-135m" in other
+
+
+def test_settings_can_be_changed_without_a_change_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    shared = "tuning: &t {epochs: 1}\nvariants: {longer: {seed: 1, tuning: *t}}\n"
+    path.write_text(MODELS + DATA + MIXTURE + shared)
+    changes = [
+        *("tuning.learning_rate=1e-4", "mixture.exemplars_per_class=[2, 3]", "name=fast"),
+        *("evaluation.queries=7", "tuning.epochs=3", "tuning.optimizer="),
+    ]
+    found = load_experiment(str(path), changes)
+    assert (found.name, found.tuning.learning_rate, found.tuning.epochs) == ("fast", 1e-4, 3)
+    assert found.mixture.exemplars_per_class == (2, 3)
+    assert (found.evaluation.queries, found.tuning.optimizer) == (7, None)
+    assert found.variants["longer"].tuning == {"epochs": 1}  # an alias stands for its own place
+    assert load_experiment(str(path)).tuning.epochs == 1

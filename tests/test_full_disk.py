@@ -7,7 +7,6 @@ import os
 import resource
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import dagster as dg
 import duckdb
 import polars as pl
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SYMTUNE
 
 from assets.step import user_errors
 from symtune_pipeline.errors.disk import disk_sentence
@@ -52,6 +51,12 @@ def test_whichever_library_finds_it_out_it_is_one_sentence(write: Callable[[], N
     assert "cannot be written" in sentence and "\n" not in sentence and sentence.endswith(".")
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOTDIR])
+def test_what_is_refused_may_have_been_read(number: int) -> None:
+    sentence = disk_sentence(OSError(number, os.strerror(number), "/home/x"))
+    assert sentence and sentence.startswith("/home/x cannot be read or written (")
+
+
 def test_other_errors_keep_their_traceback() -> None:
     for error in (ValueError("no space"), FileNotFoundError(errno.ENOENT, "x"), KeyError("full")):
         assert disk_sentence(error) is None
@@ -62,7 +67,7 @@ def test_other_errors_keep_their_traceback() -> None:
 def _run(
     folder: Path, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "materialize.py", "--experiment", "smoke"]
+    command = [SYMTUNE, "run", "--experiment", "smoke"]
     home = {"SYMTUNE_HOME": str(folder / "home"), "DAGSTER_HOME": str(folder / "dagster")}
     return subprocess.run(
         [*command, "--select", "raw_hotel_reviews"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symtune_pipeline.catalog.datasets import Dataset, all_datasets
+from symtune_pipeline.catalog.datasets import Dataset, all_datasets, keys_named
 from symtune_pipeline.errors import UserError
 
 PAPER = "paper"
@@ -21,10 +21,7 @@ def evaluated(split: Split) -> frozenset[str] | None:
     if split == PAPER:
         return None
     if isinstance(split, tuple):
-        unknown = [key for key in split if key not in all_datasets()]
-        if unknown:
-            raise UserError(f"the catalogue has no set '{unknown[0]}'; see docs/datasets.md")
-        return frozenset(split)
+        return frozenset(key for name in split for key in keys_named(name))
     if split in NAMED:
         return frozenset(NAMED[split])
     of_type = [key for key, entry in all_datasets().items() if split == TYPE + _word(entry)]

@@ -1,7 +1,4 @@
-"""Look at the data, prompts and results of the pipeline, and export them.
-
-To run the pipeline, use dg or materialize.py.
-"""
+"""Run the pipeline, look at its data, prompts and results, and export them."""
 
 from __future__ import annotations
 
@@ -17,11 +14,13 @@ from symtune_pipeline.commands import (
     doctor,
     export_dataset,
     export_lm_eval,
+    init,
     mirror,
     plan,
     push,
     query,
     report,
+    run,
     score_endpoint,
     show_dataset,
     show_model,
@@ -62,6 +61,8 @@ show.command()(show_prompt.prompt)
 export = typer.Typer(no_args_is_help=True, help="Export prompts for other tools.")
 export.command("dataset")(export_dataset.dataset)
 export.command("lm-eval")(export_lm_eval.lm_eval)
+app.command()(run.run)
+app.command()(init.init)
 app.command()(query.query)
 app.add_typer(show, name="show")
 app.command()(report.report)

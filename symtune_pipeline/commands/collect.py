@@ -26,6 +26,6 @@ def collect(
         for work in collecting.collect(folder, home_folder()):
             asset, model = work.parts[-2:]
             typer.echo(
-                f"{folder}: collected; go on with `dg launch --assets {asset} --partition {quote(model)}`"
+                f"{folder}: collected; go on with `symtune run --select {asset} --model {quote(model)}`"
                 f" (experiment {work.parts[-4]})"
             )

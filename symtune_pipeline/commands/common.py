@@ -5,6 +5,7 @@ from __future__ import annotations
 from symtune_pipeline.environment import experiment_name, home_folder, home_url
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.store.bucket import Bucket, BucketStore
+from symtune_pipeline.store.claim import check_owner
 from symtune_pipeline.store.folder import Store
 
 
@@ -19,7 +20,13 @@ def current_store() -> Store:
 
 
 def store_of(experiment: Experiment) -> Store:
-    """Where an experiment keeps its artifacts: a folder, or a prefix on s3."""
+    """Where an experiment keeps its artifacts: a folder, or a prefix on s3.
+
+    Raises UserError where they are those of another experiment file of the same name.
+    """
     name, url = experiment.name, home_url()
     root = home_folder() / name
-    return BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)
+    store = BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)
+    if experiment.owner:
+        check_owner(store, experiment.owner)
+    return store

@@ -89,8 +89,8 @@ def _common_model(runs: Sequence[Run]) -> str:
     if not common:
         names = ", ".join(dict.fromkeys(run.experiment.name for run in runs))
         raise UserError(
-            f"No model was evaluated in all of {names}; run `dagster asset materialize --select 'eval*'"
-            " --partition <model>` for the same model in each."
+            f"No model was evaluated in all of {names}; run `symtune run --select 'eval*' --model"
+            " <model>` for the same model in each."
         )
     return common[0]
 

@@ -90,13 +90,23 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     """The mixture as packed for this model, or else for another one, or else estimated."""
     packed = store.partitions(PACKED_MIXTURE.asset)
     if not packed:
-        return estimated_workload(
-            experiment, "estimated; materialise packed_mixture for the exact number"
-        )
+        source = "estimated; materialise packed_mixture for the exact number"
+        return estimated_workload(experiment, source, _lengths(store, experiment))
     key = model.key if model.key in packed else packed[0]
     return packed_workload(
         store.folder(PACKED_MIXTURE.asset, key) / PACKED_MIXTURE.file, key, experiment.tuning.loss
     )
+
+
+def _lengths(store: Store, experiment: Experiment) -> dict[str, float]:
+    """The mean characters of the inputs of the tuning sets that have been loaded."""
+    found: dict[str, float] = {}
+    for entry in experiment.datasets():
+        asset = f"raw_{entry.key}"
+        if entry.role == "tuning" and (entry.hub or entry.files) and store.find(asset):
+            mean = store.read_table(asset)["input"].str.len_chars().mean()
+            found |= {entry.key: mean} if isinstance(mean, float) else {}
+    return found
 
 
 def questions(store: Store, experiment: Experiment, model: Model) -> Questions:

@@ -7,11 +7,13 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 from rich.console import Console
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.progress import duration
 from symtune_pipeline.report.exemplars import print_exemplars
 from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
@@ -51,5 +53,23 @@ def print_report(store: Store) -> Path:
         print_variants(console, *map(store.read_table, COMPARED))
     if store.find(EXEMPLARS):
         print_exemplars(console, store.read_table(EXEMPLARS))
+    for model in store.partitions("tuning_log"):
+        console.print(cost(model, store.read_table("tuning_log", model)), soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)
     return page
+
+
+def cost(model: str, log: pl.DataFrame) -> str:
+    """What the fine-tune of a model took, in a line; not on the page, which has the same bytes each time."""
+    if "tokens" not in log.columns:  # of an earlier version
+        return f"Tuning of {model}: its log does not tell"
+    last = log.sort("step").row(-1, named=True)
+    speed, memory = log.select(
+        pl.col("tokens_per_second").median(), pl.col("memory_gib").max()
+    ).row(0)
+    told = [
+        f"{duration(last['seconds'])} for {last['tokens']:,} tokens in {last['step']:,} steps",
+        *([f"{speed:,.0f} tokens per second"] if speed is not None else []),
+        *([f"{memory:.1f} GiB of memory"] if memory is not None else []),
+    ]
+    return f"Tuning of {model}: {', '.join(told)}"

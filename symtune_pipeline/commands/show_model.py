@@ -99,7 +99,7 @@ def _at(model: HubModel) -> str:
 def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
     for asset in MADE_OF_A_MODEL:
         manifest = store.find(asset, model.key)
-        command = f"dagster asset materialize --select {asset} --partition {model.key}"
+        command = f"symtune run --select {asset} --model {model.key}"
         if manifest is None:
             yield asset, f"not made yet; `{command}` makes it"
             continue

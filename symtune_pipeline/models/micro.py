@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from symtune_pipeline.catalog.datasets import all_datasets
 from symtune_pipeline.catalog.formats import prompt_formats
+from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.progress import Progress
 from symtune_pipeline.prompts.text import render, segments
@@ -60,10 +60,10 @@ def make_micro(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _texts() -> Iterator[str]:
-    """Prompts of three examples with natural labels, from every generated tuning set."""
+    """Prompts of three examples with natural labels, from every tuning set of no family."""
     rng = np.random.default_rng(SEED)
-    for entry in all_datasets().values():
-        if entry.hub is not None or entry.role != "tuning":
+    for entry in generated_sets().values():
+        if entry.role != "tuning":
             continue
         rows = generate(entry.key, "train", ROWS_PER_SET, SEED).rows()
         for start in range(0, len(rows) - 2, 3):

@@ -48,7 +48,8 @@ def open_model(
                     config, dtype=dtype, attn_implementation=attention
                 )
         _check_size(folder, config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        # For bandit, here and below: a folder has no revision.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615
             folder,
             config=config,
             dtype=dtype,
@@ -83,7 +84,9 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     try:
         written = parse_json(path.read_bytes())
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(  # nosec B615
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # of transformers' own checks, which differ by class
         raise UserError(
             f"File {path} describes no model that transformers loads without code of its own"
@@ -113,7 +116,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if not (folder / "tokenizer_config.json").exists():
             # A class that is guessed from the model's would add tokens and rules of its own.
             return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615
             folder, local_files_only=True, trust_remote_code=False
         )
         tokenizer("a")  # some settings are wrong only when it is used
@@ -129,14 +132,14 @@ def open_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a GGUF file, in float32, whatever else lies beside it."""
     with TemporaryDirectory() as folder:
         Path(folder, path.name).symlink_to(path.absolute())
-        model = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(  # nosec B615
             folder,
             gguf_file=path.name,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615
             folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False
         )
     return model, _alone(tokenizer)

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from symtune_pipeline.prompts.mixture import ClassPool, class_pools, references_of
+from symtune_pipeline.prompts.mixture import ClassPool, class_pools, lengths_of, references_of
 from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import HELD_OUT_PROMPTS
@@ -43,7 +43,7 @@ def held_out_prompts(
     enough of them in every class. The remaining arguments and errors are those of `mixture_chunks`.
     """
     pools = class_pools(examples)
-    characters = examples.sort("example")["input"].str.len_chars().to_numpy()
+    characters = lengths_of(examples)
     sampler = SymbolSampler(pool, "tuning", first_tokens)
     rng = np.random.default_rng([seed, zlib.crc32(b"held out")])
     order = rng.permutation(len(pools))

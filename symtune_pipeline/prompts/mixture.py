@@ -9,8 +9,9 @@ Shapes: P prompts of one dataset, C classes, K exemplars of a class, padded to t
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,19 @@ def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
     return pools
 
 
+def sets_to_draw(
+    there: Collection[str], config: MixtureConfig, seed: int, left_out: Collection[str] = ()
+) -> list[str]:
+    """The sets that prompts are drawn from: `config.sets` of those that are there, without `left_out`.
+
+    They are the first in an order that depends on the seed alone, so that fewer sets are a part of
+    more, and a set that is left out makes room for the next one.
+    """
+    kept = set(there).difference(left_out)
+    order = sorted(kept, key=lambda dataset: hashlib.sha256(f"{seed}/{dataset}".encode()).digest())
+    return sorted(order[: config.sets])
+
+
 def mixture_chunks(
     examples: pl.DataFrame,
     pool: pl.DataFrame,
@@ -75,14 +89,14 @@ def mixture_chunks(
 ) -> Iterator[pl.DataFrame]:
     """The symbol-tuning mixture, in frames of at most `CHUNK` prompts.
 
-    `examples` has the columns example (dense from 0), dataset, input, label, label_id. Each prompt
+    `examples` has the columns example (a number), dataset, input, label, label_id. Each prompt
     draws a dataset, k exemplars of every class with k uniform in `config.exemplars_per_class`, a
     query of any class, fresh symbols and one of the formats (Wei et al. 2023). k is lowered where
     the prompt would exceed `config.max_characters` or a class has too few examples. With
     `first_tokens` [tokenizers, tuning symbols], a prompt's symbols differ in their first token.
     """
     pools = class_pools(examples)
-    characters = examples.sort("example")["input"].str.len_chars().to_numpy()
+    characters = lengths_of(examples)
     sampler = SymbolSampler(pool, "tuning", first_tokens)
     shares = _shares(pools, config.temperature)
     for start in range(0, config.prompts, CHUNK):
@@ -110,6 +124,14 @@ def mixture_chunks(
                 )
         chunk = pl.concat(frames).sort("prompt").select(*TUNING_MIXTURE.columns)
         yield _dealt_out(chunk, deal) if config.labels == "shuffled" else chunk
+
+
+def lengths_of(examples: pl.DataFrame) -> NDArray[np.int64]:
+    """Characters of the inputs by example number; 0 for a number that is not there."""
+    numbers = examples["example"].to_numpy()
+    lengths = np.zeros(int(numbers.max()) + 1, dtype=np.int64)
+    lengths[numbers] = examples["input"].str.len_chars().to_numpy()
+    return lengths
 
 
 def short_prompts(mixture: pl.LazyFrame, config: MixtureConfig) -> dict[str, int]:

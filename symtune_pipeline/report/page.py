@@ -24,6 +24,8 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots, robustness
+from symtune_pipeline.report.calibration import html_tables as choice_tables
+from symtune_pipeline.report.calibration import reliability_chart
 from symtune_pipeline.report.exemplars import html_tables as exemplar_tables
 from symtune_pipeline.report.paper import paper_table
 from symtune_pipeline.report.tables import (
@@ -59,12 +61,13 @@ HEADLINES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, what kind it is, what it is about, and the name of its PNG (without ending)."""
+    """A chart, what kind it is, what it is about, the name of its PNG (without ending), and its words."""
 
     kind: str
     subject: str
     name: str
     chart: Chart
+    words: str
 
 
 def write_report(
@@ -81,6 +84,8 @@ def write_report(
     variants: pl.DataFrame,
     seeds: pl.DataFrame,
     exemplars: pl.DataFrame,
+    reliability: pl.DataFrame,
+    choices: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
@@ -89,17 +94,21 @@ def write_report(
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
-    `robustness` shows, `variants` and `seeds` what the module `variants` does, and `exemplars` what the
-    module of that name does. `training_log` holds each model's log, and `provenance` may nest. All but
-    `summary` may be empty, and what is empty is left out. index.html is written last, so a page never
-    speaks of a file that is not there. Raises UserError where `summary` has no row.
+    `robustness` shows, `variants` and `seeds` what the module `variants` does, `exemplars` what the
+    module of that name does, and `reliability` and `choices` what `calibration` does. `training_log`
+    holds each model's log, and `provenance` may nest. All but `summary` may be empty, and what is empty
+    is left out. index.html is written last, so a page never speaks of a file that is not there. Raises
+    UserError where `summary` has no row.
     """
     if summary.is_empty():
         raise UserError(
             "The summary has no row to report; run the evaluation for at least one model."
         )
     figures = list(
-        draw(summary, icl, flipped, alignment, algorithmic, scaling, exemplars, training_log)
+        draw(
+            *(summary, icl, flipped, alignment, algorithmic, scaling, exemplars, reliability),
+            training_log,
+        )
     )
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -110,6 +119,7 @@ def write_report(
     tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
     tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
+    tables |= choice_tables(choices)
     html = render(summary, figures, tables, provenance, training_log)
     write(folder / "index.html", html.encode())
 
@@ -243,11 +253,15 @@ def draw(
     algorithmic: pl.DataFrame,
     scaling: pl.DataFrame,
     exemplars: pl.DataFrame,
+    reliability: pl.DataFrame,
     training_log: dict[str, pl.DataFrame],
 ) -> Iterator[Figure]:
     """Every chart that the frames have rows for, kind by kind."""
     for model, rows in by_model(summary):
         yield figure("settings", model, plots.settings_chart(rows))
+    for subject, rows in by_number(reliability):
+        if len(headline_rows := rows.filter(setting=IN_CONTEXT[False, False])):
+            yield figure("reliability", subject, reliability_chart(headline_rows))
     for subject, rows in by_number(flipped):
         if rows["flipped_percent"].n_unique() > 1:
             yield figure("flipped", subject, plots.flipped_chart(rows))
@@ -275,7 +289,8 @@ def draw(
 def figure(kind: str, subject: str, chart: Chart) -> Figure:
     """The chart under the name of its file."""
     # A model's name becomes part of a file name: anything but plain characters is replaced.
-    return Figure(kind, subject, f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}", chart)
+    name = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', subject)}"
+    return Figure(kind, subject, name, plots.legible(chart), plots.in_words(chart))
 
 
 def by_model(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -302,10 +317,11 @@ def by_setting(mart: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def page_spec(chart: Chart) -> dict[str, Any]:
-    """The chart as Vega-Lite for a page: as wide as its container, and with no address in it."""
+    """The chart as Vega-Lite for a page: as wide as its container, on its ground, with no address in it."""
     spec: dict[str, Any] = chart.to_dict()
     del spec["$schema"]
-    return {**spec, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    fit = {"type": "fit-x", "contains": "padding"}
+    return {**spec, "width": "container", "autosize": fit, "background": None}
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -27,9 +27,12 @@ VARIANT_COLOURS = dict(zip(VARIANTS, ("#E69F00", "#808080", "#0072B2"), strict=T
 OTHER_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "black")  # of variants
 SETTING_COLOURS = dict(zip(IN_CONTEXT, ("#009E73", "#8FD3BD", "#D55E00", "#0072B2"), strict=True))
 MAX_POINTS = 2_000  # more than a screen has pixels only makes the page heavy
-ACCURACY = "accuracy (black: chance)"
-SHARE = "share of choices (black: chance)"
+ACCURACY = "accuracy (tick: chance)"
+ACCURACY_OVER = "accuracy (dashed: chance)"
+SHARE = "share of choices (tick: chance)"
 MEAN_OF_STEPS = 20
+TEXT = 12  # pixels
+MOST_TOLD = 24  # figures that are read out; of more, a table is easier to follow
 
 
 def settings_chart(summary: pl.DataFrame) -> Chart:
@@ -155,7 +158,7 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(point=True).encode(
-            y=alt.Y("accuracy:Q", title=ACCURACY),
+            y=alt.Y("accuracy:Q", title=ACCURACY_OVER),
             tooltip=["flipped_percent:Q", "variant:N", "n:Q", three_decimals("accuracy")],
         ),
     ).properties(title="Following flipped labels", width=WIDTH, height=300)
@@ -185,7 +188,7 @@ def exemplars_chart(exemplars: pl.DataFrame) -> Chart:
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
+        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY_OVER)),
     ).properties(
         title=setting_label(exemplars["benchmark"][0], exemplars["setting"][0]),
         width=WIDTH,
@@ -224,7 +227,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_rule().encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY)),
+        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY_OVER)),
     ).properties(
         title=setting_label(scaling["benchmark"][0], scaling["setting"][0]),
         width=WIDTH,
@@ -265,7 +268,7 @@ def symbol_chart(training_log: pl.DataFrame) -> Chart:
         x=alt.X("step:Q", title="step")
     )
     fraction = alt.Scale(domain=[0, 1])
-    title = alt.Y("symbol_accuracy:Q", title="symbol accuracy (black: chance)", scale=fraction)
+    title = alt.Y("symbol_accuracy:Q", title="symbol accuracy (dashed: chance)", scale=fraction)
     tip = [alt.Tooltip("step:Q"), three_decimals("symbol_accuracy")]
     return alt.layer(
         base.mark_line(strokeDash=[3, 2], strokeWidth=1, color="black").encode(y="symbol_chance:Q"),
@@ -276,6 +279,55 @@ def symbol_chart(training_log: pl.DataFrame) -> Chart:
         width=WIDTH,
         height=220,
     )
+
+
+def in_words(chart: Chart) -> str:
+    """The chart for whoever cannot see it: its title, and its figures where they are few."""
+    spec = chart.to_dict()
+    rows = [row for data in spec["datasets"].values() for row in data]
+    rows = list({str(row): row for row in rows}.values())  # two layers may have the same
+    title = spec["title"]
+    if "step" in rows[0]:
+        ends = [rows[0], rows[-1]]
+        told = [f"at step {row['step']} {_figures(row, ('step', 'kept'))}" for row in ends]
+    elif any("gain" in row for row in rows):
+        told = [
+            f"{row['dataset']}, {row['setting']} {row['gain']:+.1f}"
+            for row in rows
+            if "gain" in row
+        ]
+    else:
+        told = [
+            f"{_named(row)}, {row['variant']} {row['accuracy']:.2f}"
+            for row in rows
+            if row.get("accuracy") is not None
+        ]
+    if len(told) > MOST_TOLD:
+        return f"{title}. The table below the chart has its {len(told)} figures."
+    return f"{title}: {'; '.join(told)}."
+
+
+def _named(row: dict[str, Any]) -> str:
+    """What an accuracy is of: the line of the chart, or where it lies along the axis."""
+    if "row" in row:
+        return str(row["row"])
+    name = next(key for key in ("exemplars_per_class", "flipped_percent", "model") if key in row)
+    return f"{name.replace('_', ' ')} {row[name]}"
+
+
+def _figures(row: dict[str, Any], without: Sequence[str]) -> str:
+    """What a step measured, as `loss 0.512`."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}"
+        for name, value in row.items()
+        if name not in without and value is not None
+    )
+
+
+def legible(chart: Chart) -> Chart:
+    """The chart with text of at least 12 pixels."""
+    text = {"labelFontSize": TEXT, "titleFontSize": TEXT}
+    return chart.configure(axis=text, legend=text, text={"fontSize": TEXT})  # type: ignore[no-any-return]
 
 
 def to_png(chart: Chart | alt.VConcatChart) -> bytes:

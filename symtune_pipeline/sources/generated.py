@@ -7,7 +7,7 @@ import random
 
 import polars as pl
 
-from symtune_pipeline.catalog.generated import generated_sets
+from symtune_pipeline.catalog.families import every_generated_set
 from symtune_pipeline.errors import UserError
 
 SPLITS = ("train", "test")
@@ -22,9 +22,9 @@ def generate(key: str, split: str, rows: int, seed: int) -> pl.DataFrame:
     The rows depend on the four arguments alone. Raises UserError for an unknown key or split, and
     for more rows than the set can give.
     """
-    sets = generated_sets()
+    sets = every_generated_set()
     if key not in sets:
-        raise UserError(f"No generated set is called '{key}'; choose one of {', '.join(sets)}.")
+        raise UserError(f"No generated set is called '{key}'; docs/datasets.md lists them.")
     if split not in SPLITS:
         raise UserError(f"Generated set '{key}' has no split '{split}'; use train or test.")
     chosen = sets[key]

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
+from symtune_pipeline.catalog.own import OWN_SUFFIXES
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import read_bounded
 
@@ -32,25 +33,41 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
     Raises UserError for a file that is missing, damaged or not UTF-8, for a column or key that comes
     twice, and for a line that lacks a column or holds another kind of value.
     """
-    try:
-        content = read_bounded(path, MOST_BYTES)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); correct data.own.{dataset.key}.files."
-        ) from error
+    content = _content(path, f"correct data.own.{dataset.key}.files")
     if path.suffix == ".parquet":
         return _parquet(path, content), None
-    text = _decoded(path, content)
     columns = _columns(dataset)
-    if path.suffix == ".jsonl":
-        read = _jsonl(path, text)
-    else:
-        read = _csv(path, text, columns, SEPARATORS[path.suffix])
     lines, rows = [], []
-    for number, row in read:
+    for number, row in _lines(path, content, columns):
         lines.append(number)
         rows.append(_cells(dataset, columns, row, f"{path}, line {number}"))
     return pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row"), lines
+
+
+def read_cells(path: Path) -> dict[str, tuple[list[str | None], bool]]:
+    """All columns of a file: their cells as text, and whether all of these are texts in the file.
+
+    Columns with a list or an object are left out. Raises UserError as `read_own` does.
+    """
+    if path.suffix not in OWN_SUFFIXES:
+        raise UserError(f"{path} must end with one of {', '.join(OWN_SUFFIXES)}.")
+    content = _content(path, "choose a CSV, TSV, JSONL or Parquet file")
+    if path.suffix == ".parquet":
+        frame = _parquet(path, content)
+        flat = [column for column in frame if not column.dtype.is_nested()]
+        texts = (pl.String, pl.Categorical, pl.Enum)
+        return {column.name: (_as_text(column).to_list(), column.dtype in texts) for column in flat}
+    rows = [row for _, row in _lines(path, content, [])]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return {
+        name: (
+            [json.dumps(cell) if isinstance(cell, bool | int | float) else cell for cell in cells],
+            all(isinstance(cell, str | None) for cell in cells),
+        )
+        for name, cells in columns.items()
+        if all(isinstance(cell, str | bool | int | float | None) for cell in cells)
+    }
 
 
 def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
@@ -80,6 +97,21 @@ def _as_text(values: pl.Series) -> pl.Series:
 def _columns(dataset: Dataset) -> list[str]:
     ids = [dataset.id_column] if dataset.id_column else []
     return list(dict.fromkeys([*dataset.columns, dataset.label_column, *ids]))
+
+
+def _content(path: Path, way_out: str) -> bytes:
+    try:
+        return read_bounded(path, MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {way_out}.") from error
+
+
+def _lines(path: Path, content: bytes, columns: Sequence[str]) -> Iterator[Line]:
+    """The rows of a text file, each with its line."""
+    text = _decoded(path, content)
+    if path.suffix == ".jsonl":
+        return _jsonl(path, text)
+    return _csv(path, text, columns, SEPARATORS[path.suffix])
 
 
 def _parquet(path: Path, content: bytes) -> pl.DataFrame:
@@ -160,8 +192,10 @@ def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> Itera
                 yield good, dict(zip(header, row, strict=True))
     except csv.Error as error:
         # Of the row after the last good one, which may run on for lines.
-        raise UserError(
-            f"{path}, line {good + 1} is not CSV ({error}); correct the line."
+        raise UserError(  # the separator, which it names, may be a tab
+            f"{path}, line {good + 1} is not CSV ("
+            + str(error).replace("\t", "\\t")
+            + "); correct the line."
         ) from error
 
 

@@ -316,6 +316,14 @@ class BucketStore(Store):
                     self._bucket.upload_file(self.root / folder / name, f"{folder}/{name}")
         return known
 
+    def read_text(self, name: str) -> str | None:
+        """A small file beside the artifacts, or None where there is none."""
+        return self._bucket.read_text(name)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file beside the artifacts."""
+        self._bucket.write_text(name, text)
+
     def _manifests(self, key: str | None) -> list[PurePath]:
         paths = [PurePosixPath(name) for name in self._bucket.keys(key or "")]
         return [path for path in paths if path.name == MANIFEST and len(path.parts) in (2, 3)]

@@ -189,6 +189,18 @@ class Store:
 
     # What a store that is not a local folder does in its own way.
 
+    def read_text(self, name: str) -> str | None:
+        """A small file beside the artifacts, or None where there is none."""
+        try:
+            return (self.root / name).read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file beside the artifacts."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_text(self.root / name, text)
+
     def _manifests(self, key: str | None) -> list[PurePath]:
         """The paths of all manifests, or of those of one key, below the root."""
         patterns = [f"{key or '*'}/{MANIFEST}", f"{key or '*'}/*/{MANIFEST}"]

@@ -7,7 +7,7 @@ machine's CPU is measured (`speed`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import ceil, prod
@@ -16,14 +16,17 @@ from pathlib import Path
 import polars as pl
 import psutil
 
+from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.models.sizing import Sizes, sizes_of
+from symtune_pipeline.prompts.mixture import sets_to_draw
 from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.sections import Lora, LossName
+from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.order import PASS_TOKENS, blocks_per_step
 from symtune_pipeline.tuning.settings import job_config
@@ -36,8 +39,10 @@ USABLE = 0.9  # of the memory: the rest is lost between tensors
 LAUNCH_SECONDS = 1e-3
 # Of the measured time on a CPU: checkpoints, and whatever else the machine does, come on top.
 ON_CPU = (0.9, 1.3)
-# Tokens of an example with its label, of which one in TOKENS_PER_TARGET is a target; for estimates.
-GENERATED_TOKENS, PUBLIC_TOKENS, TOKENS_PER_TARGET = 22, 45, 8
+# For estimates: tokens of an example with its label whose text is not at hand; what stands around a
+# text, and characters of a token in it; one token in TOKENS_PER_TARGET is a target.
+PUBLIC_TOKENS, FRAME_TOKENS, CHARACTERS_PER_TOKEN, TOKENS_PER_TARGET = 45, 9, 4.2, 8
+LOOKED_AT = 24  # texts of a generated set
 POWERS = [2**power for power in range(11)]
 LEAST_BLOCK = 128  # tokens: shorter ones hold no prompt of a mixture
 
@@ -340,13 +345,26 @@ def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
     )
 
 
-def estimated_workload(experiment: Experiment, source: str) -> Workload:
-    """What the settings of the mixture let expect; `source` says that it is an estimate."""
-    mixture, tuning = experiment.mixture, experiment.tuning
-    classes = [len(entry.labels) for entry in experiment.datasets() if entry.role == "tuning"]
-    exemplars = sum(mixture.exemplars_per_class) / 2 * sum(classes) / max(len(classes), 1)
-    generated = experiment.data.source == "generated"
-    prompt_tokens = (exemplars + 1) * (GENERATED_TOKENS if generated else PUBLIC_TOKENS)
+def estimated_workload(
+    experiment: Experiment, source: str, lengths: Mapping[str, float] | None = None
+) -> Workload:
+    """What the settings and the sets let expect; `source` says that it is an estimate.
+
+    `lengths` are the mean characters of the inputs of sets where known; else generated sets are drawn.
+    """
+    mixture, tuning, known = experiment.mixture, experiment.tuning, lengths or {}
+    tuning_sets = {entry.key: entry for entry in experiment.datasets() if entry.role == "tuning"}
+    keys = sets_to_draw(tuning_sets, mixture, experiment.seed, experiment.left_out())
+    sets = [tuning_sets[key] for key in keys]
+    k, count = sum(mixture.exemplars_per_class) / 2, max(len(sets), 1)
+    exemplars = sum(k * len(entry.labels) for entry in sets) / count
+    prompt_tokens = (
+        sum(
+            (k * len(entry.labels) + 1) * _example_tokens(entry, known.get(entry.key))
+            for entry in sets
+        )
+        / count
+    )
     tokens = round(mixture.prompts * prompt_tokens)
     share = TOKENS_PER_TARGET * (1 if tuning.loss == "all_labels" else exemplars + 1)
     return Workload(
@@ -357,6 +375,21 @@ def estimated_workload(experiment: Experiment, source: str) -> Workload:
         round(tuning.block_tokens / share),
         prompt_tokens,
     )
+
+
+def _example_tokens(entry: Dataset, characters: float | None) -> float:
+    """Tokens of an example of a set with its label, on average."""
+    if characters is None and entry.hub is None and entry.files is None:
+        characters = _drawn_characters(entry.key)
+    if characters is None:
+        return PUBLIC_TOKENS
+    return FRAME_TOKENS + characters / CHARACTERS_PER_TOKEN
+
+
+@cache
+def _drawn_characters(key: str) -> float:
+    drawn = generate(key, "train", LOOKED_AT, seed=0).drop("label").rows()
+    return sum(len(" | ".join(texts)) for texts in drawn) / LOOKED_AT
 
 
 def _with_this_machine(gpu: Gpu, ranks: int) -> Gpu:

@@ -41,7 +41,7 @@ def job_config(
         tokens_per_step=settings.tokens_per_step or defaults.tokens_per_step,
         max_grad_norm=defaults.max_grad_norm,
         epochs=settings.epochs,
-        steps=defaults.steps,
+        steps=settings.steps or defaults.steps,
         loss=settings.loss,
         precision=settings.precision or defaults.precision,
         keep=settings.keep,

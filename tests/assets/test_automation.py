@@ -27,6 +27,7 @@ from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 from dagster._core.utils import make_new_run_id
 from safetensors.numpy import save_file
+from sockets import Watch
 
 from assets.attributes import with_attributes
 from assets.incoming import incoming_models
@@ -200,7 +201,7 @@ def test_every_asset_has_an_owner_kinds_and_links_to_code_that_exists(graph: Gra
     ],
 )
 def test_code_is_linked_to_in_a_branch_where_one_is_named(tree: str, link: str) -> None:
-    linked = with_attributes(sql_assets(load_experiment("smoke")), tree)
+    linked = with_attributes(sql_assets(load_experiment("smoke")), "smoke", tree)
     (spec,) = [
         spec for asset in linked for spec in asset.specs if spec.key.path == ["stg_examples"]
     ]
@@ -361,7 +362,10 @@ class Daemon:
         self.environment = home.environment
         self.home = home.folder / "home"
         self.instance_folder = home.folder / "dagster"
+        self.history = home.history
         self.store = home.store
+
+    watch: Watch
 
     def command(self, *arguments: str) -> None:
         ended = subprocess.run(
@@ -397,7 +401,7 @@ def daemon(
     daemon = Daemon(smoke_run[0].copy(tmp_path_factory.mktemp("daemon")))
     daemon.command("-m", "dagster", "schedule", "start", "weekly_evaluation", "-m", "definitions")
     daemon.command("-m", "dagster", "sensor", "start", "incoming_models", "-m", "definitions")
-    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+    with dg.DagsterInstance.from_config(str(daemon.history)) as instance:
         (state,) = (
             s for s in instance.all_instigator_state() if s.instigator_name == "weekly_evaluation"
         )
@@ -405,7 +409,8 @@ def daemon(
         instance.update_instigator_state(state.with_data(switched_on))
     process = daemon.start()
     try:
-        yield daemon
+        with Watch(process.pid) as daemon.watch:
+            yield daemon
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # and the code server that it started
         try:
@@ -416,7 +421,7 @@ def daemon(
 
 @pytest.fixture
 def instance(daemon: Daemon) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_config(str(daemon.instance_folder)) as instance:
+    with dg.DagsterInstance.from_config(str(daemon.history)) as instance:
         yield instance
 
 
@@ -489,3 +494,9 @@ def test_a_backfill_makes_its_partitions(daemon: Daemon, instance: dg.DagsterIns
 
     daemon.wait("end of the backfill", done)
     assert daemon.store.partitions("base_model") == ["micro"]
+
+
+@pytest.mark.slow
+def test_the_daemon_and_its_runs_have_listened_on_this_machine_only(daemon: Daemon) -> None:
+    """The last test of the daemon: it has seen what those before have started."""
+    assert daemon.watch.beyond == []

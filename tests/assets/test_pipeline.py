@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from conftest import ROOT, Ended, Home
+from conftest import ROOT, SYMTUNE, Ended, Home
 from graph import materialise
 
 from symtune_pipeline.experiment import load_experiment
@@ -28,6 +28,7 @@ EVALUATION = {
     *("int_outcomes", "int_scores", "mart_calibrated", "mart_alignment", "mart_language"),
     *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
     *("mart_variants", "mart_seeds", "mart_exemplars", "eval_report"),
+    *("mart_reliability", "mart_choices"),
 }
 
 
@@ -72,16 +73,24 @@ def altered_experiment(folder: Path, section: str = "evaluation", **altered: int
 # --- a run --------------------------------------------------------------------------------------
 
 
-def test_a_run_ends_with_the_table_and_the_path_of_the_report(
+def test_a_run_ends_with_the_table_the_path_of_the_report_and_what_to_do_next(
     smoke_run: tuple[Home, Ended],
 ) -> None:
     home, ended = smoke_run
     assert ended.returncode == 0, ended.stderr
-    *table, last = ended.stdout.rstrip().splitlines()
-    text = "\n".join(table)
+    text, _, after = ended.stdout.partition("\nReport: ")
     for expected in ("untuned", "tuned", "chance", "symbols, no instruction", "Flipped labels"):
         assert expected in text
-    assert last == f"Report: {home.store.folder('eval_report') / 'index.html'}"
+    assert re.search(
+        r"^Tuning of micro: \d+ s for [\d,]+ tokens in \d+ steps, ", text, re.MULTILINE
+    )
+    page, _, *steps = after.splitlines()
+    assert page == str(home.store.folder("eval_report") / "index.html")
+    assert [step.strip().split("  ")[0] for step in steps] == [
+        "symtune report --open --experiment smoke",
+        "SYMTUNE_EXPERIMENT=smoke dg dev",
+        "symtune init mine.yaml --data my.csv",
+    ]
 
 
 def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set[str]) -> None:
@@ -95,7 +104,7 @@ def test_every_asset_is_made_and_kept(smoke_run: tuple[Home, Ended], assets: set
 
 def numbers(home: Home, asset: str) -> dict[str, float]:
     """The numbers among the metadata of an asset's last run that are results."""
-    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         record = instance.get_latest_materialization_event(dg.AssetKey(asset))
     assert record and record.asset_materialization
     metadata = record.asset_materialization.metadata
@@ -107,7 +116,7 @@ def numbers(home: Home, asset: str) -> dict[str, float]:
 
 
 def test_a_run_says_which_experiment_it_was_of(home: Home) -> None:
-    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         (run,) = instance.get_runs()
     assert run.tags["experiment"] == "smoke"
 
@@ -210,7 +219,7 @@ def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
     home = Home(tmp_path)
     ended = home.dagster("--select", "raw_hotel_reviews")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert [path.name for path in home.store.root.iterdir()] == ["raw_hotel_reviews"]
+    assert home.store.artifacts() == [("raw_hotel_reviews", None)]
     assert home.store.read_table("raw_hotel_reviews")["dataset"].unique().to_list() == [
         "hotel_reviews"
     ]
@@ -227,7 +236,7 @@ def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_repo
     lines = sum("micro model" not in line for line in ended.stderr.splitlines())
     moment = random.randrange(1, lines - 5)
 
-    command = [sys.executable, "materialize.py", "--experiment", "smoke"]
+    command = [SYMTUNE, "run", "--experiment", "smoke"]
     job = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -286,33 +295,6 @@ def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> N
     )
     assert "Traceback" not in ended.stderr
     assert home.files() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "experiment", "sentence"),
-    [
-        (
-            ("--partition", "smol"),
-            "smoke",
-            "There is no model 'smol' in the catalogue; choose one of ",
-        ),
-        (
-            ("--partition", "smollm2-135m"),
-            "smoke",
-            "Experiment 'smoke' has no model 'smollm2-135m'; choose one of micro, or add it to",
-        ),
-        ((), "smoky", "Experiment file "),
-    ],
-)
-def test_an_unknown_partition_or_experiment_is_one_sentence(
-    arguments: tuple[str, ...], experiment: str, sentence: str, tmp_path: Path
-) -> None:
-    home = Home(tmp_path)
-    ended = home.run(*arguments, experiment=experiment)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"error: {sentence}")
-    assert not home.store.root.exists()
 
 
 def test_symbols_can_differ_in_the_first_token_of_every_model(home: Home, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from symtune_pipeline.catalog.datasets import Dataset, HubLocation, all_datasets
-from symtune_pipeline.catalog.generated import generated_sets
+from symtune_pipeline.catalog.families import every_generated_set
 from symtune_pipeline.catalog.gpus import find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.errors import UserError
@@ -72,7 +72,7 @@ def test_the_evaluation_sets_are_the_papers_11() -> None:
 
 def test_no_generated_set_hides_a_public_one() -> None:
     assert len(PUBLIC) == 33
-    assert len(all_datasets()) == 33 + len(generated_sets())
+    assert len(all_datasets()) == 33 + len(every_generated_set())
 
 
 def test_no_task_type_of_an_evaluation_set_is_tuned_on() -> None:

@@ -71,7 +71,7 @@ def test_every_tuning_set_has_a_split_for_queries() -> None:
             {"split": "picl"},
             "there is no split 'picl'; choose a list of sets or one of paper, picl7",
         ),
-        ({"split": ["agn", "nope"]}, "the catalogue has no set 'nope'"),
+        ({"split": ["agn", "nope"]}, "There is no dataset 'nope' in the catalogue"),
         ({"split": ["agn"], "datasets": ["rte", "subj"]}, "'agn' is not among data.datasets"),
     ],
 )

@@ -32,6 +32,8 @@ from symtune_pipeline.tables import (
 )
 
 COMMANDS = [
+    ("run",),
+    ("init",),
     ("query",),
     ("show", "table"),
     ("show", "dataset"),
@@ -149,7 +151,7 @@ def test_a_dataset_that_was_not_loaded_says_how(
 ) -> None:
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
     ended = symtune("show", "dataset", "trades")
-    assert "`dagster asset materialize --select raw_trades` loads them" in ended.out
+    assert "`symtune run --select raw_trades` loads them" in ended.out
 
 
 def test_an_export_says_where_and_how_much(symtune: Symtune, tmp_path: Path) -> None:

@@ -14,7 +14,13 @@ import pytest
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import write_frames
 from symtune_pipeline.prompts import mixture as mixture_module
-from symtune_pipeline.prompts.mixture import class_pools, distinct, mixture_chunks, short_prompts
+from symtune_pipeline.prompts.mixture import (
+    class_pools,
+    distinct,
+    mixture_chunks,
+    sets_to_draw,
+    short_prompts,
+)
 from symtune_pipeline.prompts.symbols import first_tokens
 from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import TUNING_MIXTURE
@@ -349,3 +355,28 @@ def test_pools_are_the_examples_by_class(tuning_examples: pl.DataFrame) -> None:
         for label, numbers in zip(pool.labels, pool.by_class, strict=True):
             own = tuning_examples.filter(dataset=pool.dataset, label=label)["example"]
             assert numbers.tolist() == sorted(own)
+
+
+def test_fewer_sets_are_a_part_of_more_and_a_set_left_out_makes_room_for_the_next(
+    symbols: pl.DataFrame,
+) -> None:
+    toys = [_toy(a=9, b=9).with_columns(dataset=pl.lit(f"toy{i}")) for i in range(30)]
+    examples = pl.concat(toys).drop("example").with_row_index("example")
+
+    there = examples["dataset"].to_list()
+
+    def chosen(sets: int | None, seed: int = 0, left_out: tuple[str, ...] = ()) -> list[str]:
+        return sets_to_draw(there, MixtureConfig(prompts=1, sets=sets), seed, left_out)
+
+    six, nine = chosen(6), chosen(9)
+    assert len(six) == 6 and len(nine) == 9 and set(six) < set(nine)
+    assert chosen(None) == sorted(set(there))
+    assert chosen(6, seed=1) != six
+    without = chosen(6, left_out=(six[0],))
+    assert set(six) - set(without) == {six[0]} and set(without) < set(nine)
+
+    drawn = _mixture(examples.filter(pl.col("dataset").is_in(six)), symbols, exemplars=(2, 4))
+    assert set(drawn["dataset"]) == set(six)
+    of = dict(examples.select("example", "dataset").iter_rows())
+    for dataset, numbers in drawn.select("dataset", "examples").iter_rows():
+        assert {of[number] for number in numbers} == {dataset}

@@ -101,6 +101,7 @@ def test_charts_of_other_quantities_are_drawn_for_each_number() -> None:
         algorithmic=none,
         scaling=none,
         exemplars=curves(),
+        reliability=none,
         training_log={},
     )
     names = [figure.name for figure in figures]

@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from marts import SCHEMA, mart, pair, robustness_marts
+from marts import SCHEMA, calibration_marts, mart, pair, robustness_marts
 from rich.console import Console
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.report import page, paper, plots, tables
+from symtune_pipeline.report import calibration, page, paper, plots, tables
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, TUNING_LOG, benchmarks_of, flipped_setting
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
@@ -92,6 +92,7 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         "variants": pl.DataFrame(),
         "seeds": pl.DataFrame(),
         "exemplars": pl.DataFrame(),
+        **calibration_marts(model),
         "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -154,7 +155,16 @@ def test_the_chart_library_is_in_the_page_once(report: Path) -> None:
 def test_every_chart_is_on_the_page_and_a_png(report: Path) -> None:
     elements = Elements((report / "index.html").read_text()).found
     charts = {str(attrs["id"]) for _, attrs in elements if attrs.get("class") == "chart"}
-    kinds = ("settings", "flipped", "alignment", "gains", "algorithmic", "loss", "symbols")
+    kinds = (
+        "settings",
+        "reliability",
+        "flipped",
+        "alignment",
+        "gains",
+        "algorithmic",
+        "loss",
+        "symbols",
+    )
     assert charts == {f"{kind}-smollm2-135m" for kind in kinds}
     assert {image.stem for image in report.glob("*.png")} == charts
     for image in report.glob("*.png"):
@@ -162,6 +172,43 @@ def test_every_chart_is_on_the_page_and_a_png(report: Path) -> None:
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = struct.unpack(">II", content[16:24])
         assert width > 600 and height > 100
+
+
+def test_every_chart_is_told_in_words_too(report: Path) -> None:
+    elements = Elements((report / "index.html").read_text()).found
+    told = {a["id"]: str(a["aria-label"]) for _, a in elements if a.get("class") == "chart"}
+    assert all(words.startswith("smollm2-135m. ") for words in told.values())
+    for row in marts()["summary"].iter_rows(named=True):
+        label = tables.setting_label(row["benchmark"], row["setting"])
+        figure = f"{label}, {row['variant']} {row['accuracy']:.2f}"
+        assert figure in told["settings-smollm2-135m"]
+    assert "50, tuned 0.70; " in told["flipped-smollm2-135m"]
+    assert "plants" not in told["gains-smollm2-135m"] and "weather, " in told["gains-smollm2-135m"]
+    assert "at step 39 loss 0.075" in told["loss-smollm2-135m"]
+    assert "at step 0 symbol accuracy 0.000, symbol chance 0.400" in told["symbols-smollm2-135m"]
+
+
+def test_reliability_and_the_commonest_choice_stand_behind_the_calibration_error(
+    report: Path,
+) -> None:
+    parsed = Elements((report / "index.html").read_text())
+    told = {a["id"]: str(a["aria-label"]) for _, a in parsed.found if a.get("class") == "chart"}
+    words = told["reliability-smollm2-135m"]
+    assert "Reliability: symbols, no instruction: confidence 0.55, tuned 0.65;" in words
+    text = " ".join("".join(parsed.text).split())
+    assert "setting untuned tuned right labels symbols, no instruction 0.90 0.55 0.50" in text
+    none = pl.DataFrame()
+    assert calibration.html_tables(none) == {}
+
+
+def test_no_text_of_a_chart_is_smaller_than_12_pixels(report: Path) -> None:
+    html = (report / "index.html").read_text()
+    (specs,) = re.findall(r"^const specs = (.*);$", html, flags=re.MULTILINE)
+    for spec in json.loads(specs).values():
+        config = spec["config"]
+        sizes = [size for part in ("axis", "legend", "text") for size in config[part].values()]
+        assert sizes and min(sizes) >= 12
+        assert spec["background"] is None  # the page's own ground, in the light and in the dark
 
 
 def test_the_same_input_gives_the_same_bytes(report: Path, tmp_path: Path) -> None:
@@ -259,6 +306,8 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
         variants=pl.DataFrame(),
         seeds=pl.DataFrame(),
         exemplars=pl.DataFrame(),
+        reliability=pl.DataFrame(),
+        choices=pl.DataFrame(),
         scaling=scaling("micro", "smollm2-135m").reverse(),
         training_log=logs,
         provenance={},
@@ -349,7 +398,14 @@ def test_the_pretrained_model_is_shown_where_it_was_measured() -> None:
 
 def test_empty_marts_are_left_out(tmp_path: Path) -> None:
     inputs = marts()
-    for name in ("icl", "flipped", "algorithmic", "scaling", *robustness_marts()):
+    for name in (
+        "icl",
+        "flipped",
+        "algorithmic",
+        "scaling",
+        *robustness_marts(),
+        *calibration_marts(),
+    ):
         inputs[name] = inputs[name].clear()
     page.write_report(tmp_path, **{**inputs, "training_log": {}})
     assert [path.name for path in tmp_path.glob("*.png")] == ["settings-smollm2-135m.png"]
@@ -387,7 +443,7 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    for name in ("provenance", "calibrated", "language", "variants", "seeds"):
+    for name in ("provenance", "calibrated", "language", "variants", "seeds", "choices"):
         del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]

@@ -15,7 +15,7 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, Ended, Home
+from conftest import ROOT, SYMTUNE, Ended, Home
 from launching import descendants, launch, until
 from tiny_models import tiny_job
 
@@ -23,8 +23,8 @@ from resources.launcher import Launcher, LocalLauncher, RayLauncher, TorchrunLau
 
 pytestmark = pytest.mark.slow
 
-TUNE = ("materialize.py", "--select", "key:symbol_tuned_model")
-DAGSTER = ("-m", "dagster", "asset", "materialize", "-m", "definitions")
+TUNE = (SYMTUNE, "run", "--select", "key:symbol_tuned_model")
+DAGSTER = (sys.executable, "-m", "dagster", "asset", "materialize", "-m", "definitions")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def start(home: Home) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def run(*command: str, **environment: str) -> subprocess.Popen[str]:
         env = home.environment | {"SYMTUNE_EXPERIMENT": str(home.folder / "smoke.yaml")}
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=env | environment, start_new_session=True,
+            command, cwd=ROOT, env=env | environment, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         started.append(process)
@@ -78,7 +78,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def newest_run(home: Home) -> dg.DagsterRun:
-    with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(home.history)) as instance:
         return instance.get_runs(limit=1)[0]
 
 
@@ -116,7 +116,7 @@ def test_a_run_of_dagsters_own_command_is_not_tried_again(
     run = start(*DAGSTER, "--select", "symbol_tuned_model", "--partition", "micro")
     jobs = tuning(home, run)
     if asked:  # what *Terminate* in the UI does before it sends the signal
-        with dg.DagsterInstance.from_config(str(home.folder / "dagster")) as instance:
+        with dg.DagsterInstance.from_config(str(home.history)) as instance:
             instance.report_run_canceling(instance.get_runs(limit=1)[0])
     run.send_signal(SIGINT)
     printed, _ = run.communicate(timeout=60)
@@ -163,7 +163,7 @@ def test_a_job_that_is_stopped_ends_whole_and_is_not_taken_for_lost(
 def test_a_run_that_is_stopped_in_another_stage_is_cancelled(
     home: Home, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    run = start("materialize.py", SYMTUNE_HOME=str(tmp_path / "empty"))
+    run = start(SYMTUNE, "run", SYMTUNE_HOME=str(tmp_path / "empty"))
     until(
         lambda: (
             any((tmp_path / "empty").glob("smoke/raw_*/manifest.json")) or run.poll() is not None
@@ -181,7 +181,7 @@ def test_a_command_that_is_stopped_says_so(
 ) -> None:
     program = "from symtune_pipeline.commands.main import main; main()"
     slow = "SELECT sum(a.range * b.range % 7) FROM range(3000) a, range(100000) b"
-    command = start("-c", program, "query", slow)
+    command = start(sys.executable, "-c", program, "query", slow)
     maps = Path(f"/proc/{command.pid}/maps")
     until(lambda: "duckdb" in maps.read_text() or command.poll() is not None)
     command.send_signal(ending)
@@ -209,3 +209,26 @@ sys.exit(run_command(work, "Stopped."))
 """
     command = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (command.returncode, command.stdout, command.stderr) == (130, "", "")
+
+
+LOGS = """
+import logging, os, signal, sys
+from symtune_pipeline.errors.interrupts import run_command
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        logging.getLogger("library.pool").error("while closing", exc_info=True)
+        logging.getLogger("library.pool").error("something else")
+        raise
+
+sys.exit(run_command(work, "It was interrupted."))
+"""
+
+
+def test_a_library_that_logs_the_exception_of_a_signal_prints_no_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LOGS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (143, "something else\nIt was interrupted.\n")

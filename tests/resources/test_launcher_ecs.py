@@ -65,3 +65,13 @@ def test_a_task_definition_that_is_not_there_is_one_sentence(tmp_path: Path) -> 
     error = launch(ECS, tiny_job(tmp_path)).error
     assert error and error.startswith("The fine-tune job on ECS did not come to its end (")
     assert "task definition" in error and "\n" not in error
+
+
+def test_without_a_place_on_s3_for_its_jobs_it_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
+    error = launch(ECS.model_copy(update={"staging": None}), tiny_job(tmp_path)).error
+    assert error and error.startswith(
+        "The launcher of ECS passes jobs on through S3; set `staging`"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, SYMTUNE
 from graph import materialise
 from pyarrow import parquet
 
@@ -22,6 +21,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sources.load import files_version, load_examples, public_source
+from symtune_pipeline.sources.own import read_cells
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import RAW_EXAMPLES
 
@@ -260,6 +260,16 @@ def test_no_column_of_csv_is_taken_for_another(content: str, says: str, tmp_path
     assert says in _refused(tmp_path, content, "reviews.csv")
 
 
+def test_a_tab_is_spelt_out_where_a_sentence_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.tsv"
+    path.write_text('text\tlabel\n"a day" x\t1\n', encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_cells(path)
+    assert str(error.value).isprintable() and "line 2 is not CSV ('\\t' expected" in str(
+        error.value
+    )
+
+
 def test_columns_that_the_set_does_not_use_may_share_a_name(tmp_path: Path) -> None:
     table = _load(tmp_path, "text,,stars,\na,,1,\nb,,5,\n", "reviews.csv")
     assert table["input"].to_list() == ["a", "b"]
@@ -483,7 +493,7 @@ def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:
     blocks = dict(re.findall(r"```(jsonl|yaml)\n(.*?)```", page, re.DOTALL))
     (tmp_path / "reviews.jsonl").write_text(blocks["jsonl"], encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(blocks["yaml"], encoding="utf-8")
-    (command,) = re.findall(r"^dagster (asset materialize .*)$", page, re.MULTILINE)
+    (command,) = re.findall(r"^symtune (run --select .*)$", page, re.MULTILINE)
     instance = tmp_path / "dagster"
     instance.mkdir()
     (instance / "dagster.yaml").write_bytes((ROOT / ".dagster" / "dagster.yaml").read_bytes())
@@ -491,11 +501,10 @@ def test_the_page_leads_from_its_file_to_a_mixture(tmp_path: Path) -> None:
         "SYMTUNE_EXPERIMENT": str(tmp_path / "mine.yaml"),
         "SYMTUNE_HOME": str(tmp_path / "home"),
         "DAGSTER_HOME": str(instance),
-        "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": "definitions",  # as in .envrc
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "dagster", *command.replace("'", "").split()],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+        [SYMTUNE, *command.replace("'", "").split()],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     store = Store(tmp_path / "home" / "mine")

@@ -234,3 +234,41 @@ def test_the_loss_of_language_weighs_tokens_and_is_compared_text_by_text(run: Ru
             assert row["change_high"] == pytest.approx(cluster_high(more, wholes))
     few = [row for row in rows if row["example"] < 8]
     assert {row["low"] for row in run("mart_language", eval_language=few)} == {None}
+
+
+def test_reliability_is_what_the_calibration_error_sums_up(run: Run) -> None:
+    """Against the bins of numpy, and against the error that the scores have of the same rows."""
+    rng = random.Random(5)
+    asked = [(dataset, query) for dataset in SETS for query in range(CONTEXTS * QUERIES)]
+    shared = {"setting": "symbols, no instruction", "flipped_percent": 0, "variant": "tuned"}
+    rows = [
+        _row(rng, dataset, target=rng.randrange(SETS[dataset]), query=query,
+             context=query // QUERIES, **shared)
+        for dataset, query in asked
+    ]  # fmt: skip
+    mart = pl.DataFrame(run("int_scores", "mart_reliability", eval_icl=rows))
+    probabilities = [np.exp(row["logprobs"]) / np.exp(row["logprobs"]).sum() for row in rows]
+    confidences = np.array([each.max() for each in probabilities])
+    bins = np.minimum((confidences * 10).astype(int), 9)
+    assert mart["bin"].to_list() == sorted(set(bins.tolist()))
+    correct = np.array([row["correct"] for row in rows])
+    for row in mart.iter_rows(named=True):
+        inside = bins == row["bin"]
+        assert (row["n"], row["correct"]) == (inside.sum(), correct[inside].sum())
+        assert row["confidence"] == pytest.approx(confidences[inside].mean())
+        low, high = proportion_confint(row["correct"], row["n"], method="wilson")
+        assert (row["low"], row["high"]) == pytest.approx((low, high))
+    (score,) = (row for row in run("int_scores", eval_icl=rows) if row["level"] == "all"
+                and row["measure"] == "accuracy")  # fmt: skip
+    gaps = (mart["confidence"] - mart["accuracy"]).abs() * mart["n"] / mart["n"].sum()
+    assert score["ece"] == pytest.approx(gaps.sum())
+
+
+def test_a_variant_that_always_says_the_same_has_a_commonest_choice_of_one(run: Run) -> None:
+    same = predictions("untuned", "1" * 6) + predictions("untuned", "101100", context=1)
+    same += predictions("untuned", "1", context=2)  # tells nothing
+    whole, of_set = run("mart_choices", eval_icl=same)
+    assert (whole["dataset"], of_set["dataset"]) == (None, "held")
+    assert whole["n"] == of_set["n"] == 12
+    assert whole["commonest_choice"] == pytest.approx((6 + 3) / 12)
+    assert whole["commonest_target"] == 1.0  # `predictions` gives every query the same target

@@ -76,7 +76,9 @@ def test_a_file_that_is_not_there_leaves_nothing(s3: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3:///prefix", "s3://key:secret@bucket/x", "gs://bucket", "bucket"]
+    "url",
+    # pragma: allowlist nextline secret
+    ["s3://", "s3:///prefix", "s3://key:secret@bucket/x", "gs://bucket", "bucket"],
 )
 def test_what_is_no_address_on_s3_is_said_without_repeating_it(url: str) -> None:
     with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -159,7 +160,7 @@ def test_a_whole_run_in_odd_folders_with_an_odd_name(tmp_path: Path) -> None:
     assert len(summary)
 
     def symtune(*arguments: str) -> str:
-        command = ("-c", SYMTUNE, "--experiment", str(file), *arguments)
+        command = (sys.executable, "-c", SYMTUNE, "--experiment", str(file), *arguments)
         read = home._start(*command)
         assert read.returncode == 0, read.stderr
         return read.stdout

@@ -31,7 +31,7 @@ from symtune_pipeline.models.sizing import attention_width, sizes_of
 from symtune_pipeline.progress import duration
 from symtune_pipeline.sections import Lora
 from symtune_pipeline.store.folder import Store
-from symtune_pipeline.tables import PACKED_MIXTURE
+from symtune_pipeline.tables import PACKED_MIXTURE, RAW_EXAMPLES
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.metrics import Meter
@@ -356,6 +356,44 @@ def test_a_mixture_that_was_packed_is_read(tmp_path: Path) -> None:
     assert (load.tokens, load.blocks) == (lengths.sum(), 5)
     assert (load.targets, load.most_targets) == (5 * 4 * 4, 4 * 4)  # kinds 1 and 2, two tokens each
     assert load.prompt_tokens == pytest.approx((lengths.cast(float) ** 2).sum() / lengths.sum())
+
+
+def test_the_tokens_of_a_mixture_are_estimated_from_the_texts_of_its_sets(
+    paper: Experiment,
+) -> None:
+    real = load_experiment("generated-to-real")
+    # What the packed mixture of this experiment has with SmolLM2's tokenizer.
+    assert estimated_workload(real, "").tokens == pytest.approx(140_830, rel=0.1)
+    long = dict.fromkeys((entry.key for entry in paper.datasets()), 450.0)
+    twice = estimated_workload(paper, "", long).tokens / estimated_workload(paper, "").tokens
+    assert 2 < twice < 3
+
+
+@pytest.mark.parametrize(("name", "variants"), [("law", 8), ("families", 24)])
+def test_variants_of_the_sets_have_prompts_for_all_their_steps(name: str, variants: int) -> None:
+    law = load_experiment(name)
+    assert len(law.variants) == variants
+    for each in (law, *map(law.variant, law.variants)):
+        steps, size = each.tuning.steps, each.tuning.tokens_per_step
+        assert steps and size
+        assert estimated_workload(each, "").tokens > 1.2 * steps * size, each.name
+
+
+def test_the_lengths_of_loaded_sets_are_those_of_their_inputs(tmp_path: Path) -> None:
+    store, mine = Store(tmp_path), tmp_path / "mine.yaml"
+    mine.write_text(
+        "models: [micro]\ndata: {source: hub, datasets: [rte, cola, subj]}\nmixture: {prompts: 10}\n"
+    )
+    experiment = load_experiment(str(mine))
+    before = workload(store, experiment, MICRO).prompt_tokens
+    row = dict.fromkeys(RAW_EXAMPLES.columns, "rte")
+    row |= {"split": "train", "label_id": 0, "input": "long " * 200}
+    table = RAW_EXAMPLES.frame([row])
+    with store.writing("raw_rte") as folder:
+        RAW_EXAMPLES.write(table, folder)
+    after = workload(store, experiment, MICRO).prompt_tokens
+    # One of two sets has a thousand characters where 45 tokens an example were taken for granted.
+    assert 2 * (after / before) - 1 == pytest.approx((9 + 1_000 / 4.2) / 45, rel=0.01)
 
 
 def test_more_gpus_than_a_step_has_blocks_are_refused(paper: Experiment) -> None:

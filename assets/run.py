@@ -1,18 +1,19 @@
-"""Bring every asset of an experiment up to date for one model, and print the results.
+"""The program behind `symtune run`: everything of an experiment for one model, in one process.
 
-    python materialize.py --experiment quickstart --partition smollm2-135m
+    python -m assets.run <model> <selection, or nothing> <settings to change>...
 
-This is the same as the job `symbol_tuning` in Dagster's UI, but in one process and with a readable log.
-Assets that are up to date are skipped, so an interrupted run resumes.
+`symtune` starts it, since the library imports no Dagster. It is the same as the job `symbol_tuning` in
+Dagster's UI, with a log for a terminal.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from symtune_pipeline.errors import UserError
@@ -21,68 +22,77 @@ from symtune_pipeline.errors.interrupts import interrupted, run_command, unbroke
 if TYPE_CHECKING:  # all else is imported once the command can be interrupted
     import dagster as dg
 
-    from symtune_pipeline.experiment import Experiment
-
 INTERRUPTED = (
     "The run was interrupted; start it again to resume, a fine-tune from the last checkpoint."
 )
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Run the job; exits with 1 where a step or a test failed and with 2 where a setting is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--experiment", help="a name in experiments/ or a file (default: SYMTUNE_EXPERIMENT)"
-    )
-    parser.add_argument(
-        "--select",
-        help="run only these assets, in Dagster's selection syntax, such as '+key:int_examples'",
-    )
-    parser.add_argument("--partition", help="a model of the experiment (default: its first)")
-    arguments = parser.parse_args()
-    from symtune_pipeline.environment import experiment_name
-    from symtune_pipeline.experiment import load_experiment
-
+    """Do what the arguments say; exits with 1 where a step or a test failed and with 2 for a user error."""
+    model, select, *changes = sys.argv[1:]
     try:
-        experiment = load_experiment(arguments.experiment or experiment_name())
-        model = experiment.model(arguments.partition or experiment.models[0])
-        return run(experiment, model.key, arguments.select)
+        return run(model, select, changes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(experiment: Experiment, model: str, select: str | None) -> int:
+def run(model: str, select: str, changes: Sequence[str]) -> int:
     """Materialise everything, then print the results and the report's path; or only what is selected."""
     with unbroken():
-        import dagster as dg
-
-        from assets.location import EVERYTHING, code_location
-        from resources.console import keep_showing
+        from assets.location import code_location
         from symtune_pipeline.commands.report import print_report
-        from symtune_pipeline.commands.whole_run import missing_roles
+        from symtune_pipeline.environment import experiment_name
+        from symtune_pipeline.experiment import load_experiment
 
-    lacking = None if select else missing_roles(experiment)
-    if lacking:
-        print(f"warning: {lacking}", file=sys.stderr)
-    os.environ.setdefault("DAGSTER_HOME", str(Path(__file__).resolve().parent / ".dagster"))
-    defs = code_location(experiment)
-    job = defs.resolve_job_def(EVERYTHING)
-    selected = selection(defs, select) if select else None
-    with dg.DagsterInstance.get() as instance:
-        keep_showing(instance)
-        result = job.execute_in_process(
-            partition_key=model, instance=instance, raise_on_error=False, asset_selection=selected
-        )
-        if stopped(result):
-            # To Dagster it has failed, since nobody has asked its instance to end the run.
-            instance.report_run_canceled(result.dagster_run, "The run was interrupted.")
-            raise KeyboardInterrupt
+    defs = code_location(load_experiment(experiment_name(), changes))
+    result = execute(defs, model, selection(defs, select) if select else None, changes)
     if not succeeded(result):
         return 1
     if not select:
         print_report(defs.resources["store"].artifacts)  # type: ignore[index]
+        print(next_steps(experiment_name()))
     return 0
+
+
+def next_steps(experiment: str) -> str:
+    """What a newcomer does after a run: commands, in a column, with what they are for."""
+    named = experiment != "quickstart"
+    option = f" --experiment {quote(experiment)}" if named else ""
+    variable = f"SYMTUNE_EXPERIMENT={quote(experiment)} " if named else ""
+    steps = {
+        f"symtune report --open{option}": "open the report",
+        f"{variable}dg dev": "open the graph and its runs in a browser",
+        "symtune init mine.yaml --data my.csv": "write an experiment for your own file",
+    }
+    widest = max(map(len, steps))
+    lines = [f"  {command:{widest}}  {purpose}" for command, purpose in steps.items()]
+    return "\n".join([f"Next (`source {ROOT / '.envrc'}` first):", *lines])
+
+
+def execute(
+    defs: dg.Definitions, model: str, selected: list[dg.AssetKey] | None, changes: Sequence[str]
+) -> dg.ExecuteInProcessResult:
+    """Run the job; a run that somebody stops is raised as KeyboardInterrupt, and cancelled for Dagster."""
+    import dagster as dg
+
+    from assets.location import EVERYTHING
+    from resources.console import keep_showing
+
+    os.environ.setdefault("DAGSTER_HOME", str(ROOT / ".dagster"))
+    job = defs.resolve_job_def(EVERYTHING)
+    tags = {"set": " ".join(changes)} if changes else {}
+    with dg.DagsterInstance.get() as instance:
+        keep_showing(instance)
+        result = job.execute_in_process(
+            partition_key=model, instance=instance, raise_on_error=False, asset_selection=selected, tags=tags
+        )  # fmt: skip
+        if stopped(result):
+            # To Dagster it has failed, since nobody has asked its instance to end the run.
+            instance.report_run_canceled(result.dagster_run, "The run was interrupted.")
+            raise KeyboardInterrupt
+    return result
 
 
 def stopped(result: dg.ExecuteInProcessResult) -> bool:

@@ -1,0 +1,99 @@
+"""What docs/results.md is made from: an experiment's outcomes, a row a query, kept in the repository.
+
+    python -m benchmarks.kept generated-to-real
+
+copies the latest outcomes of the experiment to `benchmarks/results/<experiment>/`. `make results` writes
+the tables and charts from there, so that every figure can be computed again without a model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from benchmarks.common import RESULTS
+from symtune_pipeline.environment import home_folder
+from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import CATALOG_VARIANTS
+
+OUTCOMES, LANGUAGE, FACTS = "outcomes.parquet", "language.parquet", "facts.json"
+BF16_UNITS = {"avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An experiment's outcomes (`int_outcomes`), losses of plain language (`eval_language`), and facts.
+
+    `facts` has, of every tuned variant, the recipe (the variant it differs from in its seed alone); by model
+    and variant the tokens, steps and seconds of tuning; and the machine.
+    """
+
+    outcomes: pl.DataFrame
+    language: pl.DataFrame
+    facts: dict[str, Any]
+
+    @property
+    def variants(self) -> pl.DataFrame:
+        """The table `catalog_variants`."""
+        return CATALOG_VARIANTS.frame(list(self.facts["recipes"].items()), orient="row")
+
+
+def read(name: str) -> Kept:
+    """What is kept of an experiment."""
+    folder = RESULTS / name
+    return Kept(
+        pl.read_parquet(folder / OUTCOMES),
+        pl.read_parquet(folder / LANGUAGE),
+        json.loads((folder / FACTS).read_text(encoding="utf-8")),
+    )
+
+
+def keep(experiment: Experiment) -> Path:
+    """Copy the experiment's latest outcomes; returns their folder."""
+    store, folder = Store(home_folder() / experiment.name), RESULTS / experiment.name
+    folder.mkdir(parents=True, exist_ok=True)
+    # A confidence of four digits takes a tenth of the space, and no table here shows more.
+    outcomes = store.read_table("int_outcomes").with_columns(
+        pl.col("confidence").cast(pl.Float32).round(4)
+    )
+    outcomes.write_parquet(folder / OUTCOMES, compression="zstd", compression_level=19)
+    language = pl.concat(
+        store.read_table("eval_language", model) for model in experiment.models
+    ).with_columns(pl.col("nats").cast(pl.Float32).cast(pl.Float64))
+    language.write_parquet(folder / LANGUAGE, compression="zstd", compression_level=19)
+    recipes = experiment.recipes()
+    cost = {
+        model: {variant: _cost(store, model, variant) for variant in recipes}
+        for model in experiment.models
+    }
+    facts = {"machine": machine(), "recipes": recipes, "cost": cost}
+    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _cost(store: Store, model: str, variant: str) -> dict[str, int]:
+    """What a variant's tuning took."""
+    log = store.read_table("tuning_log" if variant == "tuned" else f"tuning_log_{variant}", model)
+    seconds = round(log["seconds"].drop_nulls()[-1])
+    return {"tokens": log["tokens"].max(), "steps": log["step"].max(), "seconds": seconds}
+
+
+def machine() -> str:
+    """The processor, in words."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    fields = [line.partition(":") for line in text.splitlines()]
+    names = [value.strip() for key, _, value in fields if key.strip() == "model name"]
+    flags = {flag for key, _, value in fields if key.strip() == "flags" for flag in value.split()}
+    units = [word for flag, word in BF16_UNITS.items() if flag in flags]
+    return f"{len(names)} cores of {names[0]}" + (f" with {' and '.join(units)}" if units else "")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(keep(load_experiment(name)))
