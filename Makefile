@@ -7,7 +7,7 @@ LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 # Of PyTorch's wheel for CPUs (cp311, x86-64), which is not in the package index.
 CPU_TORCH := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all test-faults docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ test: setup  ## run the quick tests before a commit, five to eight minutes on tw
 
 test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-faults: setup  ## try thousands of faults: kills, flipped bits, a bad bucket, odd inputs; half an hour on two idle cores
+	PYTHONPATH=tests $(BIN)/python -m faults --seed 0
 
 bench-data bench-scoring bench-harness bench-tuning bench-losses bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.base_model import needs_parent
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset
@@ -29,7 +30,7 @@ PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 
 
 def _inputs(experiment: Experiment) -> Sequence[str]:
-    parent = ["pretrained_model"] if experiment.evaluation.pretrained else []
+    parent = ["pretrained_model"] if needs_parent(experiment) else []
     marts = [f"mart_{name}" for name in MARTS]
     return [*marts, *DATA, *ANSWERS.values(), "base_model", "symbol_tuned_model", *parent]
 
@@ -101,7 +102,7 @@ def _of_model(step: Step, model: str) -> dict[str, object]:
     for name, key in ANSWERS.items():
         if step.artifacts.find(key, model):
             found[name] = paths(step.artifacts.read_table(key, model))
-    if step.experiment.evaluation.pretrained and find_model(model).parent:
+    if needs_parent(step.experiment) and find_model(model).parent:
         found["pretrained model"] = _read(step, "pretrained_model", model, "provenance.json")
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.attributes import with_attributes
-from assets.base_model import base_model, pretrained_model
+from assets.base_model import base_model, needs_parent, pretrained_model
 from assets.eval_report import eval_report
 from assets.incoming import evaluate_folder, incoming_models
 from assets.language import eval_language
@@ -54,7 +54,7 @@ def code_location(experiment: Experiment) -> dg.Definitions:
 
 def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     kept: list[KeptAsset] = [symbol_pool, tuning_mixture, base_model, packed_mixture]
-    kept += [pretrained_model] if experiment.evaluation.pretrained else []
+    kept += [pretrained_model] if needs_parent(experiment) else []
     kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_language]
     kept += [eval_report]
     defined = [asset.define(experiment, models) for asset in kept]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
+from assets.base_model import tuned_from
 from assets.step import Check, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
@@ -52,8 +53,8 @@ def _settings(experiment: Experiment) -> object:
     group="models",
     kinds={"polars", "parquet"},
     # int_contamination is here so that nothing is tuned on a mixture that the guard refuses.
-    deps=[
-        "base_model",
+    deps=lambda e: [
+        tuned_from(e),
         "int_contamination",
         "int_tuning_examples",
         "symbol_pool",
@@ -68,7 +69,8 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     """The tuning mixture as token blocks for this model's tokenizer."""
     from symtune_pipeline.models.opening import open_tokenizer
 
-    tokenizer = open_tokenizer(step.artifacts.folder("base_model", step.partition))
+    start = tuned_from(step.experiment)
+    tokenizer = open_tokenizer(step.artifacts.folder(start, step.partition))
     size = step.experiment.tuning.block_tokens_for(step.model)
     left_out = _pack(step, tokenizer, size, folder / TABLE)
     _write_held_out(step, folder, tokenizer)

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from assets.base_model import tuned_from
 from assets.step import GPU, Check, Step, Verdict, asset, clear_work
 from assets.versions import code_version
 from resources.store import Metadata
@@ -27,8 +28,8 @@ OF_THIS_MACHINE = {"model_folder", "blocks", "held_out", "output_folder", "check
 
 
 def _settings(experiment: Experiment) -> object:
-    """What the job gets of the experiment."""
-    return experiment.seed, experiment.tuning
+    """What the job gets of the experiment; the model that it tunes is an input."""
+    return experiment.seed, experiment.tuning.model_dump(mode="json", exclude={"model"})
 
 
 def _plan(step: Step) -> object:
@@ -83,7 +84,7 @@ LEARNS_SYMBOLS = Check(
 @asset(
     group="models",
     kinds={"pytorch", "huggingface"},
-    deps=["base_model", "packed_mixture"],
+    deps=lambda e: [tuned_from(e), "packed_mixture"],
     code=CODE,
     settings=_settings,
     sources=_plan,
@@ -108,7 +109,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
         TUNING_LOG_BY_SET.write(sets, beside)
         write_text(beside / "settings.json", json.dumps(settings, indent=1))
     shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SUMMARY))
-    base = step.artifacts.folder("base_model", step.partition)
+    base = step.artifacts.folder(tuned_from(step.experiment), step.partition)
     provenance = json.loads((base / "provenance.json").read_text(encoding="utf-8"))
     card = model_card(step.model, step.experiment, provenance, step.inputs(), log)
     write_text(folder / "README.md", card)
@@ -120,7 +121,7 @@ def _job(step: Step) -> JobConfig:
     return job_config(
         step.model,
         step.experiment,
-        model_folder=step.artifacts.folder("base_model", step.partition),
+        model_folder=step.artifacts.folder(tuned_from(step.experiment), step.partition),
         blocks=packed / TABLE,
         held_out=packed / PACKED_HELD_OUT.file,
         output_folder=step.work_folder,

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from assets.base_model import tuned_from
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
@@ -22,7 +23,7 @@ from symtune_pipeline.tables import HELD_OUT_PROMPTS, TUNING_MIXTURE
 def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
     """Symbols that differ in their first token do so for the tokenizer of every model."""
     tokenizers = dg.AssetDep(
-        "base_model",
+        tuned_from(experiment),
         partition_mapping=dg.SpecificPartitionsPartitionMapping(list(experiment.models)),
     )
     distinct = experiment.mixture.distinct_first_token
@@ -48,7 +49,7 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
-    sets = sets_to_draw(examples, config, seed, step.experiment.left_out())
+    sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
     drawn_from = examples.filter(pl.col("dataset").is_in(sets))
     pool = step.artifacts.read_table(step.key("symbol_pool"))
     first = _first(step, pool)
@@ -56,22 +57,28 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
     held_out = held_out_prompts(drawn_from, pool, config, seed, _seen(file), first)
     HELD_OUT_PROMPTS.write(held_out, folder)
+    return {
+        "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
+        "sets": dg.MetadataValue.json(sets),
+        "number of sets": dg.MetadataValue.int(len(sets)),
+        "prompts with too few exemplars": dg.MetadataValue.json(_short(step, file)),
+        "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
+        "held-out prompts with examples of the mixture": dg.MetadataValue.int(
+            held_out.filter("seen")["prompt"].n_unique()
+        ),
+    }
+
+
+def _short(step: Step, file: Path) -> dict[str, int]:
+    """The prompts with too few exemplars, by set; each set is a warning."""
+    config = step.experiment.mixture
     short = short_prompts(scan_table(file), config)
     for dataset, prompts in short.items():
         step.warn(
             f"{dataset}: {prompts:,} prompts have fewer than {config.exemplars_per_class[0]}"
             " exemplars per class, because of too few examples or mixture.max_characters"
         )
-    return {
-        "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
-        "sets": dg.MetadataValue.json(sets),
-        "number of sets": dg.MetadataValue.int(len(sets)),
-        "prompts with too few exemplars": dg.MetadataValue.json(short),
-        "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
-        "held-out prompts with examples of the mixture": dg.MetadataValue.int(
-            held_out.filter("seen")["prompt"].n_unique()
-        ),
-    }
+    return short
 
 
 def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
@@ -80,7 +87,8 @@ def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
         return None
     from symtune_pipeline.models.opening import open_tokenizer
 
-    models = [step.artifacts.folder("base_model", key) for key in step.experiment.models]
+    start = tuned_from(step.experiment)
+    models = [step.artifacts.folder(start, key) for key in step.experiment.models]
     chat = step.experiment.evaluation.chat_template
     return first_tokens(pool, [open_tokenizer(model) for model in models], chat)
 

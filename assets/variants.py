@@ -22,9 +22,9 @@ def own_keys(experiment: Experiment, variant: str) -> Keys:
     """The assets that a variant has of its own, by those of the experiment for which they stand."""
     changed, own = experiment.variant(variant), dict[str, str]()
     for asset in CHAIN:
-        settings = asset.about.settings
-        differs = settings(changed) != settings(experiment)
-        if differs or any(dep in own for dep in asset.inputs(changed)):
+        settings, deps = asset.about.settings, asset.inputs(changed)
+        differs = settings(changed) != settings(experiment) or deps != asset.inputs(experiment)
+        if differs or any(dep in own for dep in deps):
             own[asset.about.name] = f"{asset.about.name}_{variant}"
     return own | {LOG: f"{LOG}_{variant}"}
 

@@ -111,6 +111,18 @@ class Experiment(Section):
 
     @field_validator("tuning")
     @classmethod
+    def _has_a_parent(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        models = map(find_model, info.data.get("models", ()))
+        orphans = [model.key for model in models if model.parent is None]
+        if tuning.model == "pretrained" and orphans:
+            raise ValueError(
+                f"the catalogue names no pretrained-only parent of '{orphans[0]}'; set tuning.model to"
+                " untuned or take another model"
+            )
+        return tuning
+
+    @field_validator("tuning")
+    @classmethod
     def _best_is_measured(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
         mixture = info.data.get("mixture")
         if tuning.keep == "best" and mixture and not mixture.held_out_prompts:
@@ -131,6 +143,19 @@ class Experiment(Section):
             raise ValueError(
                 f"'{others[0]}' is no instruction-tuned model and has no chat template; set chat_template"
                 " to false or take another model"
+            )
+        return evaluation
+
+    @field_validator("evaluation")
+    @classmethod
+    def _chat_with_tuned(
+        cls, evaluation: EvaluationConfig, info: ValidationInfo
+    ) -> EvaluationConfig:
+        tuning = info.data.get("tuning")
+        if evaluation.chat_template and tuning and tuning.model == "pretrained":
+            raise ValueError(
+                "a pretrained parent has no chat template; set chat_template to false or tuning.model to"
+                " untuned"
             )
         return evaluation
 
@@ -301,6 +326,12 @@ def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
         raise UserError(
             f"{where}, setting '{'.'.join(names)}': {reason}; docs/settings.md describes every setting."
         ) from error
+    # A gain is over the untuned model, and says nothing about the tuning of another one.
+    if experiment.tuning.model != "untuned":
+        raise UserError(
+            f"{where}, setting 'tuning.model': only a variant can be tuned from the pretrained parent, so set"
+            " it within 'variants'; docs/settings.md describes every setting."
+        )
     experiment._owner = _owner(path, text)
     return experiment
 

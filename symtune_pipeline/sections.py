@@ -183,6 +183,8 @@ class Lora(Section):
 class TuningConfig(Section):
     """How the model is tuned; what is left out comes from the model's catalogue entry."""
 
+    model: Literal["untuned", "pretrained"] = "untuned"
+    """What is tuned; of a variant alone also the pretrained-only parent, where the catalogue has one."""
     loss: LossName = "all_labels"
     """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
     block_tokens: Positive = 1_024

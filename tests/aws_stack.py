@@ -233,6 +233,7 @@ class Agent:
         self._tasks = ecs_backends[ACCOUNT]["us-east-1"].tasks
         self._running: dict[str, subprocess.Popen[str]] = {}
         self.ended: list[tuple[str, int]] = []  # the family and the exit code of each task
+        self.instead: dict[str, str] = {}  # variables that have another value here
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -264,7 +265,7 @@ class Agent:
             variables[each["name"]] = self._secret(
                 definition["executionRoleArn"], each["valueFrom"]
             )
-        return variables | self._credentials(definition["taskRoleArn"])
+        return variables | self.instead | self._credentials(definition["taskRoleArn"])
 
     def _credentials(self, role: str) -> dict[str, str]:
         assumed = self._clients["sts"].assume_role(RoleArn=role, RoleSessionName="task")

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 from filelock import FileLock
+from sockets import Watch
 
 from symtune_pipeline.catalog.datasets import find_dataset
 from symtune_pipeline.files import sha256
@@ -184,7 +185,9 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple
     home, kept = Home(session / "smoke_run"), session / "smoke_run.json"
     with FileLock(session / "smoke_run.lock"):
         if not kept.exists():
-            first = home.run()
+            with Watch(os.getpid()) as watch:
+                first = home.run()
+            (home.folder / "sockets.json").write_text(json.dumps(sorted(watch.found)))
             kept.write_text(json.dumps([first.args, first.returncode, first.stdout, first.stderr]))
     return home, Ended(*json.loads(kept.read_text()))
 

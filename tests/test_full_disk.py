@@ -51,6 +51,12 @@ def test_whichever_library_finds_it_out_it_is_one_sentence(write: Callable[[], N
     assert "cannot be written" in sentence and "\n" not in sentence and sentence.endswith(".")
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOTDIR])
+def test_what_is_refused_may_have_been_read(number: int) -> None:
+    sentence = disk_sentence(OSError(number, os.strerror(number), "/home/x"))
+    assert sentence and sentence.startswith("/home/x cannot be read or written (")
+
+
 def test_other_errors_keep_their_traceback() -> None:
     for error in (ValueError("no space"), FileNotFoundError(errno.ENOENT, "x"), KeyError("full")):
         assert disk_sentence(error) is None

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 import psutil
 import pytest
 from conftest import ROOT, Ended, Home
+from sockets import listening
 
 pytestmark = pytest.mark.slow
 
@@ -168,16 +169,6 @@ def locations(url: str) -> list[tuple[str, str, str]] | None:
     ]
 
 
-def listening(process: psutil.Process) -> set[str]:
-    """The addresses on which a process and all that it has started listen."""
-    return {
-        connection.laddr.ip
-        for one in (process, *process.children(recursive=True))
-        for connection in one.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
-
-
 def test_the_section_has_the_commands_that_these_tests_run() -> None:
     assert COMMANDS[0] == "source .envrc"
     assert sorted(COMMANDS[1:]) == sorted([*SERVERS, *EVALUATIONS, *LOADS, *CHECKS])
@@ -198,7 +189,7 @@ def test_a_server_shows_the_code_location_on_this_machine_only(
         assert server.until(lambda: locations(server.url)) == [
             ("symtune_pipeline", "LOADED", "RepositoryLocation")
         ]
-        assert listening(server.process) == {"127.0.0.1"}
+        assert {address for address, _ in listening(server.process.pid)} == {"127.0.0.1"}
         assert '"telemetryEnabled": false' in ask(server.url)
     assert checkout.noted_for_telemetry() == []
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from symtune_pipeline.catalog.generated import GeneratedSet, generated_sets
+from symtune_pipeline.catalog.generated import ClassGrammar, GeneratedSet, generated_sets
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import parse_yaml
 
@@ -64,19 +64,28 @@ class Family(BaseModel):
         own = self.sets[key]
         shared = self.model_dump(include=set(FamilySet.model_fields))
         full = shared | own.model_dump(exclude_none=True)
-        return GeneratedSet(
-            key=key,
-            role="tuning",
-            task_type=self.task_type,
-            instruction=full["instruction"].format(labels=_either([*own.classes])),
-            columns=full["columns"],
-            sentences=full["sentences"],
-            slots=words | self.slots | own.slots,
-            classes={
-                label: _class(given, full["varies"], full["templates"])
-                for label, given in own.classes.items()
-            },
+        return GeneratedSet.model_validate(
+            {
+                "key": key,
+                "role": "tuning",
+                "task_type": self.task_type,
+                "instruction": full["instruction"].format(labels=_either([*own.classes])),
+                "columns": full["columns"],
+                "sentences": full["sentences"],
+                "slots": words | self.slots | own.slots,
+                "classes": {
+                    label: _class(given, full["varies"], full["templates"])
+                    for label, given in own.classes.items()
+                },
+            }
         )
+
+
+@cache
+def abouts(families: Path = FAMILIES) -> dict[str, str]:
+    """What each family is about, in a sentence."""
+    own = {name: described["about"] for name, described in _read(families)["families"].items()}
+    return {BASICS: "Sentences of every kind, each set with templates of its own."} | own
 
 
 @cache
@@ -86,7 +95,7 @@ def family_sets(families: Path = FAMILIES) -> dict[str, dict[str, GeneratedSet]]
     Raises UserError where a family does not hold together, and where a key comes twice.
     """
     basics = {key: each for key, each in generated_sets().items() if each.role == "tuning"}
-    content = parse_yaml(families.read_text(encoding="utf-8"), families.name)
+    content = _read(families)
     found, taken = {BASICS: basics}, {EVERY, BASICS, *generated_sets()}
     for name, described in content["families"].items():
         where = [name]
@@ -112,10 +121,17 @@ def every_generated_set() -> dict[str, GeneratedSet]:
     return generated_sets() | {k: s for sets in family_sets().values() for k, s in sets.items()}
 
 
-def _class(given: Class, varies: str, templates: list[str]) -> dict[str, Any]:
+@cache
+def _read(families: Path) -> Any:
+    return parse_yaml(families.read_text(encoding="utf-8"), families.name)
+
+
+def _class(given: Class, varies: str, templates: list[str]) -> ClassGrammar:
     if isinstance(given, str):
-        return {"templates": templates, "slots": {varies: given}}
-    return {"templates": given} if isinstance(given, list) else {"templates": templates} | given
+        given = {"slots": {varies: given}}
+    elif isinstance(given, list):
+        given = {"templates": given}
+    return ClassGrammar.model_validate({"templates": templates} | given)
 
 
 def _either(labels: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The generated sets: 33 small sets of English sentences as grammars, 22 for tuning, 11 held out.
+"""The generated sets: small sets of English texts as grammars; 33 of no family, 22 of them for tuning.
 
 They are for running the whole pipeline where no data hub can be reached. A set is data: per class a
 few templates, and lists of words for their slots. This module knows how to fill a template; it knows

@@ -169,7 +169,10 @@ def print_rows(result: duckdb.DuckDBPyRelation, rows: int) -> None:
 def _tables_named(sql: str) -> set[str]:
     """The names in lower case; raises UserError for anything but one SELECT."""
     try:
+        sql.encode()
         kinds = [statement.type for statement in duckdb.extract_statements(sql)]
+    except UnicodeEncodeError as error:
+        raise UserError("The query holds what is not UTF-8; write it again.") from error
     except duckdb.Error as error:
         raise UserError(f"{_reason(error)}.") from error
     refusal = UserError(f"'{sql}' is not one SELECT, and tables can only be read; write one.")

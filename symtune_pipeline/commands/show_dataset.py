@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from symtune_pipeline.catalog.datasets import Dataset, find_dataset
+from symtune_pipeline.catalog.datasets import Dataset, find_dataset, keys_named
+from symtune_pipeline.catalog.families import abouts
 from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.store.folder import Store
@@ -19,13 +20,30 @@ FATES = ("duplicate", "conflict", "contaminated", "capped", "other_split", "empt
 
 
 def dataset(
-    key: Annotated[str, typer.Argument(help="A dataset of the experiment or of the catalogue.")],
+    key: Annotated[
+        str, typer.Argument(help="A dataset of the experiment or of the catalogue, or a family.")
+    ],
 ) -> None:
     """Show a dataset: its catalogue entry, and which of its rows were loaded and kept.
 
+    Of a family of generated sets, show what it is about and what its sets ask.
+
     Example: symtune show dataset rte
     """
+    if key in abouts():
+        Console().print(family_table(key))
+        return
     Console().print(dataset_table(current_store(), current_experiment(), key))
+
+
+def family_table(name: str) -> Table:
+    """What a family is about, and the question of each of its sets."""
+    grid = Table.grid(padding=(0, 2))
+    keys = keys_named(name)
+    grid.add_row(Text(name, style="bold"), Text(f"{len(keys)} generated sets. {abouts()[name]}"))
+    for key in keys:
+        grid.add_row(Text(key, style="bold"), Text(find_dataset(key).instruction))
+    return grid
 
 
 def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
@@ -46,6 +64,8 @@ def dataset_table(store: Store, experiment: Experiment, key: str) -> Table:
 
 def _facts(dataset: Dataset) -> list[tuple[str, str]]:
     facts = [("dataset", f"{dataset.key}: {dataset.task_type}, for {dataset.role}")]
+    if dataset.family:
+        facts += [("family", f"{dataset.family}, generated")]
     if dataset.hub:
         address = f"{dataset.hub.repository}, configuration {dataset.hub.config}"
         facts += [("repository", address), ("revision", dataset.hub.revision or "the newest")]

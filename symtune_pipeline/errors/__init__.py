@@ -70,7 +70,9 @@ def first_fault(error: ValidationError, schema: Mapping[str, Any]) -> tuple[list
     """
     faults = error.errors()
     first = next((fault for fault in faults if fault["type"] == UNKNOWN), faults[0])
-    if KIND.search(str(first["loc"][-1])):  # of several kinds, the one that was read furthest
+    if first["loc"] and KIND.search(
+        str(first["loc"][-1])
+    ):  # of several kinds, the one that was read furthest
         about = first["loc"][:-1]
         alike = [fault for fault in faults if fault["loc"][: len(about)] == about]
         first = max(alike, key=lambda fault: len(fault["loc"]))

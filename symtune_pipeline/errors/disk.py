@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 # A disk that is full, and a place that cannot be written.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+UNSURE = (errno.EACCES, errno.EPERM, errno.ENOTDIR)
+REFUSED = (*UNSURE, errno.EROFS)
 DATABASE = re.compile(
     "No space left on device|database or disk is full|readonly database|unable to open database file"
     "|disk I/O error"
@@ -25,9 +26,10 @@ def disk_sentence(error: BaseException) -> str | None:
         if number in (*FULL, *REFUSED) or known:
             trouble = os.strerror(number) if isinstance(number, int) else str(known and known[0])
             where = getattr(cause, "filename", None) or "A file"
+            either = number in UNSURE  # the error does not tell which was tried
             return (
-                f"{where} cannot be written ({trouble}); make room or get leave to write there, or set"
-                " SYMTUNE_HOME, DAGSTER_HOME or TMPDIR to a folder that can take it."
+                f"{where} cannot be {'read or ' if either else ''}written ({trouble}); make room or get leave"
+                " to do so, or set SYMTUNE_HOME, DAGSTER_HOME or TMPDIR to a folder that can take it."
             )
     return None
 

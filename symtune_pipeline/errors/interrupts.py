@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -95,9 +96,13 @@ def _listening() -> Iterator[None]:
             hook(unraisable)
 
     sys.unraisablehook = quiet
+    if logging.lastResort:
+        logging.lastResort.addFilter(_is_news)
     try:
         yield
     finally:
+        if logging.lastResort:
+            logging.lastResort.removeFilter(_is_news)
         sys.unraisablehook = hook
         signal.set_wakeup_fd(others)
         if interrupted():
@@ -109,6 +114,11 @@ def _listening() -> Iterator[None]:
         _inbox.clear()
         os.close(inbox)
         os.close(outbox)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a library logs something else than the exception of a signal that met it, as pools do."""
+    return not (interrupted() and record.exc_info and record.exc_info[0] is KeyboardInterrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -68,15 +68,14 @@ def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
 
 
 def sets_to_draw(
-    examples: pl.DataFrame, config: MixtureConfig, seed: int, left_out: Collection[str] = ()
+    there: Collection[str], config: MixtureConfig, seed: int, left_out: Collection[str] = ()
 ) -> list[str]:
-    """The sets of `examples` that prompts are drawn from: `config.sets` of them without `left_out`.
+    """The sets that prompts are drawn from: `config.sets` of those that are there, without `left_out`.
 
     They are the first in an order that depends on the seed alone, so that fewer sets are a part of
     more, and a set that is left out makes room for the next one.
     """
-    there = examples["dataset"].unique().sort().to_list()
-    kept = [dataset for dataset in there if dataset not in left_out]
+    kept = set(there).difference(left_out)
     order = sorted(kept, key=lambda dataset: hashlib.sha256(f"{seed}/{dataset}".encode()).digest())
     return sorted(order[: config.sets])
 

@@ -192,8 +192,10 @@ def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> Itera
                 yield good, dict(zip(header, row, strict=True))
     except csv.Error as error:
         # Of the row after the last good one, which may run on for lines.
-        raise UserError(
-            f"{path}, line {good + 1} is not CSV ({error}); correct the line."
+        raise UserError(  # the separator, which it names, may be a tab
+            f"{path}, line {good + 1} is not CSV ("
+            + str(error).replace("\t", "\\t")
+            + "); correct the line."
         ) from error
 
 

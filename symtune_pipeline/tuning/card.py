@@ -39,9 +39,10 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    base = model.parent if experiment.tuning.model == "pretrained" else model.base
     data = ModelCardData(
         license=model.licence.lower(),  # the hub knows licences in lower case
-        base_model=model.base and model.base.repository,
+        base_model=base and base.repository,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["symtune-pipeline", "symbol-tuning", "in-context-learning"],

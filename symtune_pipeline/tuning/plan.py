@@ -23,6 +23,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.models.sizing import Sizes, sizes_of
+from symtune_pipeline.prompts.mixture import sets_to_draw
 from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.sections import Lora, LossName
 from symtune_pipeline.sources.generated import generate
@@ -349,12 +350,12 @@ def estimated_workload(
 ) -> Workload:
     """What the settings and the sets let expect; `source` says that it is an estimate.
 
-    `lengths` are the mean characters of the inputs of sets, where these are known. Texts of generated
-    sets are drawn, and others are taken for those of usual public sets.
+    `lengths` are the mean characters of the inputs of sets where known; else generated sets are drawn.
     """
-    mixture, tuning = experiment.mixture, experiment.tuning
-    left_out, known = experiment.left_out(), lengths or {}
-    sets = [e for e in experiment.datasets() if e.role == "tuning" and e.key not in left_out]
+    mixture, tuning, known = experiment.mixture, experiment.tuning, lengths or {}
+    tuning_sets = {entry.key: entry for entry in experiment.datasets() if entry.role == "tuning"}
+    keys = sets_to_draw(tuning_sets, mixture, experiment.seed, experiment.left_out())
+    sets = [tuning_sets[key] for key in keys]
     k, count = sum(mixture.exemplars_per_class) / 2, max(len(sets), 1)
     exemplars = sum(k * len(entry.labels) for entry in sets) / count
     prompt_tokens = (
@@ -379,9 +380,16 @@ def estimated_workload(
 def _example_tokens(entry: Dataset, characters: float | None) -> float:
     """Tokens of an example of a set with its label, on average."""
     if characters is None and entry.hub is None and entry.files is None:
-        drawn = generate(entry.key, "train", LOOKED_AT, seed=0).drop("label").rows()
-        characters = sum(len(" | ".join(texts)) for texts in drawn) / LOOKED_AT
-    return PUBLIC_TOKENS if characters is None else FRAME_TOKENS + characters / CHARACTERS_PER_TOKEN
+        characters = _drawn_characters(entry.key)
+    if characters is None:
+        return PUBLIC_TOKENS
+    return FRAME_TOKENS + characters / CHARACTERS_PER_TOKEN
+
+
+@cache
+def _drawn_characters(key: str) -> float:
+    drawn = generate(key, "train", LOOKED_AT, seed=0).drop("label").rows()
+    return sum(len(" | ".join(texts)) for texts in drawn) / LOOKED_AT
 
 
 def _with_this_machine(gpu: Gpu, ranks: int) -> Gpu:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Ended, Home
 from graph import Here, materialise
 
 from assets.location import code_location
@@ -66,9 +67,15 @@ def together(folder: Path, *chosen: str) -> Experiment:
 
 
 @pytest.mark.slow
-def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(tmp_path: Path) -> None:
-    """Of each of the others the tuning is the same, and every one takes its seconds."""
+def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(
+    smoke_run: tuple[Home, Ended], tmp_path: Path
+) -> None:
+    """Those two together: a variant with a pool of its own, asked with all numbers of exemplars.
+
+    What comes after the mixture is the same for every variant, and takes each its seconds.
+    """
     root, of = tmp_path / "store", together(tmp_path)
+    shutil.copytree(smoke_run[0].store.root / "base_model", root / "base_model")
     made = materialise(of, root, ["group:raw or group:examples or group:mixture"])
     assert made.success, made.get_failed_step_keys()
     store = Store(root)
@@ -94,15 +101,14 @@ def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(tmp_pa
     assert natural["targets"].equals(whole["targets"])
     assert not natural["labels"].equals(whole["labels"]) and not natural["instructed"].any()
 
-    two = ["exemplars_natural", "pool_size_symbols_30"]
+    variant = "pool_size_symbols_30"
     made = materialise(
-        together(tmp_path, *two), root, ["* and not key:eval_report"], "micro", Here()
+        together(tmp_path, variant), root, ["* and not key:eval_report"], "micro", Here()
     )
     assert made.success, made.get_failed_step_keys()
     curves = store.read_table("mart_exemplars").filter(benchmark="icl", measure="accuracy")
-    variants = ["untuned", "tuned", *two]
-    assert len(curves) == 4 * len(variants) * len(NUMBERS)
+    assert len(curves) == 4 * len(("untuned", "tuned", variant)) * len(NUMBERS)
     assert curves["n"].unique().to_list() == [2]
     compared = store.read_table("mart_variants").filter(benchmark="icl", measure="accuracy")
-    assert set(compared["variant"]) == {"tuned", *two}
+    assert set(compared["variant"]) == {"tuned", variant}
     assert compared["setting"].n_unique() == 4 * len(NUMBERS)

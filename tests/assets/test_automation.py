@@ -27,6 +27,7 @@ from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.scheduler.instigation import ScheduleInstigatorData
 from dagster._core.utils import make_new_run_id
 from safetensors.numpy import save_file
+from sockets import Watch
 
 from assets.attributes import with_attributes
 from assets.incoming import incoming_models
@@ -364,6 +365,8 @@ class Daemon:
         self.history = home.history
         self.store = home.store
 
+    watch: Watch
+
     def command(self, *arguments: str) -> None:
         ended = subprocess.run(
             [sys.executable, *arguments],
@@ -406,7 +409,8 @@ def daemon(
         instance.update_instigator_state(state.with_data(switched_on))
     process = daemon.start()
     try:
-        yield daemon
+        with Watch(process.pid) as daemon.watch:
+            yield daemon
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # and the code server that it started
         try:
@@ -490,3 +494,9 @@ def test_a_backfill_makes_its_partitions(daemon: Daemon, instance: dg.DagsterIns
 
     daemon.wait("end of the backfill", done)
     assert daemon.store.partitions("base_model") == ["micro"]
+
+
+@pytest.mark.slow
+def test_the_daemon_and_its_runs_have_listened_on_this_machine_only(daemon: Daemon) -> None:
+    """The last test of the daemon: it has seen what those before have started."""
+    assert daemon.watch.beyond == []

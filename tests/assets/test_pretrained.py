@@ -12,8 +12,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+import torch
 from conftest import DataSide
-from graph import materialise
+from graph import Here, materialise
+from safetensors.torch import load_file, save_file
 from tiny_models import save_reading_model
 
 from assets.location import code_location
@@ -21,9 +23,11 @@ from resources.store import StoreResource
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
+from symtune_pipeline.tables import SYMBOL_POOL
 
 pytestmark = pytest.mark.slow
 
+WEIGHTS = "model.safetensors"
 PARENT = "smollm2-135m"  # the catalogue names its parent
 ORPHAN = "micro"
 SCORES = ["int_outcomes", "int_scores"]
@@ -114,6 +118,33 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     ):
         assert re.search(rf"{PARENT}\.{name}</th><td>{path}<", page)
     assert f"{ORPHAN}.scoring.tuned" in page and f"{ORPHAN}.generation" not in page
+
+
+def test_a_variant_is_tuned_from_the_parents_weights_and_says_so(store: Store) -> None:
+    """The parent's weights are half as large here; a few steps of tuning move them little."""
+    parent = store.folder("pretrained_model", PARENT)
+    halved = {k: v / 2 for k, v in load_file(parent / WEIGHTS).items()}
+    with store.writing("pretrained_model", PARENT) as folder:
+        shutil.copytree(parent, folder, dirs_exist_ok=True)
+        save_file(halved, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / "provenance.json").write_text(json.dumps({"source": "its parent", "sha256": {}}))
+    few = store.read_table("symbol_pool").group_by("split").head(50)  # each costs time to compare
+    with store.writing("symbol_pool") as folder:
+        SYMBOL_POOL.write(few.select(*SYMBOL_POOL.columns), folder)
+    smoke = load_experiment("smoke").model_dump(exclude={"variants"})
+    of = Experiment.model_validate(
+        smoke | {"models": [PARENT], "variants": {"base": {"tuning": {"model": "pretrained"}}}}
+    )
+    own = ["packed_mixture_base", "symbol_tuned_model_base"]
+    made = materialise(of, store.root, own, PARENT, Here())
+    assert made.success, made.get_failed_step_keys()
+    tuned = store.folder("symbol_tuned_model_base", PARENT)
+    for name, weights in load_file(tuned / WEIGHTS).items():
+        assert (weights.float() - halved[name].float()).abs().max() < 0.05, name
+    moved = [not torch.equal(w, halved[k]) for k, w in load_file(tuned / WEIGHTS).items()]
+    assert any(moved)
+    card = (tuned / "README.md").read_text(encoding="utf-8")
+    assert "base_model: HuggingFaceTB/SmolLM2-135M\n" in card and "its parent" in card
 
 
 def test_a_dropped_model_is_asked_as_those_of_the_graph_are(store: Store, tmp_path: Path) -> None:

@@ -62,6 +62,56 @@ def test_a_variant_has_assets_of_its_own_where_something_differs(tmp_path: Path)
     assert graph["int_contamination"] - plain["int_contamination"] == own
 
 
+PRETRAINED = {"base": {"tuning": {"model": "pretrained"}}}
+
+
+def of_smollm(folder: Path, **changed: object) -> Experiment:
+    """The smoke experiment with a model that has a parent, and a variant that is tuned from it."""
+    settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings |= {"models": ["smollm2-135m"], "variants": PRETRAINED} | changed
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return load_experiment(str(path))
+
+
+def test_a_variant_may_be_tuned_from_the_pretrained_parent(tmp_path: Path) -> None:
+    plain, graph = inputs(of_smollm(tmp_path, variants={})), inputs(of_smollm(tmp_path))
+    packed, tuned = "packed_mixture_base", "symbol_tuned_model_base"
+    assert set(graph) - set(plain) == {"pretrained_model", packed, tuned}
+    assert graph[tuned] == {"pretrained_model", packed}
+    assert "pretrained_model" in graph[packed] and "base_model" not in graph[packed]
+    assert {key: graph[key] for key in ("packed_mixture", "symbol_tuned_model")} == {
+        key: plain[key] for key in ("packed_mixture", "symbol_tuned_model")
+    }
+    assert graph["eval_icl"] - plain["eval_icl"] == {tuned}, "the parent itself is not asked"
+
+
+def test_symbols_that_differ_in_their_first_token_do_so_for_the_parents_tokenizer(
+    tmp_path: Path,
+) -> None:
+    distinct = {"prompts": 60, "distinct_first_token": True}
+    graph = inputs(of_smollm(tmp_path, mixture=distinct))
+    assert "base_model" in graph["tuning_mixture"]
+    assert "pretrained_model" in graph["tuning_mixture_base"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"models": ["micro"]}, "in 'base', tuning: the catalogue names no pretrained-only parent of 'mi"),
+        ({"models": ["smollm2-135m", "gemma3-270m"]}, "no pretrained-only parent of 'gemma3-270m'"),
+        ({"evaluation": {"chat_template": True}}, "a pretrained parent has no chat template"),
+        ({"variants": {}, "tuning": {"model": "pretrained"}}, "'tuning.model': only a variant can be tuned"),
+    ],
+)  # fmt: skip
+def test_a_parent_that_cannot_be_tuned_is_refused(
+    changed: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        of_smollm(tmp_path, **changed)
+    assert reason in str(error.value) and "mine.yaml" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("variants", "reason"),
     [

@@ -84,6 +84,7 @@ def test_a_query_opens_the_tables_that_it_names_and_no_others(
         ("COPY words TO 'x.csv'", "is not one SELECT"),
         ("SELECT 1; SELECT 2", "is not one SELECT"),
         ("", "is not one SELECT"),
+        ("SELECT '\udcff'", "holds what is not UTF-8"),
         ("SELEC 1", 'syntax error at or near "SELEC".'),
         ("DESCRIBE nope", "Table with name nope does not exist; choose one of eval.algorithmic, "),
         (

@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from symtune_pipeline.catalog.datasets import all_datasets, find_dataset
+from symtune_pipeline.catalog.datasets import all_datasets, find_dataset, keys_named
 from symtune_pipeline.catalog.formats import prompt_formats
+from symtune_pipeline.commands.show_dataset import family_table
 from symtune_pipeline.commands.show_prompt import evaluation_prompts, printed, tuning_prompts
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.suites import classification_suite
@@ -140,6 +141,15 @@ def test_an_unknown_setting_or_number_is_one_sentence(
     with pytest.raises(UserError, match=sentence) as error:
         printed(prompts, evaluation_examples, HELD_OUT, setting, number, False)
     assert "\n" not in str(error.value)
+
+
+def test_a_family_is_shown_with_what_its_sets_ask() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(family_table("senses"))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "10 generated sets. A word with two meanings" in text
+    assert all(find_dataset(key).instruction in text for key in keys_named("senses"))
 
 
 def test_a_dataset_without_prompts_is_one_sentence(

@@ -209,3 +209,26 @@ sys.exit(run_command(work, "Stopped."))
 """
     command = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (command.returncode, command.stdout, command.stderr) == (130, "", "")
+
+
+LOGS = """
+import logging, os, signal, sys
+from symtune_pipeline.errors.interrupts import run_command
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        logging.getLogger("library.pool").error("while closing", exc_info=True)
+        logging.getLogger("library.pool").error("something else")
+        raise
+
+sys.exit(run_command(work, "It was interrupted."))
+"""
+
+
+def test_a_library_that_logs_the_exception_of_a_signal_prints_no_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LOGS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (143, "something else\nIt was interrupted.\n")

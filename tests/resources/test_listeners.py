@@ -1,33 +1,22 @@
-"""Nothing that is started listens beyond this machine: the sockets of all of it, while it runs."""
+"""Nothing that is started listens beyond this machine: the sockets of all of it, while it runs.
+
+Those of `dg dev` and `dagster dev` are in tests/test_readme.py, of the daemon and its runs in
+tests/assets/test_automation.py.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
 
-import psutil
 import pytest
-from launching import descendants, launch
+from conftest import Ended, Home
+from launching import launch
+from sockets import HERE, Watch
 from tiny_models import tiny_job
 
 from resources.launcher import LocalLauncher, RayLauncher, TorchrunLauncher
-
-HERE = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-
-
-def listeners(processes: Callable[[], list[int]]) -> set[tuple[str, str]]:
-    """The addresses on which processes listen, each with the command."""
-    found = set()
-    for process in processes():
-        with suppress(psutil.Error):  # it has just ended
-            command = " ".join(psutil.Process(process).cmdline())[:120]
-            for each in psutil.Process(process).net_connections("inet"):
-                if each.status == psutil.CONN_LISTEN or (not each.raddr and each.laddr):
-                    found.add((each.laddr.ip, command))
-    return found
 
 
 @pytest.mark.parametrize(
@@ -46,20 +35,15 @@ def test_no_launcher_listens_beyond_this_machine(
 ) -> None:
     if launcher.kind != "ray":  # whose sockets would have too long a name
         monkeypatch.setenv("TMPDIR", str(tmp_path))
-    found: set[tuple[str, str]] = set()
-    ended = Event()
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            found.update(listeners(lambda: descendants(os.getpid())))
-
-    thread = Thread(target=watch)
-    thread.start()
-    try:
+    with Watch(os.getpid(), 0.05) as watch:
         assert launch(launcher, tiny_job(tmp_path, epochs=2)).result
-    finally:
-        ended.set()
-        thread.join()
-    assert launcher.kind == "local" or found, "ranks speak with each other"
-    assert [each for each in sorted(found) if each[0] not in HERE] == []
+    assert launcher.kind == "local" or watch.found, "ranks speak with each other"
+    assert watch.beyond == []
     assert not list(tmp_path.glob("symtune-ranks-*"))
+
+
+def test_a_whole_run_listens_on_this_machine_only(smoke_run: tuple[Home, Ended]) -> None:
+    """Its jobs and what else it starts, as Weights & Biases does."""
+    home, _ = smoke_run
+    found = json.loads((home.folder / "sockets.json").read_text())
+    assert [each for each in found if each[0] not in HERE] == []

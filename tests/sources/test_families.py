@@ -8,10 +8,11 @@ from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from readers import RULES, Texts, guessed
 
 from symtune_pipeline.catalog.datasets import all_datasets, keys_named
-from symtune_pipeline.catalog.families import BASICS, EVERY, family_sets
+from symtune_pipeline.catalog.families import BASICS, EVERY, abouts, family_sets
 from symtune_pipeline.catalog.generated import GeneratedSet, generated_sets
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.sections import DataConfig
@@ -63,6 +64,14 @@ def test_there_are_more_than_200_sets_of_20_kinds_and_more() -> None:
     basics = keys_named(BASICS)
     assert len(basics) == 22 and keys_named(EVERY) == (*basics, *SETS)
     assert keys_named("senses") == tuple(FAMILIES["senses"])
+
+
+def test_the_page_of_datasets_lists_the_families() -> None:
+    page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for name, sets in family_sets().items():
+        types = {each.task_type for each in sets.values()}
+        kind = types.pop() if len(types) == 1 else "several"
+        assert f"| `{name}` | {len(sets)} | {kind} | {abouts()[name]} |" in page
 
 
 def test_labels_are_short_told_apart_and_named_by_the_instruction() -> None:

@@ -21,6 +21,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sources.load import files_version, load_examples, public_source
+from symtune_pipeline.sources.own import read_cells
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import RAW_EXAMPLES
 
@@ -257,6 +258,16 @@ def test_no_value_of_json_is_taken_for_another(content: str, says: str, tmp_path
 )
 def test_no_column_of_csv_is_taken_for_another(content: str, says: str, tmp_path: Path) -> None:
     assert says in _refused(tmp_path, content, "reviews.csv")
+
+
+def test_a_tab_is_spelt_out_where_a_sentence_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.tsv"
+    path.write_text('text\tlabel\n"a day" x\t1\n', encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_cells(path)
+    assert str(error.value).isprintable() and "line 2 is not CSV ('\\t' expected" in str(
+        error.value
+    )
 
 
 def test_columns_that_the_set_does_not_use_may_share_a_name(tmp_path: Path) -> None:

@@ -369,6 +369,16 @@ def test_the_tokens_of_a_mixture_are_estimated_from_the_texts_of_its_sets(
     assert 2 < twice < 3
 
 
+@pytest.mark.parametrize(("name", "variants"), [("law", 8), ("families", 24)])
+def test_variants_of_the_sets_have_prompts_for_all_their_steps(name: str, variants: int) -> None:
+    law = load_experiment(name)
+    assert len(law.variants) == variants
+    for each in (law, *map(law.variant, law.variants)):
+        steps, size = each.tuning.steps, each.tuning.tokens_per_step
+        assert steps and size
+        assert estimated_workload(each, "").tokens > 1.2 * steps * size, each.name
+
+
 def test_the_lengths_of_loaded_sets_are_those_of_their_inputs(tmp_path: Path) -> None:
     store, mine = Store(tmp_path), tmp_path / "mine.yaml"
     mine.write_text(

@@ -1,0 +1,100 @@
+"""`make test-faults`: tries every kind of fault, and says how many were survived.
+
+    PYTHONPATH=tests python -m faults --seed 0
+
+The same seed tries the same, but for the moments of kills. `--only` names kinds, `--share 0.01` tries a
+hundredth of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from faults import damage, inputs, runs
+from faults.outcome import Kind, Outcome
+
+KINDS: dict[str, tuple[Kind, int]] = {
+    "kills": (runs.killed, 50),
+    "disk": (runs.on_a_full_disk, 10),
+    "bucket": (runs.on_a_bad_bucket, 20),
+    "store": (damage.in_a_store, 1_000),
+    "objects": (damage.in_a_bucket, 150),
+    "checkpoints": (damage.in_checkpoints, 50),
+    "inputs": (inputs.odd, 20_000),
+}
+
+
+def main() -> int:
+    """Try all, print what did harm and a line for each kind; returns 1 where anything did."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the tries of each kind")
+    parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
+    asked = parser.parse_args()
+    total: Counter[str] = Counter()
+    with TemporaryDirectory(prefix="symtune-faults-") as name, _bucket(Path(name)):
+        for kind in asked.only:
+            total += tried(kind, asked.seed, asked.share, Path(name))
+    print(f"all: {_counts(total)}")
+    return 1 if total["lost"] or total["silently wrong"] else 0
+
+
+def tried(kind: str, seed: int, share: float, folder: Path) -> Counter[str]:
+    """Try one kind; returns how often it ended how."""
+    work, count = KINDS[kind]
+    found: Counter[str] = Counter()
+    started = time.monotonic()
+    for outcome in work(Random(f"{seed} {kind}"), folder / kind, max(1, round(count * share))):
+        found[outcome.result] += 1
+        if outcome.result != "survived":
+            _print_harm(kind, outcome)
+    print(f"{kind}: {_counts(found)}, in {time.monotonic() - started:.0f} s", flush=True)
+    return found
+
+
+def _print_harm(kind: str, outcome: Outcome) -> None:
+    what = outcome.what.encode(errors="backslashreplace").decode()
+    seen = outcome.seen.encode(errors="backslashreplace").decode()
+    print(f"{kind}: {outcome.result}: {what[:500]}\n    {seen}", flush=True)
+
+
+def _counts(found: Counter[str]) -> str:
+    kinds = ("survived", "lost", "silently wrong")
+    return f"{found.total()} tried, " + ", ".join(f"{found[each]} {each}" for each in kinds)
+
+
+@contextmanager
+def _bucket(folder: Path) -> Iterator[None]:
+    """A bucket on a server of this machine, and a home of nobody else's for the commands."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test-key",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",  # pragma: allowlist secret
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "SYMTUNE_HOME": str(folder / "golden" / "home"),
+        "SYMTUNE_EXPERIMENT": "smoke",
+    }
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
