@@ -174,6 +174,11 @@ def _pattern(texts: Texts) -> str:
     return "".join("ab"[word != words[0]] for word in words)
 
 
+def _four_names(texts: Texts) -> str:
+    a, b, c, d = _names(texts[0])
+    return "paired" if a == b and c == d else "crossed" if a == c and b == d else "nested"
+
+
 def _case(texts: Texts) -> str:
     word = re.findall(r"\w+", texts[0])[0]
     return "lower" if word.islower() else "upper" if word.isupper() else "title"
@@ -208,6 +213,12 @@ RULES: dict[str, Callable[[Texts], str]] = {
     ),
     "who_has_it_now": _owner,
     "active_turned_passive": _either("kept", "swapped", lambda t: _agent(t[0]) == _agent(t[1])),
+    "match_letter": _either("exact", "flawed", lambda t: t[0] == t[1]),
+    "match_person": _either("one", "two", lambda t: _names(t[0]) == _names(t[1])),
+    "known_or_stranger": _either(
+        "known", "stranger", lambda t: _names(t[0])[-1] in _names(t[0])[:-1]
+    ),
+    "four_name_pattern": _four_names,
     "match_place": _shared_place,
     "match_number": _either(
         "equal", "unequal", lambda t: _paired("match_number", "n", " ".join(t))

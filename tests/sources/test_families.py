@@ -156,7 +156,7 @@ def test_every_set_has_as_many_rows_as_an_experiment_asks_for_by_default() -> No
 def test_every_other_set_can_be_learnt_from_200_examples(drawn: dict[str, Rows]) -> None:
     """More than half of what guessing leaves wrong is right: how far words, forms and repeats lead."""
     for key in SETS.keys() - RULES.keys():
-        asked = rows(key, "test", 40)
+        asked = rows(key, "test", 60)
         chosen = guessed(drawn[key], [texts for texts, _ in asked])
         right = sum(label == guess for (_, label), guess in zip(asked, chosen, strict=True))
         assert right / len(asked) > (1 + 1 / len(SETS[key].labels)) / 2, key
