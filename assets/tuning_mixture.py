@@ -57,22 +57,28 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
     held_out = held_out_prompts(drawn_from, pool, config, seed, _seen(file), first)
     HELD_OUT_PROMPTS.write(held_out, folder)
+    return {
+        "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
+        "sets": dg.MetadataValue.json(sets),
+        "number of sets": dg.MetadataValue.int(len(sets)),
+        "prompts with too few exemplars": dg.MetadataValue.json(_short(step, file)),
+        "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
+        "held-out prompts with examples of the mixture": dg.MetadataValue.int(
+            held_out.filter("seen")["prompt"].n_unique()
+        ),
+    }
+
+
+def _short(step: Step, file: Path) -> dict[str, int]:
+    """The prompts with too few exemplars, by set; each set is a warning."""
+    config = step.experiment.mixture
     short = short_prompts(scan_table(file), config)
     for dataset, prompts in short.items():
         step.warn(
             f"{dataset}: {prompts:,} prompts have fewer than {config.exemplars_per_class[0]}"
             " exemplars per class, because of too few examples or mixture.max_characters"
         )
-    return {
-        "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
-        "sets": dg.MetadataValue.json(sets),
-        "number of sets": dg.MetadataValue.int(len(sets)),
-        "prompts with too few exemplars": dg.MetadataValue.json(short),
-        "held-out prompts": dg.MetadataValue.int(held_out["prompt"].n_unique()),
-        "held-out prompts with examples of the mixture": dg.MetadataValue.int(
-            held_out.filter("seen")["prompt"].n_unique()
-        ),
-    }
+    return short
 
 
 def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:

@@ -76,7 +76,9 @@ def test_the_wheel_and_the_sdist_hold_every_file_of_the_library(
         for path in (ROOT / "symtune_pipeline").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    experiments = {f"experiments/{path.name}" for path in (ROOT / "experiments").iterdir()}
+    experiments = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "experiments").rglob("*") if path.is_file()
+    }
     assert {Path(name).suffix for name in library} == {".py", ".yaml", ".html", ".md"}
     with ZipFile(wheel) as archive:
         inside = {f"symtune_pipeline/{name}" for name in experiments}

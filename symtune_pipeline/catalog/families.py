@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from symtune_pipeline.catalog.generated import GeneratedSet, generated_sets
+from symtune_pipeline.catalog.generated import ClassGrammar, GeneratedSet, generated_sets
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import parse_yaml
 
@@ -64,18 +64,20 @@ class Family(BaseModel):
         own = self.sets[key]
         shared = self.model_dump(include=set(FamilySet.model_fields))
         full = shared | own.model_dump(exclude_none=True)
-        return GeneratedSet(
-            key=key,
-            role="tuning",
-            task_type=self.task_type,
-            instruction=full["instruction"].format(labels=_either([*own.classes])),
-            columns=full["columns"],
-            sentences=full["sentences"],
-            slots=words | self.slots | own.slots,
-            classes={
-                label: _class(given, full["varies"], full["templates"])
-                for label, given in own.classes.items()
-            },
+        return GeneratedSet.model_validate(
+            {
+                "key": key,
+                "role": "tuning",
+                "task_type": self.task_type,
+                "instruction": full["instruction"].format(labels=_either([*own.classes])),
+                "columns": full["columns"],
+                "sentences": full["sentences"],
+                "slots": words | self.slots | own.slots,
+                "classes": {
+                    label: _class(given, full["varies"], full["templates"])
+                    for label, given in own.classes.items()
+                },
+            }
         )
 
 
@@ -124,10 +126,12 @@ def _read(families: Path) -> Any:
     return parse_yaml(families.read_text(encoding="utf-8"), families.name)
 
 
-def _class(given: Class, varies: str, templates: list[str]) -> dict[str, Any]:
+def _class(given: Class, varies: str, templates: list[str]) -> ClassGrammar:
     if isinstance(given, str):
-        return {"templates": templates, "slots": {varies: given}}
-    return {"templates": given} if isinstance(given, list) else {"templates": templates} | given
+        given = {"slots": {varies: given}}
+    elif isinstance(given, list):
+        given = {"templates": given}
+    return ClassGrammar.model_validate({"templates": templates} | given)
 
 
 def _either(labels: list[str]) -> str:

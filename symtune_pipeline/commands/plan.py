@@ -100,7 +100,7 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
 
 def _lengths(store: Store, experiment: Experiment) -> dict[str, float]:
     """The mean characters of the inputs of the tuning sets that have been loaded."""
-    found = {}
+    found: dict[str, float] = {}
     for entry in experiment.datasets():
         asset = f"raw_{entry.key}"
         if entry.role == "tuning" and (entry.hub or entry.files) and store.find(asset):

@@ -297,33 +297,6 @@ def test_a_user_error_in_a_step_is_one_sentence(home: Home, tmp_path: Path) -> N
     assert home.files() == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "experiment", "sentence"),
-    [
-        (
-            ("--model", "smol"),
-            "smoke",
-            "There is no model 'smol' in the catalogue; choose one of ",
-        ),
-        (
-            ("--model", "smollm2-135m"),
-            "smoke",
-            "Experiment 'smoke' has no model 'smollm2-135m'; choose one of micro, or add it to",
-        ),
-        ((), "smoky", "Experiment file "),
-    ],
-)
-def test_an_unknown_model_or_experiment_is_one_sentence(
-    arguments: tuple[str, ...], experiment: str, sentence: str, tmp_path: Path
-) -> None:
-    home = Home(tmp_path)
-    ended = home.run(*arguments, experiment=experiment)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"error: {sentence}")
-    assert not home.store.root.exists()
-
-
 def test_symbols_can_differ_in_the_first_token_of_every_model(home: Home, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -39,6 +39,11 @@ def test_settings_are_changed_for_a_run_that_is_started_anywhere(tmp_path: Path)
     ("arguments", "sentence"),
     [
         (["--model", "smol"], "There is no model 'smol' in the catalogue; choose one of "),
+        (
+            ["--model", "smollm2-135m"],
+            "'smoke' has no model 'smollm2-135m'; choose one of micro, or ",
+        ),
+        (["--experiment", "smoky"], "Experiment file "),
         (["--set", "seed"], "Option --set takes a setting and its value, such as tuning.learning"),
         (["--set", "tuning..x=1"], "Option --set takes a setting and its value, such as "),
         (
@@ -51,12 +56,14 @@ def test_settings_are_changed_for_a_run_that_is_started_anywhere(tmp_path: Path)
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_sentence(
-    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYMTUNE_EXPERIMENT", "smoke")
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
     with pytest.raises(UserError) as error:
         CliRunner().invoke(app, ["run", *arguments], catch_exceptions=False)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "home").exists()
 
 
 def test_without_the_graph_beside_the_library_there_is_a_way_out(

@@ -215,5 +215,7 @@ def test_the_command_line_looks_at_a_bucket(
     monkeypatch.setenv("SYMTUNE_HOME", "s3://nowhere")
     code, out, err = symtune("query", "SELECT 1")
     assert (code, out) == (2, "")
-    assert err.startswith("error: s3://nowhere/smoke cannot be used (NoSuchBucket); ")
+    assert err.startswith(
+        "error: s3://nowhere/smoke/experiment.json cannot be used (NoSuchBucket); "
+    )
     assert err.count("\n") == 1

@@ -96,7 +96,7 @@ def random_program(rng: random.Random, most: int | None = None) -> str:
     """
     lengths: Mapping[int, float] = PROGRAM_LENGTH_WEIGHTS
     if most is not None:
-        lengths = {n: share for n, share in (SHORT_PROGRAMS | lengths).items() if n <= most}
+        lengths = {n: share for n, share in {**SHORT_PROGRAMS, **lengths}.items() if n <= most}
     (length,) = rng.choices(*_weighted(lengths))
     loops = length >= 5 and rng.random() < _LOOP_SHARE
     while not _is_concept(program := _draw_program(rng, length, loops)):
