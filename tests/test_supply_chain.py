@@ -59,6 +59,7 @@ def test_a_lock_has_all_that_the_project_asks_for_in_the_pinned_version(extra: s
 def test_pytorch_for_cpus_needs_nothing_of_what_only_gpus_need() -> None:
     assert all(re.match("nvidia-|cuda-|triton$", name) for name in locked("gpu"))
     assert not set(locked("dev")) & set(locked("gpu"))
+    assert locked("torch-cpu")["torch"] == locked("dev")["torch"].replace(" ;", "+cpu ;")
 
 
 def test_setup_and_the_image_install_nothing_without_its_checksum() -> None:
@@ -73,4 +74,4 @@ def test_setup_and_the_image_install_nothing_without_its_checksum() -> None:
     assert all("--no-deps --no-build-isolation" in line for line in own)
     assert all("--require-hashes" in line for line in installs if line not in own)
     (locked_install,) = re.findall(r"^LOCKED := (.*)$", makefile, re.MULTILINE)
-    assert "--require-hashes" in locked_install and rule.count("$(LOCKED) -r") == 3
+    assert "--require-hashes" in locked_install and rule.count("$(LOCKED) -r") == 4
