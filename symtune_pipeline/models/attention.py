@@ -235,7 +235,7 @@ def _short_attention(
     hidden = _hidden(length, heads // groups, query.dtype).expand(groups, -1, -1)
     scale = width**-0.5 if scale is None else scale
     scores = torch.baddbmm(hidden, query, key_BKTD[0].transpose(1, 2), alpha=scale)
-    return (scores.softmax(dim=2) @ value_BKTD[0]).view(1, heads, length, -1)
+    return (scores.softmax(dim=2) @ value_BKTD[0]).view(1, heads, length, value_BKTD.shape[-1])
 
 
 @lru_cache(maxsize=64)

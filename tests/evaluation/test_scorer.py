@@ -72,13 +72,15 @@ def our_scores(folder: Path, trees: list[Tree], max_tokens: int = 2_048) -> list
     return score(load_model(folder, torch.float32, "cpu").eval(), trees, max_tokens)
 
 
-def assert_close(found: list[list[list[float]]], expected: list[list[list[float]]]) -> None:
+def assert_close(
+    found: list[list[list[float]]], expected: list[list[list[float]]], within: float = 1e-4
+) -> None:
     assert [[len(query) for query in tree] for tree in found] == [
         [len(q) for q in tree] for tree in expected
     ]
     for found_tree, expected_tree in zip(found, expected, strict=True):
         for found_query, expected_query in zip(found_tree, expected_tree, strict=True):
-            assert found_query == pytest.approx(expected_query, abs=1e-4)
+            assert found_query == pytest.approx(expected_query, abs=within)
 
 
 def test_scores_equal_those_of_each_full_string_run_alone(any_model: Path) -> None:
@@ -126,6 +128,13 @@ def test_a_query_alone_scores_as_it_does_among_others(llama: Path) -> None:
 def test_queries_that_share_no_token_are_a_tree_without_a_prefix(llama: Path) -> None:
     trees = [Tree([], [Query([3, 4], [[5], [6, 7]]), Query([8], [[5], [6, 7]])])]
     assert_close(our_scores(llama, trees), reference(llama, trees))
+
+
+def test_a_cpu_in_bf16_takes_every_tree(any_model: Path) -> None:
+    """It has an attention of its own for short sequences, also for those of no token."""
+    trees = [*some_trees(), Tree([], [Query([3, 4], [[5], [6, 7]]), Query([8], [[5], [6, 7]])])]
+    found = score(load_model(any_model, torch.bfloat16, "cpu").eval(), trees)
+    assert_close(found, our_scores(any_model, trees), within=0.15)
 
 
 def test_the_log_probabilities_of_all_one_token_labels_sum_to_one(llama: Path) -> None:
