@@ -20,7 +20,6 @@ from graph import materialise
 
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
-from symtune_pipeline.store.bucket import Bucket, BucketStore
 
 RECORD_KEYS = {"benchmark", "setting", "model", "variant", "n", "accuracy", "low", "high", "chance"}
 EVALUATION = {
@@ -138,24 +137,6 @@ def test_results_are_numbers_of_which_dagster_keeps_a_history(home: Home) -> Non
     again = home.run("--select", "key:eval_icl or key:mart_summary")
     assert unchanged(again) == {"eval_icl", "mart_summary"}
     assert numbers(home, "eval_icl") == pytest.approx(expected, abs=1e-4), "no gap in the history"
-
-
-@pytest.mark.slow
-def test_on_s3_every_asset_has_the_version_that_it_has_on_disk(
-    smoke_run: tuple[Home, Ended], assets: set[str], s3: str, tmp_path: Path
-) -> None:
-    whole, _ = smoke_run
-    home = Home(tmp_path)
-    ended = home.run(SYMTUNE_HOME=s3, SYMTUNE_CACHE=str(tmp_path / "cache"))
-    assert ended.returncode == 0, ended.stderr
-    shutil.rmtree(tmp_path / "cache")  # what is read now comes from the bucket
-    store = BucketStore(tmp_path / "another machine", Bucket(f"{s3}/smoke"))
-    assert set(store.all_keys()) >= assets
-    for name, partition in whole.store.artifacts():
-        if name != "tuning_log":  # it holds times
-            assert store.manifest(name, partition) == whole.store.manifest(name, partition), name
-    report = store.folder("eval_report")
-    assert {name: (report / name).read_bytes() for name in whole.report()} == whole.report()
 
 
 def test_the_report_has_a_page_pictures_and_a_summary(smoke_run: tuple[Home, Ended]) -> None:
