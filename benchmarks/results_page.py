@@ -81,6 +81,32 @@ def seeds(kept: Kept) -> str:
     return markdown(heads, lines)
 
 
+def headline(kept: Kept) -> str:
+    """A line a setting: untuned, the mean over seeds, and the gains of raw and of calibrated choices."""
+    untuned = untuned_rows(kept)
+    rows = in_order(mart("mart_seeds", kept)).to_dicts()
+    calibrated = {
+        (row["benchmark"], row["setting"]): gain_text(row, OVER_SEEDS)
+        for row in rows
+        if row["measure"] == "calibrated"
+    }
+    lines = [
+        (
+            setting_label(*of),
+            f"{row['n']:,}",
+            fraction_text(untuned[*of, "accuracy"]["accuracy"]),
+            fraction_text(row["accuracy"]),
+            gain_text(row, OVER_SEEDS),
+            calibrated.get(of, ""),
+        )
+        for row in rows
+        if row["measure"] == "accuracy"
+        for of in [(row["benchmark"], row["setting"])]
+    ]
+    heads = ("setting", "n", "untuned", "tuned, mean of seeds", "points", "points, calibrated")
+    return markdown(heads, lines)
+
+
 def variants(kept: Kept) -> str:
     """A line a setting and variant: accuracy, and the gains over the untuned model and over `tuned`."""
     rows = in_order(mart("mart_variants", kept).filter(measure="accuracy"))
@@ -203,7 +229,7 @@ def cost(kept: Kept) -> str:
 
 
 TABLES: Mapping[str, Callable[[Kept], str]] = {
-    each.__name__: each for each in (seeds, variants, datasets, models, language, cost)
+    each.__name__: each for each in (headline, seeds, variants, datasets, models, language, cost)
 }
 
 
