@@ -1,13 +1,14 @@
 """Writes the tables of docs/results.md and of the README from the outcomes that are kept of experiments.
 
-A table stands between `<!-- results: <experiment> <table> -->` and `<!-- end -->`. All else in the page
-stays as it is.
+A table stands between `<!-- results: <experiment> <table> -->` and `<!-- end -->`; names of datasets, with
+commas between them, may follow the table's. All else in the page stays as it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,7 +42,9 @@ from symtune_pipeline.sql.statistics import (
 from symtune_pipeline.tables import BENCHMARKS, SETTINGS, SOURCES
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-PLACE = re.compile(r"(<!-- results: ([\w-]+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(
+    r"(<!-- results: ([\w-]+) (\w+)(?: ([\w,]+))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 WILSON = (wilson_low, wilson_high)
 MEASURES = {"accuracy": "", "calibrated": ", calibrated"}
 
@@ -57,8 +60,11 @@ def with_tables(page: str) -> str:
     """The page with its tables made anew."""
 
     def table(place: re.Match[str]) -> str:
-        _, name, kind, _ = place.groups()
-        return f"{place[1]}{TABLES[kind](read(name))}\n{place[4]}"
+        head, name, kind, datasets, end = place.groups()
+        kept = read(name)
+        if datasets:
+            kept = replace(kept, outcomes=of_datasets(kept.outcomes, datasets.split(",")))
+        return f"{head}{TABLES[kind](kept)}\n{end}"
 
     return PLACE.sub(table, page)
 
@@ -81,6 +87,11 @@ def seeds(kept: Kept) -> str:
     return markdown(heads, lines)
 
 
+def of_datasets(outcomes: pl.DataFrame, datasets: Sequence[str]) -> pl.DataFrame:
+    """The outcomes on these datasets; algorithmic benchmarks have none, and are left out."""
+    return outcomes.filter(pl.col("dataset").is_in(datasets))
+
+
 def headline(kept: Kept) -> str:
     """A line a setting: untuned, the mean over seeds, and the gains of raw and of calibrated choices."""
     untuned = untuned_rows(kept)
@@ -94,6 +105,7 @@ def headline(kept: Kept) -> str:
         (
             setting_label(*of),
             f"{row['n']:,}",
+            fraction_text(untuned[*of, "accuracy"]["chance"]),
             fraction_text(untuned[*of, "accuracy"]["accuracy"]),
             fraction_text(row["accuracy"]),
             gain_text(row, OVER_SEEDS),
@@ -103,7 +115,7 @@ def headline(kept: Kept) -> str:
         if row["measure"] == "accuracy"
         for of in [(row["benchmark"], row["setting"])]
     ]
-    heads = ("setting", "n", "untuned", "tuned, mean of seeds", "points", "points, calibrated")
+    heads = ("setting", "n", "chance", "untuned", "tuned, mean", "points", "points, calibrated")
     return markdown(heads, lines)
 
 
@@ -239,7 +251,8 @@ def mart(name: str, kept: Kept) -> pl.DataFrame:
     if name == "mart_untuned":
         keys = ("benchmark", "setting", "measure")
         rows = kept.outcomes.filter(variant="untuned").group_by(*keys)
-        return _with_wilson(rows.agg(n=pl.len(), correct=pl.col("correct").sum()))
+        chance = pl.col("chance").mean()
+        return _with_wilson(rows.agg(n=pl.len(), correct=pl.col("correct").sum(), chance=chance))
     sql = load_models(ROOT / "dbt_like_sql", SOURCES)[name]
     with TemporaryDirectory() as folder:
         out = Path(folder) / "mart.parquet"
