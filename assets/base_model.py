@@ -6,19 +6,7 @@ import dagster as dg
 
 from assets.step import Step, asset
 from resources.store import Metadata
-from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.models.weights import prepare_base_model, prepare_pretrained_model
-
-
-def tuned_from(experiment: Experiment) -> str:
-    """The asset whose weights and tokenizer are tuned."""
-    return "pretrained_model" if experiment.tuning.model == "pretrained" else "base_model"
-
-
-def needs_parent(experiment: Experiment) -> bool:
-    """Whether the pretrained parent is asked, or a variant is tuned from it."""
-    variants = map(experiment.variant, experiment.variants)
-    return experiment.evaluation.pretrained or "pretrained_model" in map(tuned_from, variants)
 
 
 @asset(group="models", kinds={"huggingface"}, partitioned=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.base_model import needs_parent
+from assets.starts import needs_parent
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset

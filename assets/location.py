@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.attributes import with_attributes
-from assets.base_model import base_model, needs_parent, pretrained_model
+from assets.base_model import base_model, pretrained_model
 from assets.eval_report import eval_report
 from assets.incoming import evaluate_folder, incoming_models
 from assets.language import eval_language
@@ -17,6 +17,7 @@ from assets.predictions import eval_algorithmic, eval_flipped, eval_icl
 from assets.raw import GROUP as RAW
 from assets.raw import raw_assets
 from assets.sql import sql_assets
+from assets.starts import needs_parent
 from assets.step import KeptAsset
 from assets.suites import suites
 from assets.symbol_pool import symbol_pool

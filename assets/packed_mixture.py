@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from assets.base_model import tuned_from
+from assets.starts import tuned_from
 from assets.step import Check, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.base_model import tuned_from
+from assets.starts import tuned_from
 from assets.step import GPU, Check, Step, Verdict, asset, clear_work
 from assets.versions import code_version
 from resources.store import Metadata

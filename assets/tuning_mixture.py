@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from assets.base_model import tuned_from
+from assets.starts import tuned_from
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
