@@ -261,7 +261,7 @@ def test_a_model_shows_its_facts_and_where_it_lies(symtune: Symtune, reported: P
     assert rows["licence"] == "Apache-2.0"
     assert rows["pretrained parent"] == "none"
     assert rows["base_model"].startswith(str(reported.parents[2] / "base_model" / "micro"))
-    assert "--select symbol_tuned_model --partition micro` makes it" in rows["symbol_tuned_model"]
+    assert "--select symbol_tuned_model --model micro` makes it" in rows["symbol_tuned_model"]
     assert rows["symbols, instruction"] == "0.50 [0.45, 0.55] → 0.60 [0.55, 0.65]"
     assert (rows["scored, untuned"], rows["scored, tuned"]) == ("packed", "plain (why)")
     assert rows["generated, tuned"] == "plain (why)"
