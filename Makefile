@@ -5,7 +5,7 @@ CONSTRAINTS := $(CURDIR)/constraints.txt
 # Installs what a file lists, each file compared with its SHA-256 there.
 LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all test-faults docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
+.PHONY: help setup quickstart two-models smoke mirror-run mirror test test-all test-long test-faults docs-settings results gpu-bundle bench-gpu lint sbom audit sql constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,8 +50,11 @@ mirror: setup  ## fill a mirror with the paper's datasets: make mirror TO=<folde
 test: setup  ## run the quick tests before a commit, five to eight minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-test-all: setup  ## run all tests: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test-all: setup  ## run all tests but the longest: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+
+test-long: setup  ## run the longest tests: whole runs, in odd folders and killed at random
+	$(BIN)/python -m pytest -m long
 
 test-faults: setup  ## try thousands of faults: kills, flipped bits, a bad bucket, odd inputs; half an hour on two idle cores
 	PYTHONPATH=tests $(BIN)/python -m faults --seed 0

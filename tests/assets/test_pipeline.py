@@ -207,6 +207,7 @@ def test_one_dataset_can_be_loaded_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_at_a_random_moment_and_started_again_ends_in_the_same_report(
     smoke_run: tuple[Home, Ended], tmp_path: Path
 ) -> None:

@@ -143,6 +143,7 @@ def test_parquet_is_read_by_path_in_one_module_only() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_run_in_odd_folders_with_an_odd_name(tmp_path: Path) -> None:
     home = Home(tmp_path / "my [data] é #1")
     settings = yaml.safe_load((ROOT / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
