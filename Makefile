@@ -53,7 +53,7 @@ test: setup  ## run the quick tests before a commit, five to eight minutes on tw
 test-all: setup  ## run all tests but the longest: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
 
-test-long: setup  ## run the longest tests: whole runs, in odd folders and killed at random
+test-long: setup  ## run the longest tests: whole runs, in odd folders, on ECS and killed at random
 	$(BIN)/python -m pytest -m long
 
 test-faults: setup  ## try thousands of faults: kills, flipped bits, a bad bucket, odd inputs; half an hour on two idle cores

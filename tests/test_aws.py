@@ -303,6 +303,7 @@ def dagster(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_ecs_makes_every_asset_in_the_version_that_it_has_on_this_machine(
     smoke_run: tuple[Home, Ended],
     dagster: Dagster,

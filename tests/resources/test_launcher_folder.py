@@ -141,7 +141,7 @@ def test_a_fine_tune_elsewhere_is_killed_goes_on_and_makes_the_model_that_it_mak
         and "symtune collect" in lines[-1]
     )
 
-    assert "--assets model --partition micro`" in collect(
+    assert "--select model --model micro`" in collect(
         shutil.copytree(there / "result", home / "back")
     )
     done = launch(launcher, job)
@@ -310,10 +310,7 @@ def test_a_result_is_taken_as_it_is_from_the_folder_of_the_job_or_alone(
 ) -> None:
     one, two = sent(tmp_path, home), sent(tmp_path, home, "two")
     said = collect(one.folder, two.result)
-    assert (
-        "--assets eval_icl --partition one` (experiment mine)" in said
-        and "--partition two`" in said
-    )
+    assert "--select eval_icl --model one` (experiment mine)" in said and "--model two`" in said
     for each in (one, two):
         assert files(each.work / "collected") == files(each.folder / "work" / "predictions")
     largest = max(path.stat().st_size for path in one.result.rglob("*"))
