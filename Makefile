@@ -12,7 +12,7 @@ help:  ## list the targets
 
 setup: .venv/installed  ## create .venv with pinned packages
 
-.venv/installed: pyproject.toml setup.py requirements/dev.lock requirements/gpu.lock requirements/weights.lock
+.venv/installed: pyproject.toml setup.py $(wildcard requirements/*.lock)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	# PyTorch for CPUs where pip finds it, in a folder or an index that its settings name; else the next line takes that for GPUs.

@@ -18,20 +18,20 @@ import polars as pl
 
 from benchmarks.common import RESULTS
 from symtune_pipeline.environment import home_folder
+from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import CATALOG_VARIANTS
 
 OUTCOMES, LANGUAGE, FACTS = "outcomes.parquet", "language.parquet", "facts.json"
-BF16_UNITS = {"avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
 
 
 @dataclass(frozen=True)
 class Kept:
     """An experiment's outcomes (`int_outcomes`), losses of plain language (`eval_language`), and facts.
 
-    `facts` has, of every tuned variant, the recipe (the variant it differs from in its seed alone); by model
-    and variant the tokens, steps and seconds of tuning; and the machine.
+    `facts` has, of every tuned variant, the recipe (the variant it differs from in its seed alone); and by
+    model and variant the tokens, steps and seconds of tuning.
     """
 
     outcomes: pl.DataFrame
@@ -72,7 +72,7 @@ def keep(experiment: Experiment) -> Path:
         model: {variant: _cost(store, model, variant) for variant in recipes}
         for model in experiment.models
     }
-    facts = {"machine": machine(), "recipes": recipes, "cost": cost}
+    facts = {"recipes": recipes, "cost": cost}
     (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -84,16 +84,9 @@ def _cost(store: Store, model: str, variant: str) -> dict[str, int]:
     return {"tokens": log["tokens"].max(), "steps": log["step"].max(), "seconds": seconds}
 
 
-def machine() -> str:
-    """The processor, in words."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    fields = [line.partition(":") for line in text.splitlines()]
-    names = [value.strip() for key, _, value in fields if key.strip() == "model name"]
-    flags = {flag for key, _, value in fields if key.strip() == "flags" for flag in value.split()}
-    units = [word for flag, word in BF16_UNITS.items() if flag in flags]
-    return f"{len(names)} cores of {names[0]}" + (f" with {' and '.join(units)}" if units else "")
-
-
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(keep(load_experiment(name)))
+    try:
+        for name in sys.argv[1:]:
+            print(keep(load_experiment(name)))
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,6 @@ import polars as pl
 
 from benchmarks.common import ROOT
 from benchmarks.kept import Kept, read
-from symtune_pipeline.report.compared import DRAWS
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Row,
@@ -28,24 +28,15 @@ from symtune_pipeline.report.tables import (
     rank,
     setting_label,
 )
-from symtune_pipeline.report.variants import OVER_SEEDS, by_setting, mean_text
+from symtune_pipeline.report.variants import OVER_SEEDS, by_setting
 from symtune_pipeline.sql.engine import run_model
-from symtune_pipeline.sql.model import load_models
-from symtune_pipeline.sql.statistics import (
-    cluster_high,
-    cluster_low,
-    crossed_high,
-    crossed_low,
-    wilson_high,
-    wilson_low,
-)
+from symtune_pipeline.sql.model import SqlModel, load_models
 from symtune_pipeline.tables import BENCHMARKS, SETTINGS, SOURCES
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 PLACE = re.compile(
     r"(<!-- results: ([\w-]+) (\w+)(?: ([\w,]+))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
-WILSON = (wilson_low, wilson_high)
 MEASURES = {"accuracy": "", "calibrated": ", calibrated"}
 
 
@@ -67,24 +58,6 @@ def with_tables(page: str) -> str:
         return f"{head}{TABLES[kind](kept)}\n{end}"
 
     return PLACE.sub(table, page)
-
-
-def seeds(kept: Kept) -> str:
-    """A line a setting: the mean over seeds beside the untuned model, and the gain's interval."""
-    untuned = untuned_rows(kept)
-    lines = [
-        (
-            setting_label(row["benchmark"], row["setting"]) + MEASURES[row["measure"]],
-            f"{row['n']:,}",
-            accuracy_text(untuned[row["benchmark"], row["setting"], row["measure"]]),
-            mean_text(row),
-            gain_text(row, OVER_SEEDS),
-            f"{100 * row['gain_spread']:.1f}",
-        )
-        for row in in_order(mart("mart_seeds", kept)).iter_rows(named=True)
-    ]
-    heads = ("setting", "n", "untuned", "tuned, mean", "points", "spread of seeds")
-    return markdown(heads, lines)
 
 
 def of_datasets(outcomes: pl.DataFrame, datasets: Sequence[str]) -> pl.DataFrame:
@@ -145,49 +118,30 @@ def versus(row: Row) -> tuple[str, str]:
 
 
 def untuned_rows(kept: Kept) -> dict[tuple[str, str, str], Row]:
-    """The untuned model's accuracy and its Wilson interval, by benchmark, setting and measure."""
-    rows = mart("mart_untuned", kept).iter_rows(named=True)
-    return {(row["benchmark"], row["setting"], row["measure"]): row for row in rows}
+    """The untuned model's accuracy over all datasets, by benchmark, setting and measure."""
+    alone = replace(kept, outcomes=kept.outcomes.filter(variant="untuned"))
+    rows = mart("int_scores", alone).filter(level="all")
+    return {(r["benchmark"], r["setting"], r["measure"]): r for r in rows.iter_rows(named=True)}
 
 
 def datasets(kept: Kept) -> str:
-    """A line a dataset: the first model untuned, and the mean over all seeds of the recipe `tuned`.
-
-    Shows the settings without an instruction.
-    """
-    names = [name for name, recipe in kept.facts["recipes"].items() if recipe == "tuned"]
-    model = next(iter(kept.facts["cost"]))
-    asked = kept.outcomes.filter(benchmark="icl", measure="accuracy", model=model)
+    """A line a dataset: untuned, and the mean over the seeds of `tuned`, without an instruction."""
     shown = [setting.name for setting in SETTINGS if not setting.instructed]
+    asked = kept.outcomes.filter(pl.col("setting").is_in(shown), measure="accuracy")
     lines = []
-    for (dataset,), rows in asked.group_by("dataset", maintain_order=True):
-        cells = [str(dataset), f"{rows['chance'].mean():.2f}"]
+    for name in sorted(asked["dataset"].unique()):
+        own = replace(kept, outcomes=of_datasets(asked, [name]))
+        untuned, over_seeds = untuned_rows(own), mart("mart_seeds", own).filter(recipe="tuned")
+        lines.append([name])
         for setting in shown:
-            of_setting = rows.filter(setting=setting)
-            cells += _dataset_cells(of_setting, names)
-        lines.append(cells)
+            before = untuned["icl", setting, "accuracy"]
+            (after,) = over_seeds.filter(setting=setting).to_dicts()
+            if setting == shown[0]:
+                lines[-1].append(fraction_text(before["chance"]))
+            accuracies = (fraction_text(row["accuracy"]) for row in (before, after))
+            lines[-1] += [" → ".join(accuracies), gain_text(after, OVER_SEEDS)]
     heads = ["dataset", "chance", *(head for name in shown for head in (name, "points"))]
-    return markdown(heads, sorted(lines))
-
-
-def _dataset_cells(rows: pl.DataFrame, variants: Sequence[str]) -> tuple[str, str]:
-    untuned = rows.filter(variant="untuned")
-    draws = []
-    for name in variants:
-        pairs = rows.filter(variant=name).join(untuned, on=("context", "query"), suffix="_untuned")
-        more = pl.col("correct").cast(pl.Int64) - pl.col("correct_untuned").cast(pl.Int64)
-        draws.append(pairs.group_by("context").agg(more=more.sum(), n=pl.len()).sort("context"))
-    parts, wholes = pl.concat(draws)["more"].to_list(), pl.concat(draws)["n"].to_list()
-    ends = {}
-    if len(draws[0]) >= DRAWS:
-        ends = {
-            f"{OVER_SEEDS}_low": crossed_low(parts, wholes, len(variants)),
-            f"{OVER_SEEDS}_high": crossed_high(parts, wholes, len(variants)),
-        }
-    after = rows.filter(pl.col("variant").is_in(variants))["correct"].mean()
-    before = untuned["correct"].mean()
-    gain = gain_text({"gain": sum(parts) / sum(wholes), **ends}, OVER_SEEDS)
-    return f"{fraction_text(before)} → {fraction_text(after)}", gain
+    return markdown(heads, lines)
 
 
 def models(kept: Kept) -> str:
@@ -209,18 +163,18 @@ def models(kept: Kept) -> str:
 
 def language(kept: Kept) -> str:
     """A line a model and variant: the loss of plain language, in nats a token, and what it rose by."""
-    losses = kept.language.filter(pl.col("tokens") > 0)
+    asked = kept.language.select("model", "variant").unique(maintain_order=True)
     lines = []
-    for (model, variant), rows in losses.group_by("model", "variant", maintain_order=True):
-        untuned = losses.filter(model=model, variant="untuned")
-        pairs = rows.join(untuned, on="example", suffix="_untuned")
-        more = (pairs["nats"] - pairs["nats_untuned"]).to_list()
-        tokens = pairs["tokens"].cast(pl.Float64).to_list()
-        low, high = cluster_low(more, tokens), cluster_high(more, tokens)
-        change = f"{sum(more) / sum(tokens):+.3f} [{low:+.3f}, {high:+.3f}]"
-        loss = f"{rows['nats'].sum() / rows['tokens'].sum():.3f}"
-        shown = "" if variant == "untuned" else change
-        lines.append((str(model), str(variant), f"{len(rows):,}", loss, shown))
+    for model, variant in asked.iter_rows():
+        # The mart compares what is called tuned with the untuned model.
+        pair = kept.language.filter(pl.col("variant").is_in(["untuned", variant]), model=model)
+        called = "untuned" if variant == "untuned" else "tuned"
+        losses = pair.with_columns(pl.col("variant").replace(variant, called))
+        found = mart("mart_language", replace(kept, language=losses))
+        (row,) = found.filter(pl.col("dataset").is_null(), variant=called).to_dicts()
+        ends = f"[{row['change_low']:+.3f}, {row['change_high']:+.3f}]" if row["change"] else ""
+        change = f"{row['change']:+.3f} {ends}" if ends else ""
+        lines.append((model, variant, f"{row['texts']:,}", f"{row['loss']:.3f}", change))
     return markdown(("model", "variant", "texts", "nats a token", "change"), lines)
 
 
@@ -241,31 +195,28 @@ def cost(kept: Kept) -> str:
 
 
 TABLES: Mapping[str, Callable[[Kept], str]] = {
-    each.__name__: each for each in (headline, seeds, variants, datasets, models, language, cost)
+    each.__name__: each for each in (headline, variants, datasets, models, language, cost)
 }
 
 
 def mart(name: str, kept: Kept) -> pl.DataFrame:
-    """A mart over what is kept; `mart_untuned` is the untuned model's accuracy by setting."""
-    tables = {"int_outcomes": kept.outcomes, "catalog_variants": kept.variants}
-    if name == "mart_untuned":
-        keys = ("benchmark", "setting", "measure")
-        rows = kept.outcomes.filter(variant="untuned").group_by(*keys)
-        chance = pl.col("chance").mean()
-        return _with_wilson(rows.agg(n=pl.len(), correct=pl.col("correct").sum(), chance=chance))
-    sql = load_models(ROOT / "dbt_like_sql", SOURCES)[name]
+    """The table of a SQL model over what is kept."""
+    tables = {
+        "int_outcomes": kept.outcomes,
+        "eval_language": kept.language,
+        "catalog_variants": kept.variants,
+    }
+    sql = sql_models()[name]
     with TemporaryDirectory() as folder:
         out = Path(folder) / "mart.parquet"
         run_model(sql, {table: tables[table] for table in sql.depends_on}, {}, out)
         return pl.read_parquet(out)
 
 
-def _with_wilson(counts: pl.DataFrame) -> pl.DataFrame:
-    ends = [
-        (row["correct"] / row["n"], *(end(row["correct"], row["n"]) for end in WILSON))
-        for row in counts.iter_rows(named=True)
-    ]
-    return counts.hstack(pl.DataFrame(ends, schema=["accuracy", "low", "high"], orient="row"))
+@cache
+def sql_models() -> dict[str, SqlModel]:
+    """The project's SQL models by name."""
+    return load_models(ROOT / "dbt_like_sql", SOURCES)
 
 
 def in_order(rows: pl.DataFrame) -> pl.DataFrame:

@@ -58,7 +58,7 @@ def _sentence(error: BaseException | None) -> str | None:
             error, UserError | DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError
         ):
             return str(error).splitlines()[0]
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 

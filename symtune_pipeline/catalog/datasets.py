@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from symtune_pipeline.catalog.facts import Fact, read_beside
-from symtune_pipeline.catalog.families import EVERY, family_sets
-from symtune_pipeline.catalog.generated import GeneratedSet, generated_sets
+from symtune_pipeline.catalog.families import EVERY, every_generated_set, family_sets
+from symtune_pipeline.catalog.generated import GeneratedSet
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.errors.settings import nearest
 
@@ -51,8 +51,8 @@ def all_datasets() -> Mapping[str, Dataset]:
     """The public datasets, then the generated ones, those of families last, by key."""
     public = {key: Dataset(key=key, **entry) for key, entry in read_beside(__file__).items()}
     family_of = {key: name for name, sets in family_sets().items() for key in sets}
-    every = generated_sets() | {k: g for sets in family_sets().values() for k, g in sets.items()}
-    return public | {key: _as_fact(each, family_of.get(key)) for key, each in every.items()}
+    generated = every_generated_set()
+    return public | {key: _as_fact(each, family_of.get(key)) for key, each in generated.items()}
 
 
 def find_dataset(key: str) -> Dataset:

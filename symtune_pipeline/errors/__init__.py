@@ -70,10 +70,8 @@ def first_fault(error: ValidationError, schema: Mapping[str, Any]) -> tuple[list
     """
     faults = error.errors()
     first = next((fault for fault in faults if fault["type"] == UNKNOWN), faults[0])
-    if first["loc"] and KIND.search(
-        str(first["loc"][-1])
-    ):  # of several kinds, the one that was read furthest
-        about = first["loc"][:-1]
+    if first["loc"] and KIND.search(str(first["loc"][-1])):
+        about = first["loc"][:-1]  # of several kinds, the one that was read furthest
         alike = [fault for fault in faults if fault["loc"][: len(about)] == about]
         first = max(alike, key=lambda fault: len(fault["loc"]))
     where = [str(part) for part in first["loc"] if not KIND.search(str(part))]
