@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import yaml
@@ -111,7 +112,8 @@ def read_table(path: Path) -> pl.DataFrame:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file beside, then rename, so that a reader sees the old one or the new one."""
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    # Containers that share a folder often have the same process number.
+    beside = path.with_name(f".{path.name}-{os.getpid()}-{uuid4().hex[:8]}")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
 

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -258,6 +259,8 @@ class Agent:
         outside = {n: v for n, v in os.environ.items() if not n.startswith(("AWS_", "SYMTUNE_"))}
         kept = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
         variables = outside | {name: os.environ[name] for name in kept}
+        # The image has the project's programs on its path.
+        variables["PATH"] = f"{Path(sys.executable).parent}:{outside['PATH']}"
         for each in found.get("environment", ()):
             path = each["value"].replace("/app/", f"{ROOT}/")
             variables[each["name"]] = re.sub("^/data", str(self.folder), path)

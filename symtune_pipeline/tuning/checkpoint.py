@@ -173,8 +173,9 @@ class Checkpoints:
         with disk_space(self._folder, needed):
             if ranks.local == 0:
                 shutil.rmtree(path, ignore_errors=True)  # an earlier start was killed in it
-                path.mkdir(parents=True)
+            # Machines may share the folder: one makes it when none can remove it any more.
             ranks.barrier(group)
+            path.mkdir(parents=True, exist_ok=True)
             writer = HuggingFaceStorageWriter(str(path), _files(tensors), save_distributed=True)
             state_dict_saver.save(
                 tensors, storage_writer=writer, process_group=group, no_dist=ranks.count == 1

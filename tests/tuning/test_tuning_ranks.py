@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,23 @@ def test_two_ranks_measure_what_one_does_and_keep_the_same_step(tmp_path: Path) 
     weights = [load_file(c.output_folder / "model/model.safetensors") for c in (one, two)]
     for name, weight in weights[1].items():
         assert (weights[0][name] - weight).abs().max() < 1e-3
+
+
+def run_on_a_machine_of_its_own(config: JobConfig) -> None:
+    """The second machine takes longer to remove a folder."""
+    if os.environ["LOCAL_RANK"] == "1":
+        remove = shutil.rmtree
+        shutil.rmtree = lambda *args, **options: (remove(*args, **options), time.sleep(0.1))
+    os.environ["LOCAL_RANK"] = "0"
+    run_job(config, print)
+
+
+def test_machines_that_share_a_folder_do_not_remove_each_others_checkpoints(
+    tmp_path: Path,
+) -> None:
+    config = tiny_job(tmp_path)
+    assert on_ranks(2, tmp_path / "meeting", run_on_a_machine_of_its_own, config) == [None, None]
+    assert (config.output_folder / "model/model.safetensors").exists()
 
 
 def test_more_ranks_than_blocks_in_a_step_say_what_to_change(tmp_path: Path) -> None:
