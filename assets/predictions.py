@@ -1,7 +1,9 @@
 """The assets `eval_icl`, `eval_flipped` and `eval_algorithmic`: what every variant of a model predicts."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import dagster as dg
@@ -149,12 +151,11 @@ class Asked:
         return code_version([JOB, self.code], self.form(step.experiment))
 
     def _made_from(self, step: Step, code: str) -> dict[str, str]:
-        """What predictions depend on beside the model."""
-        inputs = step.inputs()
-        return {
-            "code": code,
-            **{key: inputs[key] for key in (self.queried.asset, EXAMPLES)},
-        }
+        """What predictions depend on beside the model: of the suites the queries that are asked."""
+        queries = BytesIO()
+        self.queries(step).write_ipc(queries)
+        digest = hashlib.sha256(queries.getbuffer()).hexdigest()
+        return {"code": code, "queries": digest, EXAMPLES: step.inputs()[EXAMPLES]}
 
     def predicted_once(self, step: Step) -> Verdict:
         """Whether every query has one prediction of every variant."""

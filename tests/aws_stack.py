@@ -318,7 +318,7 @@ class Agent:
         for start in range(0, len(lines), 1_000):
             events = [{"timestamp": now, "message": x or " "} for x in lines[start : start + 1_000]]
             client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
-        task.containers[0].exitCode = code
+        task.containers[0].exitCode, task.containers[0].runtimeId = code, task.id
         task.desired_status = task.status = "STOPPED"
         self.ended.append((family, code))
 
