@@ -39,7 +39,7 @@ RAW = WRITTEN_PROMPTS.asset
     tables=[WRITTEN_PROMPTS],
 )
 def raw_tasksource(step: Step, folder: Path) -> Metadata:
-    """Prompts that tasksource has published, with the places of their labels (Apache-2.0)."""
+    """Prompts that tasksource has published (Apache-2.0), with the places of their labels."""
     left_out = Counter[str]()
     frames = written_prompts(public_source(mirror_folder()), left_out)
     write_frames(folder / TABLE, map(WRITTEN_PROMPTS.checked, frames))

@@ -112,14 +112,14 @@ def draw_written(
     kept_apart = pl.col("labels").list.eval(
         pl.element().str.to_lowercase().is_in(sorted(guarded.symbols))
     )
+    left_out[TASK] = index["dataset"].is_in(list(evaluated)).sum()
+    index = index.filter(pl.col("dataset").is_in(tasks))
     for fault, wrong in (
-        (TASK, pl.col("dataset").is_in(list(evaluated))),
         (LONG, pl.col("characters") > config.max_characters),
         (SYMBOL, kept_apart.list.any()),
     ):
         left_out[fault] = index.select(wrong.sum()).item()
         index = index.filter(~wrong)
-    index = index.filter(pl.col("dataset").is_in(tasks))
     chosen = _without_texts(prompts, _in_order(index, config, seed), config, guarded, left_out)
     most = min(config.prompts, len(chosen) - config.held_out_prompts)
     if most <= 0:
@@ -157,14 +157,16 @@ def _tasks(
 def _in_order(index: pl.DataFrame, config: MixtureConfig, seed: int) -> pl.DataFrame:
     """The order in which prompts are drawn: of a task by chance, of tasks in turn or by their weights."""
     rng = np.random.default_rng([seed, zlib.crc32(b"written")])
+    numbers = index["prompt"].cast(pl.Int64).to_numpy()
+    # By its number, so that a prompt's chance is the same whichever others are left out.
+    chance = rng.random(int(numbers.max(initial=-1)) + 1)[numbers]
     sizes = index.group_by("dataset").len().with_columns(pl.col("len").log().alias("size"))
     power = 0.0 if config.temperature is None else 1 / config.temperature
     weights = sizes.select(
         "dataset", weight=((pl.col("size") - pl.col("size").max()) * power).exp()
     )
     return (
-        index.sort("prompt")
-        .with_columns(chance=pl.Series(rng.random(len(index)), dtype=pl.Float64))
+        index.with_columns(chance=pl.Series(chance, dtype=pl.Float64))
         .join(weights, on="dataset", maintain_order="left")
         .with_columns(turn=pl.col("chance").rank("ordinal").over("dataset") / pl.col("weight"))
         .sort("turn", "chance", "prompt")

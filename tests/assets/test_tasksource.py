@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import written_rows
 import yaml
@@ -14,6 +15,8 @@ from graph import Here, materialise
 from assets.location import code_location
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.files import TABLE
+from symtune_pipeline.prompts.written import LONG, SYMBOL
 from symtune_pipeline.sources.mirror import Mirror
 from symtune_pipeline.sources.tasksource import NOT_FOUND
 from symtune_pipeline.store.folder import Store
@@ -94,28 +97,69 @@ def test_a_setting_that_written_prompts_cannot_follow_is_refused(
 
 
 def fill(mirror: Mirror) -> None:
-    """Good rows of three tasks, one that is too long, and two that cannot be right."""
+    """Good rows of three tasks, one of them long, and two that cannot be right."""
     rows: list[Any] = [
         written_rows.row(i, task, form=i % 3)
         for task in ("glue/rte", "babi_nli/counting", "trec")
         for i in range(24)
     ]
-    long = ("trec", written_rows.row(1)[1].replace("Input: the", f"Input: {'the ' * 1_200}", 1))
-    rows += [(*long, "a", ["a", "b"]), ("trec", "no label", "a", ["a", "b"])]
-    rows += [(*long, *written_rows.row(1)[2:])]
+    task, inputs, *symbols = written_rows.row(1)
+    rows += [(task, inputs, "a", ["a", "b"]), (task, "no label", "a", ["a", "b"])]
+    rows += [(task, inputs.replace("Input: the", f"Input: {'the ' * 1_200}", 1), *symbols)]
     written_rows.write(mirror, rows)
 
 
-@pytest.mark.slow
-def test_prompts_from_a_mirror_are_tuned_on_and_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+DATA = {
+    "source": "generated", "train_rows": 30, "test_rows": 20, "datasets": ["phone_reviews", "inbox"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     monkeypatch.setenv("SYMTUNE_MIRROR", str(tmp_path / "mirror"))
-    fill(Mirror(str(tmp_path / "mirror")))
-    data = {"source": "generated", "train_rows": 30, "test_rows": 20,
-            "datasets": ["phone_reviews", "inbox"]}  # fmt: skip
+    made = Mirror(str(tmp_path / "mirror"))
+    fill(made)
+    return made
+
+
+@pytest.mark.slow
+def test_a_mixture_is_drawn_from_a_mirror_and_says_what_is_left_out(
+    tmp_path: Path, mirror: Mirror
+) -> None:
+    mixture = TASKSOURCE | {"max_characters": 4_000, "leave_out": ["trec"]}
+    of = experiment(tmp_path, data=DATA, mixture=mixture)
+    root = tmp_path / "store"
+    made = materialise(of, root, ["+key:tuning_mixture"])
+    assert made.success
+    [raw] = made.asset_materializations_for_node("raw_tasksource")
+    assert raw.metadata["rows left out"].value == {NOT_FOUND: 2}
+    [event] = made.asset_materializations_for_node("tuning_mixture")
+    pool, drawn = (Store(root).read_table(key) for key in ("symbol_pool", "tuning_mixture"))
+    kept = pool.filter(split="evaluation")["symbol"].str.to_lowercase()
+    used = drawn["labels"].explode().str.to_lowercase()
+    assert used.filter(used.is_in(kept.implode())).is_empty()
+    published = Store(root).read_table("raw_tasksource").filter(pl.col("dataset") != "trec")
+    symbols = published["labels"].list.eval(pl.element().str.to_lowercase().is_in(kept.implode()))
+    assert symbols.list.any().sum() > 0, "the case under test must occur"
+    assert event.metadata["prompts left out"].value == {LONG: 1, SYMBOL: symbols.list.any().sum()}
+    assert len(drawn) == len(published) - 1 - symbols.list.any().sum() - 8
+    assert event.metadata["sets"].value == ["babi_nli/counting", "glue/rte"]
+    assert event.metadata["held-out prompts"].value == 8
+    checks = {check.check_name: check.passed for check in made.get_asset_check_evaluations()}
+    assert checks["no_evaluation_data"]
+
+    broken = Store(root).read_table("raw_tasksource").with_columns(dataset=pl.lit("trec"))
+    with Store(root).writing("raw_tasksource") as folder:
+        broken.write_parquet(folder / TABLE)
+    ended = materialise(of, root, ["tuning_mixture"])
+    [failure] = ended.get_step_failure_events()
+    assert "tasksource has no prompt for this experiment" in str(failure)
+
+
+@pytest.mark.long
+def test_prompts_from_a_mirror_are_tuned_on_and_measured(tmp_path: Path, mirror: Mirror) -> None:
     of = experiment(
-        tmp_path, data=data, mixture=TASKSOURCE, tuning={"block_tokens": 512, "loss": "final_label"}
+        tmp_path, data=DATA, mixture=TASKSOURCE, tuning={"block_tokens": 512, "loss": "final_label"}
     )
     root = tmp_path / "store"
     made = materialise(

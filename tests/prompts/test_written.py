@@ -69,6 +69,9 @@ def test_the_seed_draws_and_fewer_prompts_are_a_part_of_more(table: pl.DataFrame
     assert more.mixture.head(10).equals(few.mixture)
     assert not other.mixture.equals(few.mixture)
     assert more.mixture["prompt"].is_unique().all()
+    longest = table["text"].str.len_chars().max()
+    shorter = draw(table, prompts=10, max_characters=int(longest) - 1)  # type: ignore[call-overload]
+    assert len(set(shorter.mixture["prompt"]) & set(few.mixture["prompt"])) >= 9
     measured = draw(table, prompts=10, held_out_prompts=6)
     assert measured.mixture.equals(few.mixture)
     assert not set(measured.held_out["prompt"]) & set(few.mixture["prompt"])
