@@ -12,7 +12,6 @@ from assets.base_model import base_model, pretrained_model
 from assets.eval_report import eval_report
 from assets.incoming import evaluate_folder, incoming_models
 from assets.language import eval_language
-from assets.packed_mixture import packed_mixture
 from assets.predictions import eval_algorithmic, eval_flipped, eval_icl
 from assets.raw import GROUP as RAW
 from assets.raw import raw_assets
@@ -20,10 +19,8 @@ from assets.sql import sql_assets
 from assets.starts import needs_parent
 from assets.step import KeptAsset
 from assets.suites import suites
-from assets.symbol_pool import symbol_pool
-from assets.symbol_tuned_model import symbol_tuned_model
-from assets.tuning_mixture import tuning_mixture
-from assets.variants import variant_assets
+from assets.tasksource import raw_tasksource
+from assets.variants import chain, reads_tasksource, variant_assets
 from resources import console, resources_of
 from symtune_pipeline.environment import git_tree
 from symtune_pipeline.experiment import Experiment
@@ -54,10 +51,10 @@ def code_location(experiment: Experiment) -> dg.Definitions:
 
 
 def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
-    kept: list[KeptAsset] = [symbol_pool, tuning_mixture, base_model, packed_mixture]
+    kept: list[KeptAsset] = [*chain(experiment), base_model]
     kept += [pretrained_model] if needs_parent(experiment) else []
-    kept += [symbol_tuned_model, suites, eval_icl, eval_flipped, eval_algorithmic, eval_language]
-    kept += [eval_report]
+    kept += [raw_tasksource] if reads_tasksource(experiment) else []
+    kept += [suites, eval_icl, eval_flipped, eval_algorithmic, eval_language, eval_report]
     defined = [asset.define(experiment, models) for asset in kept]
     own = variant_assets(experiment, models)
     return [raw_assets(experiment), *sql_assets(experiment), *defined, *own]

@@ -117,10 +117,14 @@ def _variables(experiment: Experiment) -> dict[str, int | float | str]:
 
 
 def _guarded(experiment: Experiment) -> dict[str, Experiment]:
-    """The experiment and its variants whose mixture shows symbols; where none does, all of them."""
+    """The experiment and its variants whose mixture shows symbols; where none does, all of them.
+
+    A mixture of tasksource's prompts has a guard of its own.
+    """
     every = {"tuned": experiment} | {name: experiment.variant(name) for name in experiment.variants}
-    symbols = {name: e for name, e in every.items() if e.mixture.labels != "natural"}
-    return symbols or every
+    made = {name: e for name, e in every.items() if e.mixture.source == "datasets"}
+    symbols = {name: e for name, e in made.items() if e.mixture.labels != "natural"}
+    return symbols or made or every
 
 
 def _result(tested: TestResult) -> dg.AssetCheckResult:
@@ -137,8 +141,11 @@ def _asset_keys(table: str, experiment: Experiment) -> list[str]:
     if table == RAW_EXAMPLES.name:
         return [raw_key(entry) for entry in experiment.datasets()]
     if table in (TUNING_MIXTURE.name, SYMBOL_POOL.name):  # those of all variants, for one guard
-        own = keys_of(experiment, table)
-        return list(dict.fromkeys(own[variant] for variant in _guarded(experiment)))
+        own, guarded = keys_of(experiment, table), _guarded(experiment)
+        written = table == TUNING_MIXTURE.name and all(
+            each.mixture.source == "tasksource" for each in guarded.values()
+        )
+        return [] if written else list(dict.fromkeys(own[variant] for variant in guarded))
     return [] if table in CATALOG else [table]
 
 
@@ -174,7 +181,9 @@ def _preview(path: Path) -> str:
 def _tables(step: Step, model: SqlModel) -> Tables:
     """The inputs: Parquet files of assets, all partitions of each, and the catalogue as frames."""
     return {
-        name: _catalog(name, step.experiment) if name in CATALOG else _files(step, name)
+        name: _catalog(name, step.experiment)
+        if name in CATALOG
+        else _files(step, name) or SOURCES[name].frame()
         for name in model.depends_on
     }
 

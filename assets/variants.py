@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from assets import tasksource
 from assets.packed_mixture import packed_mixture
 from assets.step import KeptAsset, Keys
 from assets.symbol_pool import symbol_pool
@@ -15,15 +16,32 @@ from assets.symbol_tuned_model import LOG, symbol_tuned_model
 from assets.tuning_mixture import tuning_mixture
 from symtune_pipeline.experiment import Experiment
 
-CHAIN: Sequence[KeptAsset] = (symbol_pool, tuning_mixture, packed_mixture, symbol_tuned_model)
+
+def chain(experiment: Experiment) -> Sequence[KeptAsset]:
+    """The assets that lead to a tuned model, by where the prompts of its mixture come from."""
+    if experiment.mixture.source == "tasksource":
+        mixture = [tasksource.tuning_mixture, tasksource.packed_mixture]
+    else:
+        mixture = [tuning_mixture, packed_mixture]
+    return [symbol_pool, *mixture, symbol_tuned_model]
+
+
+def reads_tasksource(experiment: Experiment) -> bool:
+    """Whether the experiment or a variant of it tunes on tasksource's prompts."""
+    every = [experiment, *map(experiment.variant, experiment.variants)]
+    return any(each.mixture.source == "tasksource" for each in every)
 
 
 def own_keys(experiment: Experiment, variant: str) -> Keys:
     """The assets that a variant has of its own, by those of the experiment for which they stand."""
     changed, own = experiment.variant(variant), dict[str, str]()
-    for asset in CHAIN:
-        settings, deps = asset.about.settings, asset.inputs(changed)
-        differs = settings(changed) != settings(experiment) or deps != asset.inputs(experiment)
+    for asset, shared in zip(chain(changed), chain(experiment), strict=True):
+        deps = asset.inputs(changed)
+        differs = (
+            asset is not shared
+            or asset.about.settings(changed) != asset.about.settings(experiment)
+            or deps != asset.inputs(experiment)
+        )
         if differs or any(dep in own for dep in deps):
             own[asset.about.name] = f"{asset.about.name}_{variant}"
     return own | {LOG: f"{LOG}_{variant}"}
@@ -43,6 +61,6 @@ def variant_assets(
         asset.define(experiment.variant(name), models, keys)
         for name in experiment.variants
         for keys in [own_keys(experiment, name)]
-        for asset in CHAIN
+        for asset in chain(experiment.variant(name))
         if asset.about.name in keys
     ]

@@ -102,6 +102,35 @@ class Table:
         return DataFrameSchema(columns, strict=True, name=self.name)
 
 
+def text(description: str, *allowed: str, unique: bool = False, nullable: bool = False) -> Column:
+    """A column of texts; `allowed`, if any, are the only ones."""
+    return Column(pl.String(), description, allowed, unique=unique, nullable=nullable)
+
+
+def number(
+    dtype: type[pl.DataType], description: str, *, unique: bool = False, nullable: bool = False
+) -> Column:
+    """A column of numbers that are not negative."""
+    return Column(dtype(), description, least=0, unique=unique, nullable=nullable)
+
+
+def list_of(
+    dtype: type[pl.DataType] | pl.DataType, description: str, *, nullable: bool = False
+) -> Column:
+    """A column of lists."""
+    return Column(pl.List(dtype), description, nullable=nullable)
+
+
+def flag(description: str, *, nullable: bool = False) -> Column:
+    """A column of what is true or false."""
+    return Column(pl.Boolean(), description, nullable=nullable)
+
+
+def measure(description: str) -> Column:
+    """A column of what was measured, null where it was not."""
+    return Column(pl.Float64(), description, nullable=True)
+
+
 def _rules(column: Column) -> Any:
     from pandera.polars import Check
     from pandera.polars import Column as Rules

@@ -89,6 +89,8 @@ class Experiment(Section):
         data = info.data.get("data")
         if data is None or not (mixture.sets or mixture.leave_out):
             return mixture
+        if mixture.source == "tasksource":
+            return mixture  # whose tasks are known once its prompts are there
         tuning = [entry for entry in _datasets(data) if entry.role == "tuning"]
         names = list(dict.fromkeys(name for entry in tuning for name in _names(entry)))
         for name in mixture.leave_out:

@@ -37,6 +37,8 @@ Positive = Annotated[int, Gt(0), Le(1_000_000_000)]
 Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by one
 Concepts = Annotated[int, Ge(0), Le(100_000)]
 LossName = Literal["all_labels", "final_label"]
+# The default is left out of settings, so that versions are as they were without it.
+MixtureSource = Annotated[Literal["datasets", "tasksource"], Field(exclude_if="datasets".__eq__)]
 OptimizerName = Literal["adamw", "adafactor"]
 TUNING_PER_CATEGORY = 10_000
 
@@ -140,12 +142,14 @@ class SymbolsConfig(Section):
 class MixtureConfig(Section):
     """How the symbol-tuning prompts are drawn."""
 
+    source: MixtureSource = "datasets"
+    """Prompts made of the tuning sets, or those that tasksource has published, with symbols of their own."""
     prompts: Positive
     """How many prompts are drawn."""
     exemplars_per_class: tuple[Few, Few] = (2, 10)
-    """The smallest and the largest number of exemplars of a class in a prompt."""
+    """The smallest and the largest number of exemplars of a class in a prompt; tasksource has four."""
     max_characters: Positive = 6_000
-    """Characters of the inputs of one prompt at most."""
+    """Characters of the inputs of one prompt at most; of tasksource, of a whole prompt."""
     temperature: Annotated[float, Gt(0), Le(1_000_000_000)] | None = None
     """A set is drawn in proportion to its size^(1/temperature); none: each equally often."""
     labels: Literal["symbols", "natural", "shuffled"] = "symbols"
@@ -157,7 +161,7 @@ class MixtureConfig(Section):
     sets: Positive | None = None
     """How many tuning sets prompts are drawn from, the fewer among the more, by the seed; none: all."""
     leave_out: tuple[str, ...] = ()
-    """Tuning sets that no prompt is drawn from: by key, family or task type."""
+    """Tuning sets that no prompt is drawn from: by key, family or task type; tasks of tasksource by name."""
     held_out_prompts: Annotated[int, Ge(0)] = 24
     """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
 
@@ -167,6 +171,18 @@ class MixtureConfig(Section):
         if value[0] > value[1]:
             raise ValueError(f"the smallest number, {value[0]}, is above the largest, {value[1]}")
         return value
+
+    @model_validator(mode="after")
+    def _suits_its_source(self) -> MixtureConfig:
+        if self.source == "tasksource":
+            made = {"labels": "symbols", "instructed_share": 0, "distinct_first_token": False}
+            for name, only in made.items():
+                if getattr(self, name) != only:
+                    raise ValueError(
+                        f"{name} is for prompts that are made here, and those of tasksource are written;"
+                        f" set it to {str(only).lower()} or source to datasets"
+                    )
+        return self
 
 
 class Lora(Section):

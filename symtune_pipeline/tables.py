@@ -13,6 +13,11 @@ from typing import Final, Literal, get_args
 import polars as pl
 
 from symtune_pipeline.contract import Column, Table
+from symtune_pipeline.contract import flag as _flag
+from symtune_pipeline.contract import list_of as _list
+from symtune_pipeline.contract import measure as _measure
+from symtune_pipeline.contract import number as _number
+from symtune_pipeline.contract import text as _text
 
 # --- vocabularies ---------------------------------------------------------------------------------
 
@@ -102,31 +107,6 @@ def benchmarks_of(suite: Suite) -> tuple[str, ...]:
 CLASS: Final = pl.UInt16  # an index into the labels of a dataset
 MOST_CLASSES: Final = 2**16
 
-
-def _text(description: str, *allowed: str, unique: bool = False, nullable: bool = False) -> Column:
-    return Column(pl.String(), description, allowed, unique=unique, nullable=nullable)
-
-
-def _number(
-    dtype: type[pl.DataType], description: str, *, unique: bool = False, nullable: bool = False
-) -> Column:
-    return Column(dtype(), description, least=0, unique=unique, nullable=nullable)
-
-
-def _list(
-    dtype: type[pl.DataType] | pl.DataType, description: str, *, nullable: bool = False
-) -> Column:
-    return Column(pl.List(dtype), description, nullable=nullable)
-
-
-def _flag(description: str, *, nullable: bool = False) -> Column:
-    return Column(pl.Boolean(), description, nullable=nullable)
-
-
-def _measure(description: str) -> Column:
-    return Column(pl.Float64(), description, nullable=True)
-
-
 _DATASET = _text("Key of the dataset.")
 _TASK_TYPE = _text("Kind of task, such as sentiment or topic.")
 _CONTEXT = _number(pl.UInt32, "Number of the draw of exemplars.")
@@ -194,6 +174,23 @@ TUNING_MIXTURE: Final = Table(
         "labels": _list(pl.String, "The text that stands for each class in this prompt."),
         "instructed": _flag("Whether the prompt has the instruction and natural labels."),
     },
+)
+_WRITTEN = {
+    "prompt": _number(pl.UInt32, "Number of the published row.", unique=True),
+    "dataset": _text("Name of the task."),
+    "text": _text("The whole prompt, the query's label last."),
+    "label_starts": _list(pl.UInt32, "Where in the text each label begins, in characters."),
+    "targets": _list(CLASS, "For each of them, the index of its symbol in labels."),
+    "labels": _list(pl.String, "The symbols of the prompt."),
+}
+WRITTEN_PROMPTS: Final = Table(
+    "raw_tasksource", "Published prompts whose labels were found in their text.", _WRITTEN
+)
+WRITTEN_MIXTURE: Final = Table(
+    "tuning_mixture", "The tuning prompts as they were published.", _WRITTEN
+)
+WRITTEN_HELD_OUT: Final = Table(
+    "tuning_mixture.held_out", "Published prompts that measure progress.", _WRITTEN
 )
 HELD_OUT_PROMPTS: Final = Table(
     "tuning_mixture.held_out",

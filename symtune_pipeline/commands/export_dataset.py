@@ -71,11 +71,16 @@ def dataset(
 def export_dataset(store: Store, experiment: Experiment, folder: Path) -> dict[str, int]:
     """Write the dataset into `folder`, in place of an earlier export; returns rows by configuration.
 
-    Raises UserError where a table was not made, where the mixture holds evaluation data, and where
-    `folder` cannot be written or holds anything else.
+    Raises UserError where a table was not made, where the mixture holds evaluation data or is
+    tasksource's, and where `folder` cannot be written or holds anything else.
     """
     from pyarrow import dataset as tables
 
+    if experiment.mixture.source == "tasksource":
+        raise UserError(
+            f"The prompts of experiment '{experiment.name}' are published already, by tasksource; export an"
+            " experiment whose mixture.source is datasets."
+        )
     if len(store.read_table("int_contamination")):
         raise UserError(
             "The mixture holds evaluation data, which `symtune show table int_contamination` lists;"

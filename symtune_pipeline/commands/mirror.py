@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from symtune_pipeline.catalog.tasksource import tasksource
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.environment import mirror_folder
 from symtune_pipeline.errors import UserError
@@ -18,12 +19,17 @@ def mirror(
 ) -> None:
     """Copy the experiment's public datasets to a mirror, from the hub or from SYMTUNE_MIRROR.
 
+    Tasksource's prompts are copied where the experiment or a variant tunes on them.
+
     Files that the mirror already has are not copied again, so you can resume an interrupted copy.
 
     Example: symtune mirror /data/hub_mirror
     """
     experiment = current_experiment()
-    public = [entry for entry in experiment.datasets() if entry.hub]
+    public = {entry.key: entry.hub for entry in experiment.datasets() if entry.hub}
+    every = [experiment, *map(experiment.variant, experiment.variants)]
+    if any(each.mixture.source == "tasksource" for each in every):
+        public[tasksource().key] = tasksource().hub
     if not public:
         raise UserError(
             f"Experiment '{experiment.name}' has no public datasets to mirror; choose one with `source: hub`,"

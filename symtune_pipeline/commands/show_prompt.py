@@ -42,6 +42,11 @@ def prompt(
     """
     entry = current_experiment().dataset(dataset)
     store = current_store()
+    if entry.role == "tuning" and current_experiment().mixture.source == "tasksource":
+        raise UserError(
+            f"Dataset '{dataset}' is in no prompt: those of the mixture are tasksource's, which"
+            " `symtune show table tuning_mixture` prints."
+        )
     if entry.role == "tuning":
         mixture = store.read_table("tuning_mixture")
         examples = store.read_table("int_tuning_examples")

@@ -9,7 +9,7 @@ what the files hold.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import polars as pl
 
-from symtune_pipeline.catalog.datasets import Dataset, HubLocation
+from symtune_pipeline.catalog.datasets import HubLocation
 from symtune_pipeline.errors import MissingData, UserError, all_missing
 from symtune_pipeline.sources.source import FileVersion, Source, file_version
 from symtune_pipeline.store.bucket import Bucket, BucketError
@@ -138,29 +138,26 @@ class _Folder:
 
 
 def fill_mirror(
-    datasets: Sequence[Dataset], source: Source, mirror: Mirror, say: Callable[[str], None]
+    public: Mapping[str, HubLocation], source: Source, mirror: Mirror, say: Callable[[str], None]
 ) -> None:
-    """Copy every split that the catalogue uses of public sets into `mirror`, unless it is there.
+    """Copy every split that the catalogue uses of public sets, by key, into `mirror`, unless it is there.
 
     Goes on where a set cannot be had, and raises MissingData with all of these at the end.
     """
     missing: dict[str, MissingData] = {}
-    for dataset in datasets:
-        assert dataset.hub is not None
-        for split, version in zip(dataset.hub.splits, mirror.files(dataset.hub), strict=True):
-            name = mirror.where(dataset.hub, split)
+    for key, hub in public.items():
+        for split, version in zip(hub.splits, mirror.files(hub), strict=True):
+            name = mirror.where(hub, split)
             if version:
                 say(f"{name}: there")
                 continue
             try:
-                frame = source.read(dataset.hub, split)
+                frame = source.read(hub, split)
             except MissingData as error:
-                missing[dataset.key] = error
+                missing[key] = error
                 say(f"{name}: cannot be had")
                 continue
-            mirror.write(dataset.hub, split, frame)
+            mirror.write(hub, split, frame)
             say(f"{name}: {len(frame):,} rows")
     if missing:
-        raise MissingData(
-            f"{all_missing(missing, len(datasets))}; run it again to try these again."
-        )
+        raise MissingData(f"{all_missing(missing, len(public))}; run it again to try these again.")

@@ -6,14 +6,16 @@ It holds no times and no speeds: equal runs give equal cards, and so equal versi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
 
+from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import Model
+from symtune_pipeline.catalog.tasksource import Tasksource, tasksource
 from symtune_pipeline.experiment import Experiment
 
 CARD = Path(__file__).with_name("model_card.md")
@@ -66,11 +68,18 @@ def model_card(
         source={k: v for k, v in provenance.items() if isinstance(v, str)},
         files=provenance["sha256"],
         versions=versions,
-        datasets=[entry for entry in experiment.datasets() if entry.role == "tuning"],
+        datasets=_tuned_on(experiment),
         metrics=final_metrics(log),
         chat=chat,
     )
     return f"{card}\n"
+
+
+def _tuned_on(experiment: Experiment) -> Sequence[Dataset | Tasksource]:
+    """What the texts of the mixture come from."""
+    if experiment.mixture.source == "tasksource":
+        return [tasksource()]
+    return [entry for entry in experiment.datasets() if entry.role == "tuning"]
 
 
 def plain(text: object) -> str:

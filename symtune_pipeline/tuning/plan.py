@@ -19,6 +19,7 @@ import psutil
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
+from symtune_pipeline.catalog.tasksource import tasksource
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
@@ -365,6 +366,9 @@ def estimated_workload(
         )
         / count
     )
+    if mixture.source == "tasksource":
+        characters = min(tasksource().characters, mixture.max_characters)
+        exemplars, prompt_tokens = tasksource().exemplars, characters / CHARACTERS_PER_TOKEN
     tokens = round(mixture.prompts * prompt_tokens)
     share = TOKENS_PER_TARGET * (1 if tuning.loss == "all_labels" else exemplars + 1)
     return Workload(

@@ -38,6 +38,10 @@ def _hub(entry: Dataset) -> HubLocation:
     return entry.hub
 
 
+def public(*sets: Dataset) -> dict[str, HubLocation]:
+    return {entry.key: _hub(entry) for entry in sets}
+
+
 def _everything(address: str) -> list[str]:
     """The names of all files of a mirror, below its root."""
     if address.startswith("s3://"):
@@ -92,7 +96,7 @@ def test_a_mirror_is_filled_from_another_and_goes_on_where_it_was(
     source.write(_hub(RT), "train", FRAME)
     said: list[str] = []
     with pytest.raises(MissingData) as error:
-        fill_mirror([AGN, RT, WIC], source, Mirror(address), said.append)
+        fill_mirror(public(AGN, RT, WIC), source, Mirror(address), said.append)
     sentence = str(error.value)
     assert "Of 3 datasets 2 cannot be had: agn, wic (the first: The mirror lacks" in sentence
     assert sentence.endswith("run it again to try these again.")
@@ -106,7 +110,7 @@ def test_a_mirror_is_filled_from_another_and_goes_on_where_it_was(
     source.write(_hub(WIC), "train", FRAME)
     before = files_version(RT, Mirror(address))
     said.clear()
-    fill_mirror([AGN, RT, WIC], source, Mirror(address), said.append)
+    fill_mirror(public(AGN, RT, WIC), source, Mirror(address), said.append)
     assert [line.rpartition(": ")[2] for line in said] == ["2 rows", "there", "2 rows"]
     assert files_version(RT, Mirror(address)) == before
     assert len(_everything(address)) == 3

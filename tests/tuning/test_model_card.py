@@ -128,6 +128,15 @@ def test_a_card_of_a_model_that_was_tuned_in_its_chat_template_says_so(tmp_path:
     assert "chat_template" not in card(tmp_path)
 
 
+def test_a_card_of_a_model_tuned_on_published_prompts_names_these(tmp_path: Path) -> None:
+    text = card(tmp_path, own=OWN.replace("{prompts: 10}", "{source: tasksource, prompts: 10}"))
+    assert (
+        "| tasksource | Apache-2.0 | tasksource/icl-symbol-tuning-instruct, default | 6a5e115"
+        in text
+    )
+    assert "| hotel_reviews |" not in text and "| mine |" not in text
+
+
 def test_a_card_of_a_model_with_terms_of_its_own_passes_them_on(tmp_path: Path) -> None:
     text = card(tmp_path, model="gemma3-270m")
     data = ModelCard(text).data
