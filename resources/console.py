@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import dagster as dg
+from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
 
 from symtune_pipeline.errors import UserError
@@ -36,10 +37,11 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
 def end_in_one_sentence() -> None:
     """Let Dagster's commands end with a sentence, and no traceback, where a user's mistake ends them.
 
-    The mistakes are an experiment that cannot be read, and a selection or partition that there is not. A
-    server passes on such an error itself, and does not end.
+    The mistakes are an experiment that cannot be read, a selection or partition that there is not, and
+    what a step's user error says. A server passes on such an error itself, and does not end.
     """
     before = sys.excepthook
+    log_manager._error_str_for_event = _in_one_sentence(log_manager._error_str_for_event)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sentence = _sentence(error)
@@ -49,6 +51,20 @@ def end_in_one_sentence() -> None:
             before(kind, error, trace)
 
     sys.excepthook = hook
+
+
+def _in_one_sentence(whole: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    """What Dagster's log says of a failed step or run: of a user error its sentence, of a bug the stack."""
+
+    def told(event: dg.DagsterEvent) -> str | None:
+        run_failed = event.event_type == dg.DagsterEventType.RUN_FAILURE
+        step = event.job_failure_data.first_step_failure_event if run_failed else event
+        failure = step.step_failure_data if step and step.is_step_failure else None
+        if failure and failure.user_failure_data and failure.user_failure_data.description:
+            return f"\nerror: {failure.user_failure_data.description}"
+        return whole(event)
+
+    return told
 
 
 def _sentence(error: BaseException | None) -> str | None:

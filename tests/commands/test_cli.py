@@ -315,8 +315,11 @@ def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
             ("query", "SELECT 1 FROM nope"),
             "Table with name nope does not exist; choose one of eval.",
         ),
-        (("query", "SELECT nope FROM stg_examples"), 'column "nope" not found'),
-        (("query", "SELEC 1"), 'syntax error at or near "SELEC"'),
+        (
+            ("query", "SELECT datset FROM stg_examples"),
+            'column "datset" not found in FROM clause; perhaps "dataset" is meant; correct the query.',
+        ),
+        (("query", "SELEC 1"), 'syntax error at or near "SELEC"; correct the query.'),
         (("query", "DROP VIEW stg_examples"), "is not one SELECT, and tables can only be read"),
         (("show", "table", "nope"), "There is no table 'nope' in "),
         (("show", "model", "nope"), "There is no model 'nope' in the catalogue; choose one of"),

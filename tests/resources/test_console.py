@@ -8,8 +8,10 @@ import sys
 import dagster as dg
 import pytest
 from conftest import ROOT, Home
+from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
 
+from assets.step import user_errors
 from resources.console import end_in_one_sentence
 from symtune_pipeline.errors import UserError
 
@@ -40,6 +42,32 @@ def test_a_mistake_is_one_sentence_and_a_bug_has_its_traceback(
     sys.excepthook(type(error), error, error.__traceback__)
     printed = capsys.readouterr().err
     assert printed == said or (said == "Traceback" and printed.startswith(said))
+
+
+@pytest.mark.parametrize(
+    ("error", "stack"), [(UserError("Set x."), False), (ValueError("a bug"), True)]
+)
+def test_a_step_that_fails_by_a_mistake_is_logged_without_its_stack(
+    error: Exception,
+    stack: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(log_manager, "_error_str_for_event", log_manager._error_str_for_event)
+    end_in_one_sentence()
+
+    @dg.asset
+    def wrong() -> None:
+        with user_errors():
+            raise error
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert not dg.materialize([wrong], instance=instance, raise_on_error=False).success
+    printed = capfd.readouterr().err
+    assert ("Stack Trace" in printed) == ("test_console.py" in printed) == stack
+    if not stack:
+        assert printed.count("\nerror: Set x.\n") == 2  # of the step, and of the run
 
 
 def test_a_partition_that_there_is_not_is_one_sentence_of_dagsters_command(home: Home) -> None:
