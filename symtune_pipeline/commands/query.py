@@ -149,12 +149,10 @@ def database_of(store: Store, names: Collection[str]) -> Iterator[duckdb.DuckDBP
             database.execute("SET lock_configuration = true")
             yield database
         except duckdb.Error as error:
-            fault, way_out = sql_fault(error), "correct the query"
-            if fault.startswith(
-                "Catalog Error: Table"
-            ):  # what DuckDB takes to be meant is of its own
-                fault, way_out = fault.partition("; perhaps ")[0], choice(parts)
-            raise UserError(f"{fault}; {way_out}.") from error
+            fault = sql_fault(error, "the query")
+            if fault.startswith("Catalog Error: Table"):  # DuckDB takes one of its own to be meant
+                fault = f"{fault.partition('; ')[0]}; {choice(parts)}"
+            raise UserError(f"{fault}.") from error
 
 
 def choice(parts: Mapping[str, list[Part]]) -> str:
@@ -178,7 +176,7 @@ def _tables_named(sql: str) -> set[str]:
     except UnicodeEncodeError as error:
         raise UserError("The query holds what is not UTF-8; write it again.") from error
     except duckdb.Error as error:
-        raise UserError(f"{sql_fault(error)}; correct the query.") from error
+        raise UserError(f"{sql_fault(error, 'the query')}.") from error
     refusal = UserError(f"'{sql}' is not one SELECT, and tables can only be read; write one.")
     if kinds != [duckdb.StatementType.SELECT]:
         raise refusal

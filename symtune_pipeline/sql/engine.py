@@ -95,7 +95,7 @@ def _database(
                 _add_table(database, model, name, tables)
             yield database
     except duckdb.Error as error:
-        raise UserError(f"{model.path}: {sql_fault(error)}; correct the SQL there.") from error
+        raise UserError(f"{model.path}: {sql_fault(error, 'the SQL there')}.") from error
 
 
 def _add_table(
