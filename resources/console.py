@@ -17,6 +17,10 @@ from dagster._core.errors import DagsterInvalidSubsetError
 from symtune_pipeline.errors import UserError
 
 
+# The way out of a selection or a partition that there is not.
+LISTED = "`dg list defs` lists the assets, and partitions are the models of the experiment"
+
+
 class _Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         meta = getattr(record, "dagster_meta", {})
@@ -70,10 +74,11 @@ def _in_one_sentence(whole: Callable[[Any], str | None]) -> Callable[[Any], str 
 def _sentence(error: BaseException | None) -> str | None:
     """What a user is to read of an error or of what has caused it; None for a bug."""
     while error is not None:
-        if isinstance(
-            error, UserError | DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError
-        ):
+        if isinstance(error, UserError):
             return str(error).splitlines()[0]
+        if isinstance(error, DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError):
+            fault = str(error).splitlines()[0].partition(". ")[0].removesuffix(".")
+            return f"{fault}; {LISTED}."
         error = error.__cause__
     return None
 

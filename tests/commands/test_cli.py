@@ -323,6 +323,11 @@ def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
         (("query", "DROP VIEW stg_examples"), "is not one SELECT, and tables can only be read"),
         (("show", "table", "nope"), "There is no table 'nope' in "),
         (("show", "model", "nope"), "There is no model 'nope' in the catalogue; choose one of"),
+        (
+            ("push", "nope", "--to", "a/b"),
+            "There is no model 'nope' in the catalogue; choose one of",
+        ),
+        (("push", "smollm2-135m", "--to", "a/b"), "Experiment 'smoke' has no model 'smollm2-135m'"),
         (("report",), "holds nothing yet; materialise 'eval_report' first."),
         (("show", "dataset", "nope"), "There is no dataset 'nope' in the catalogue; choose one of"),
         (("export", "dataset", "tests"), "holds something else than an earlier export"),

@@ -12,7 +12,7 @@ from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
 
 from assets.step import user_errors
-from resources.console import end_in_one_sentence
+from resources.console import LISTED, end_in_one_sentence
 from symtune_pipeline.errors import UserError
 
 
@@ -28,8 +28,8 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
     [
         (UserError("Set x."), "error: Set x.\n"),
         (raised(RuntimeError("loading failed"), UserError("Set x.")), "error: Set x.\n"),
-        (DagsterInvalidSubsetError("No asset y.\nMore."), "error: No asset y.\n"),
-        (dg.DagsterUnknownPartitionError("No model z."), "error: No model z.\n"),
+        (DagsterInvalidSubsetError("No asset y. See.\nMore."), f"error: No asset y; {LISTED}.\n"),
+        (dg.DagsterUnknownPartitionError("No model z."), f"error: No model z; {LISTED}.\n"),
         (raised(ValueError("a bug")), "Traceback"),
     ],
     ids=lambda value: type(value).__name__,
