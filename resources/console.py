@@ -16,7 +16,6 @@ from dagster._core.errors import DagsterInvalidSubsetError
 
 from symtune_pipeline.errors import UserError
 
-
 # The way out of a selection or a partition that there is not.
 LISTED = "`dg list defs` lists the assets, and partitions are the models of the experiment"
 
