@@ -327,7 +327,6 @@ def test_a_model_says_whose_terms_hold_and_from_what_package_it_was_made(
             ("push", "nope", "--to", "a/b"),
             "There is no model 'nope' in the catalogue; choose one of",
         ),
-        (("push", "smollm2-135m", "--to", "a/b"), "Experiment 'smoke' has no model 'smollm2-135m'"),
         (("report",), "holds nothing yet; materialise 'eval_report' first."),
         (("show", "dataset", "nope"), "There is no dataset 'nope' in the catalogue; choose one of"),
         (("export", "dataset", "tests"), "holds something else than an earlier export"),
