@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import dagster as dg
+from dagster._check import CheckError
 from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
 
@@ -18,6 +19,10 @@ from symtune_pipeline.errors import UserError
 
 # The way out of a selection or a partition that there is not.
 LISTED = "`dg list defs` lists the assets, and partitions are the models of the experiment"
+
+UNNAMED = (
+    "The assets have a partition for each model; add --partition and a model of the experiment."
+)
 
 
 class _Format(logging.Formatter):
@@ -78,6 +83,8 @@ def _sentence(error: BaseException | None) -> str | None:
         if isinstance(error, DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError):
             fault = str(error).splitlines()[0].partition(". ")[0].removesuffix(".")
             return f"{fault}; {LISTED}."
+        if isinstance(error, CheckError) and "no '--partition' option" in str(error):
+            return UNNAMED
         error = error.__cause__
     return None
 

@@ -8,11 +8,12 @@ import sys
 import dagster as dg
 import pytest
 from conftest import ROOT, Home
+from dagster._check import CheckError
 from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
 
 from assets.step import user_errors
-from resources.console import LISTED, end_in_one_sentence
+from resources.console import LISTED, UNNAMED, end_in_one_sentence
 from symtune_pipeline.errors import UserError
 
 
@@ -30,7 +31,14 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         (raised(RuntimeError("loading failed"), UserError("Set x.")), "error: Set x.\n"),
         (DagsterInvalidSubsetError("No asset y. See.\nMore."), f"error: No asset y; {LISTED}.\n"),
         (dg.DagsterUnknownPartitionError("No model z."), f"error: No model z; {LISTED}.\n"),
+        (
+            CheckError(
+                "Failure condition: Asset has partitions, but no '--partition' option was provided"
+            ),
+            f"error: {UNNAMED}\n",
+        ),
         (raised(ValueError("a bug")), "Traceback"),
+        (raised(CheckError("Invariant failed.")), "Traceback"),
     ],
     ids=lambda value: type(value).__name__,
 )
