@@ -7,13 +7,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from traceback import TracebackException
 from types import TracebackType
 from typing import Any
 
 import dagster as dg
 from dagster._check import CheckError
-from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
+from dagster._utils.error import SerializableErrorInfo
 
 from symtune_pipeline.errors import UserError
 
@@ -49,7 +50,8 @@ def end_in_one_sentence() -> None:
     what a step's user error says. A server passes on such an error itself, and does not end.
     """
     before = sys.excepthook
-    log_manager._error_str_for_event = _in_one_sentence(log_manager._error_str_for_event)
+    whole = SerializableErrorInfo.from_traceback
+    SerializableErrorInfo.from_traceback = _without_stack(whole)  # type: ignore[method-assign]
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sentence = _sentence(error)
@@ -61,18 +63,17 @@ def end_in_one_sentence() -> None:
     sys.excepthook = hook
 
 
-def _in_one_sentence(whole: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
-    """What Dagster's log says of a failed step or run: of a user error its sentence, of a bug the stack."""
+def _without_stack(whole: Callable[[TracebackException], SerializableErrorInfo]) -> Any:
+    """Errors as Dagster keeps, logs and shows them: a user error is its sentence, a bug has its stack."""
 
-    def told(event: dg.DagsterEvent) -> str | None:
-        run_failed = event.event_type == dg.DagsterEventType.RUN_FAILURE
-        step = event.job_failure_data.first_step_failure_event if run_failed else event
-        failure = step.step_failure_data if step and step.is_step_failure else None
-        if failure and failure.user_failure_data and failure.user_failure_data.description:
-            return f"\nerror: {failure.user_failure_data.description}"
-        return whole(event)
+    def brief(error: TracebackException) -> SerializableErrorInfo:
+        info = whole(error)
+        if not (error.exc_type and issubclass(error.exc_type, UserError | dg.Failure)):
+            return info
+        sentence = info.message.partition(": ")[2] or info.message
+        return SerializableErrorInfo(message=sentence, stack=[], cls_name=info.cls_name)
 
-    return told
+    return staticmethod(brief)
 
 
 def _sentence(error: BaseException | None) -> str | None:

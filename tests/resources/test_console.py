@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 from conftest import ROOT, Home
 from dagster._check import CheckError
-from dagster._core import log_manager
 from dagster._core.errors import DagsterInvalidSubsetError
+from dagster._utils.error import SerializableErrorInfo
 
 from assets.step import user_errors
 from resources.console import LISTED, UNNAMED, end_in_one_sentence
@@ -62,7 +62,8 @@ def test_a_step_that_fails_by_a_mistake_is_logged_without_its_stack(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.setattr(log_manager, "_error_str_for_event", log_manager._error_str_for_event)
+    kept = SerializableErrorInfo.__dict__["from_traceback"]
+    monkeypatch.setattr(SerializableErrorInfo, "from_traceback", kept)
     end_in_one_sentence()
 
     @dg.asset
@@ -75,7 +76,7 @@ def test_a_step_that_fails_by_a_mistake_is_logged_without_its_stack(
     printed = capfd.readouterr().err
     assert ("Stack Trace" in printed) == ("test_console.py" in printed) == stack
     if not stack:
-        assert printed.count("\nerror: Set x.\n") == 2  # of the step, and of the run
+        assert printed.count("\n\nSet x.\n") == 2  # of the step, and of the run
 
 
 def test_a_partition_that_there_is_not_is_one_sentence_of_dagsters_command(home: Home) -> None:
