@@ -66,8 +66,8 @@ def eval_report(step: Step, folder: Path) -> Metadata:
     marts = {name: step.artifacts.read_table(f"mart_{name}") for name in MARTS}
     models = sorted(set(marts["summary"]["model"]))
     logs = {model: step.artifacts.read_table("tuning_log", model) for model in models}
-    more = {"answers": _answers(step, models), "provenance": _provenance(step, models)}
-    write_report(folder, **marts, training_log=logs, **more)
+    answers, provenance = _answers(step, models), _provenance(step, models)
+    write_report(folder, **marts, answers=answers, training_log=logs, provenance=provenance)
     return {}
 
 

@@ -65,12 +65,14 @@ class Answers:
         return replace(
             self,
             predictions=_all_known(
-                *(self.predictions.with_columns(labels), self.classification.with_columns(labels)),
-                *("benchmark", "setting", "dataset", "context", "query", "shown", "target"),
+                self.predictions.with_columns(labels),
+                self.classification.with_columns(labels),
+                ["benchmark", "setting", "dataset", "context", "query", "shown", "target"],
             ),
             completions=_all_known(
-                *(self.completions, self.algorithmic),
-                *("benchmark", "setting", "concept", "context", "query", "target"),
+                self.completions,
+                self.algorithmic,
+                ["benchmark", "setting", "concept", "context", "query", "target"],
             ),
         )
 
@@ -79,7 +81,7 @@ class Answers:
         return {*self.predictions["model"], *self.completions["model"]}
 
 
-def _all_known(answers: pl.DataFrame, suite: pl.DataFrame, *columns: str) -> pl.DataFrame:
+def _all_known(answers: pl.DataFrame, suite: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """The answers of the models all of whose questions a suite has."""
     others = answers.join(suite, on=columns, how="anti").select("model").unique()
     return answers.join(others, on="model", how="anti", maintain_order="left")

@@ -188,12 +188,12 @@ def test_the_prompt_of_a_setting_is_the_one_that_a_model_reads(answers: Answers)
 
 
 def test_models_that_read_the_same_share_a_prompt(answers: Answers) -> None:
-    tables = {
-        name: pl.concat([table, table.with_columns(model=pl.lit("smollm2-135m"))])
-        for name in ("predictions", "completions")
-        for table in [getattr(answers, name)]
-    }
-    both = replace(answers, **tables)
+    def twice(table: pl.DataFrame) -> pl.DataFrame:
+        return pl.concat([table, table.with_columns(model=pl.lit("smollm2-135m"))])
+
+    both = replace(
+        answers, predictions=twice(answers.predictions), completions=twice(answers.completions)
+    )
     html = answers_html(both)
     assert html.count("<pre") == answers_html(answers).count("<pre")
     assert f"<summary>{SYMBOLS} (micro, smollm2-135m)</summary>" in html
@@ -216,5 +216,7 @@ def test_answers_to_questions_that_have_changed_since_are_not_shown(answers: Ans
 
 
 def test_where_nothing_was_asked_there_is_no_browser(answers: Answers) -> None:
-    none = {name: getattr(answers, name).clear() for name in ("predictions", "completions")}
-    assert answers_html(replace(answers, **none)) == ""
+    none = replace(
+        answers, predictions=answers.predictions.clear(), completions=answers.completions.clear()
+    )
+    assert answers_html(none) == ""
