@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 from dagster._check import CheckError
 from dagster._core.errors import DagsterInvalidSubsetError
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from symtune_pipeline.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Home
 from dagster._check import CheckError
 from dagster._core.errors import DagsterInvalidSubsetError
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from assets.step import user_errors
 from resources.console import LISTED, UNNAMED, end_in_one_sentence
