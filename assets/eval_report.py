@@ -8,23 +8,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
 from assets.starts import needs_parent
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import find_model
+from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.report.answers import Answers, chat
 from symtune_pipeline.report.page import write_report
+from symtune_pipeline.tables import (
+    ALGORITHMIC_PREDICTIONS,
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_PREDICTIONS,
+    CLASSIFICATION_SUITE,
+)
 
 MARTS = (
     *("summary", "icl", "flipped", "algorithmic", "scaling"),
     *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
-    *("reliability", "choices"),
+    *("reliability", "choices", "confusion"),
 )
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
+EXAMPLES = "int_evaluation_examples"  # whose inputs the questions refer to
+CLASSIFIED = {"eval_icl": "icl", "eval_flipped": "flipped"}  # the benchmark of each
 WINDOW = (720, 560)  # pixels of Dagster's window for an image, on a screen of 1,280 by 800
 PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 
@@ -32,7 +43,8 @@ PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 def _inputs(experiment: Experiment) -> Sequence[str]:
     parent = ["pretrained_model"] if needs_parent(experiment) else []
     marts = [f"mart_{name}" for name in MARTS]
-    return [*marts, *DATA, *ANSWERS.values(), "base_model", "symbol_tuned_model", *parent]
+    asked = [*CLASSIFIED, ANSWERS["generation"], EXAMPLES]
+    return [*marts, *DATA, *asked, "base_model", "symbol_tuned_model", *parent]
 
 
 def _page_and_charts(step: Step) -> Metadata:
@@ -54,8 +66,42 @@ def eval_report(step: Step, folder: Path) -> Metadata:
     marts = {name: step.artifacts.read_table(f"mart_{name}") for name in MARTS}
     models = sorted(set(marts["summary"]["model"]))
     logs = {model: step.artifacts.read_table("tuning_log", model) for model in models}
-    write_report(folder, **marts, training_log=logs, provenance=_provenance(step, models))
+    answers, provenance = _answers(step, models), _provenance(step, models)
+    write_report(folder, **marts, answers=answers, training_log=logs, provenance=provenance)
     return {}
+
+
+def _answers(step: Step, models: Sequence[str]) -> Answers:
+    """What the models were asked and answered."""
+    kept, generated = step.artifacts, ANSWERS["generation"]
+    classification, algorithmic = (
+        kept.read_table(suite.asset, name=suite.file)
+        for suite in (CLASSIFICATION_SUITE, ALGORITHMIC_SUITE)
+    )
+    classified = [
+        _answered(step, key, models, CLASSIFICATION_PREDICTIONS).with_columns(
+            benchmark=pl.lit(name)
+        )
+        for key, name in CLASSIFIED.items()
+    ]
+    in_chat = models if step.experiment.evaluation.chat_template else []
+    return Answers(
+        classification,
+        algorithmic,
+        predictions=pl.concat(classified),
+        completions=_answered(step, generated, models, ALGORITHMIC_PREDICTIONS),
+        inputs=kept.read_table(EXAMPLES).sort("example")["input"].to_list(),
+        frames={model: chat(kept.folder("base_model", model)) for model in in_chat},
+        seed=step.experiment.seed,
+    )
+
+
+def _answered(step: Step, key: str, models: Sequence[str], table: Table) -> pl.DataFrame:
+    """The answers of all models that have some."""
+    found = [model for model in models if step.artifacts.find(key, model)]
+    own = [step.artifacts.read_table(key, model) for model in found]
+    # Those of a model that an earlier version has asked may lack a column.
+    return pl.concat([table.frame([]), *own], how="diagonal")
 
 
 def _accuracy_charts(folder: Path) -> Metadata:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from traceback import TracebackException
 from types import TracebackType
 from typing import Any
 
 import dagster as dg
+from dagster._check import CheckError
 from dagster._core.errors import DagsterInvalidSubsetError
+from dagster_shared.error import SerializableErrorInfo
 
 from symtune_pipeline.errors import UserError
+
+# The way out of a selection or a partition that there is not.
+LISTED = "`dg list defs` lists the assets, and partitions are the models of the experiment"
+
+UNNAMED = (
+    "The assets have a partition for each model; add --partition and a model of the experiment."
+)
 
 
 class _Format(logging.Formatter):
@@ -36,10 +46,12 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
 def end_in_one_sentence() -> None:
     """Let Dagster's commands end with a sentence, and no traceback, where a user's mistake ends them.
 
-    The mistakes are an experiment that cannot be read, and a selection or partition that there is not. A
-    server passes on such an error itself, and does not end.
+    The mistakes are an experiment that cannot be read, a selection or partition that there is not, and
+    what a step's user error says. A server passes on such an error itself, and does not end.
     """
     before = sys.excepthook
+    whole = SerializableErrorInfo.from_traceback
+    SerializableErrorInfo.from_traceback = _without_stack(whole)  # type: ignore[method-assign]
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sentence = _sentence(error)
@@ -51,13 +63,29 @@ def end_in_one_sentence() -> None:
     sys.excepthook = hook
 
 
+def _without_stack(whole: Callable[[TracebackException], SerializableErrorInfo]) -> Any:
+    """Errors as Dagster keeps, logs and shows them: a user error is its sentence, a bug has its stack."""
+
+    def brief(error: TracebackException) -> SerializableErrorInfo:
+        info = whole(error)
+        if not (error.exc_type and issubclass(error.exc_type, UserError | dg.Failure)):
+            return info
+        sentence = info.message.partition(": ")[2] or info.message
+        return SerializableErrorInfo(message=sentence, stack=[], cls_name=info.cls_name)
+
+    return staticmethod(brief)
+
+
 def _sentence(error: BaseException | None) -> str | None:
     """What a user is to read of an error or of what has caused it; None for a bug."""
     while error is not None:
-        if isinstance(
-            error, UserError | DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError
-        ):
+        if isinstance(error, UserError):
             return str(error).splitlines()[0]
+        if isinstance(error, DagsterInvalidSubsetError | dg.DagsterUnknownPartitionError):
+            fault = str(error).splitlines()[0].partition(". ")[0].removesuffix(".")
+            return f"{fault}; {LISTED}."
+        if isinstance(error, CheckError) and "no '--partition' option" in str(error):
+            return UNNAMED
         error = error.__cause__
     return None
 

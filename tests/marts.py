@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import polars as pl
+
+from symtune_pipeline.report.answers import Answers
+from symtune_pipeline.tables import (
+    ALGORITHMIC_PREDICTIONS,
+    ALGORITHMIC_SUITE,
+    CLASSIFICATION_PREDICTIONS,
+    CLASSIFICATION_SUITE,
+)
 
 SCHEMA = {
     "benchmark": pl.String,
@@ -117,6 +126,54 @@ def calibration_marts(model: str = "smollm2-135m") -> dict[str, pl.DataFrame]:
         for dataset in (None, "plants")
     ]  # fmt: skip
     return {"reliability": pl.DataFrame(reliability), "choices": pl.DataFrame(choices)}
+
+
+def answer_tables(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any]:
+    """The mart `confusion` and the answers to one query in two settings, tuned wrong and right."""
+    classes = ["bad", "good"]
+    settings = {"relevant labels, no instruction": classes, "symbols, no instruction": ["§1", "§2"]}
+    cells = list(zip(product(classes, classes), (7, 3, 0, 9), strict=True))
+    confusion = [
+        {"benchmark": "icl", "setting": setting, "model": model, "variant": variant,
+         "dataset": dataset, "target": target, "prediction": prediction, "n": n}
+        for setting in settings
+        for variant in ("untuned", "tuned")
+        for (target, prediction), n in cells
+    ]  # fmt: skip
+    asked = [
+        {"benchmark": "icl", "setting": setting, "flipped_percent": 0, "dataset": dataset,
+         "context": 0, "format": 0, "exemplars": [0, 1], "exemplar_targets": [0, 1],
+         "labels": labels, "query": 2, "target": 1}
+        for setting, labels in settings.items()
+    ]  # fmt: skip
+    answered = [
+        {
+            **row,
+            "model": model,
+            "variant": variant,
+            "correct": right,
+            "logprobs": logprobs,
+            "dropped": 0,
+        }
+        for row in asked
+        for variant, right, logprobs in (
+            ("untuned", False, [-0.5, -2.0]),
+            ("tuned", True, [-3.0, -0.1]),
+        )
+    ]
+    kept = CLASSIFICATION_PREDICTIONS.frame(
+        [{name: row.get(name) for name in CLASSIFICATION_PREDICTIONS.columns} for row in answered]
+    )
+    answers = Answers(
+        CLASSIFICATION_SUITE.frame(asked),
+        ALGORITHMIC_SUITE.frame([]),
+        kept.with_columns(benchmark=pl.lit("icl")),
+        ALGORITHMIC_PREDICTIONS.frame([]),
+        inputs=[f"It wilted in {dataset}.", "It bloomed.", "It grew & grew."],
+        frames={},
+        seed=0,
+    )
+    return {"confusion": pl.DataFrame(confusion), "answers": answers}
 
 
 def robustness_marts(

@@ -214,12 +214,15 @@ def test_the_charts_of_the_report_fit_the_page(
         box = chart.locator("svg").bounding_box()
         assert box is not None and box["height"] > 100
         assert 100 < box["width"] <= width and box["x"] >= 0 and box["x"] + box["width"] <= width
+    page.evaluate("document.querySelectorAll('details').forEach((part) => part.open = true)")
+    assert page.locator(".prompt pre").first.is_visible() and page.locator("#questions li").count()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("document.querySelectorAll('details').forEach((part) => part.open = false)")
     # Text and the marks of chance stand out from the ground, on which charts and tables have no white.
     ground, *inks = page.evaluate("""[
         getComputedStyle(document.body).backgroundColor,
-        ...[...document.querySelectorAll('.chart text, .gt_table td')].map((e) =>
-            getComputedStyle(e)[e.tagName === 'TD' ? 'color' : 'fill']),
+        ...[...document.querySelectorAll('.chart text, .gt_table td, #questions p, .filters select')]
+            .map((e) => getComputedStyle(e)[e.tagName === 'text' ? 'fill' : 'color']),
         ...[...document.querySelectorAll('.chart [stroke=black]')].map((e) => getComputedStyle(e).stroke),
         ...[...document.querySelectorAll('.chart [fill=black]')].map((e) => getComputedStyle(e).fill),
     ]""")
@@ -247,3 +250,43 @@ def test_a_click_on_a_setting_above_the_chart_shows_it_alone(
     expect(points).to_have_count(len(tuned))
     chart.locator(".role-legend-label text", has_text="symbols, no instruction").click()
     expect(points).to_have_count(len(tuned.filter(pl.col("setting") == "symbols, no instruction")))
+
+
+def test_the_list_of_questions_is_filtered_by_setting_dataset_and_change(
+    smoke_run: tuple[Home, Ended], page: Page
+) -> None:
+    """Against the table of predictions; a run as small as this has no sample of them."""
+    store = smoke_run[0].store
+    by_variant = store.read_table("eval_icl", "micro").pivot(
+        "variant", index=["setting", "dataset", "context", "query"], values="correct"
+    )
+    changed = by_variant.filter(pl.col("untuned") != pl.col("tuned"))
+    setting, dataset, untuned = (
+        changed.sort("dataset").select("setting", "dataset", "untuned").row(0)
+    )
+    change = "right → wrong" if untuned else "wrong → right"
+    report = store.folder("eval_report") / "index.html"
+    assert report.stat().st_size < 3_000_000
+    page.goto(report.as_uri())
+    questions, matching = page.locator("#questions li"), page.locator("#matching")
+
+    def expect_rows(rows: pl.DataFrame) -> None:
+        expect(matching).to_have_text(f"{len(rows)} match; {min(25, len(rows))} shown.")
+        expect(questions).to_have_count(min(25, len(rows)))
+
+    page.get_by_label("setting", exact=True).select_option(setting)
+    of_setting = by_variant.filter(setting=setting)
+    expect_rows(of_setting)
+    page.get_by_label("untuned → tuned").select_option(change)
+    expect_rows(of_setting.filter(untuned=untuned, tuned=not untuned))
+    page.get_by_label("dataset or category").select_option(dataset)
+    expect_rows(of_setting.filter(untuned=untuned, tuned=not untuned, dataset=dataset))
+    first = questions.first
+    expect(first).to_contain_text(f"{setting} | {dataset} | {change}")
+    for variant, right in (("untuned", untuned), ("tuned", not untuned)):
+        expect(first).to_contain_text(f"{variant}, {'right' if right else 'wrong'}:")
+    for label in ("setting", "untuned → tuned", "dataset or category"):
+        page.get_by_label(label, exact=True).select_option("all")
+    expect(questions).to_have_count(25)
+    page.get_by_role("button", name="Show more").click()
+    expect(questions).to_have_count(50)

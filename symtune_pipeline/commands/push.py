@@ -48,14 +48,17 @@ def push(
 
 
 def tuned_model(experiment: Experiment, store: Store, partition: str, variant: str) -> Path:
-    """The folder of a tuned model; raises UserError where there is no such variant or it was not made."""
+    """The folder of a tuned model.
+
+    Raises UserError where the experiment has no such model or variant, and where it was not made.
+    """
     if variant not in (TUNED, *experiment.variants):
         raise UserError(
             f"Experiment '{experiment.name}' has no variant '{variant}'; choose one of"
             f" {', '.join([TUNED, *experiment.variants])}."
         )
     own = "" if variant == TUNED else f"_{variant}"
-    return store.folder(f"symbol_tuned_model{own}", partition)
+    return store.folder(f"symbol_tuned_model{own}", experiment.model(partition).key)
 
 
 def listing(folder: Path) -> list[str]:

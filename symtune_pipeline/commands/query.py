@@ -20,6 +20,7 @@ from sqlglot.errors import SqlglotError
 
 from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.database import sql_fault
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.sql.model import tables_read
 from symtune_pipeline.store.folder import Damaged, Store
@@ -148,9 +149,10 @@ def database_of(store: Store, names: Collection[str]) -> Iterator[duckdb.DuckDBP
             database.execute("SET lock_configuration = true")
             yield database
         except duckdb.Error as error:
-            reason = _reason(error)
-            missing = reason.startswith("Catalog Error: Table")
-            raise UserError(f"{reason}{f'; {choice(parts)}' if missing else ''}.") from error
+            fault = sql_fault(error, "the query")
+            if fault.startswith("Catalog Error: Table"):  # DuckDB takes one of its own to be meant
+                fault = f"{fault.partition('; ')[0]}; {choice(parts)}"
+            raise UserError(f"{fault}.") from error
 
 
 def choice(parts: Mapping[str, list[Part]]) -> str:
@@ -174,7 +176,7 @@ def _tables_named(sql: str) -> set[str]:
     except UnicodeEncodeError as error:
         raise UserError("The query holds what is not UTF-8; write it again.") from error
     except duckdb.Error as error:
-        raise UserError(f"{_reason(error)}.") from error
+        raise UserError(f"{sql_fault(error, 'the query')}.") from error
     refusal = UserError(f"'{sql}' is not one SELECT, and tables can only be read; write one.")
     if kinds != [duckdb.StatementType.SELECT]:
         raise refusal
@@ -207,7 +209,3 @@ def _add_view(
     listed = exp.array(*(exp.Literal.string(escape(file)) for file in files)).sql("duckdb")
     options = "union_by_name = true, hive_partitioning = false"
     database.execute(f"CREATE VIEW {view} AS FROM read_parquet({listed}, {options})")
-
-
-def _reason(error: duckdb.Error) -> str:
-    return str(error).splitlines()[0].rstrip(".!")

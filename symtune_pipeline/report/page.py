@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -24,8 +23,10 @@ import polars as pl
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.report import plots, robustness
+from symtune_pipeline.report.answers import Answers, answers_html
 from symtune_pipeline.report.calibration import html_tables as choice_tables
 from symtune_pipeline.report.calibration import reliability_chart
+from symtune_pipeline.report.confusion import confusion_html
 from symtune_pipeline.report.exemplars import html_tables as exemplar_tables
 from symtune_pipeline.report.paper import paper_table
 from symtune_pipeline.report.tables import (
@@ -44,6 +45,7 @@ from symtune_pipeline.report.tables import (
     summary_records,
     unbroken,
 )
+from symtune_pipeline.report.template import rendered
 from symtune_pipeline.report.variants import html_tables as variant_tables
 from symtune_pipeline.tables import EXEMPLARS, SETTINGS, flipped_setting
 
@@ -86,6 +88,8 @@ def write_report(
     exemplars: pl.DataFrame,
     reliability: pl.DataFrame,
     choices: pl.DataFrame,
+    confusion: pl.DataFrame,
+    answers: Answers,
     training_log: dict[str, pl.DataFrame],
     provenance: dict[str, Any],
 ) -> None:
@@ -95,10 +99,11 @@ def write_report(
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
     `robustness` shows, `variants` and `seeds` what the module `variants` does, `exemplars` what the
-    module of that name does, and `reliability` and `choices` what `calibration` does. `training_log`
-    holds each model's log, and `provenance` may nest. All but `summary` may be empty, and what is empty
-    is left out. index.html is written last, so a page never speaks of a file that is not there. Raises
-    UserError where `summary` has no row.
+    module of that name does, `reliability` and `choices` what `calibration` does, and `confusion` and
+    `answers` what the modules of these names do. `training_log` holds each model's log, and
+    `provenance` may nest. All but `summary` may be empty, and what is empty is left out. index.html is
+    written last, so a page never speaks of a file that is not there. Raises UserError where `summary`
+    has no row.
     """
     if summary.is_empty():
         raise UserError(
@@ -120,7 +125,8 @@ def write_report(
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
     tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
     tables |= choice_tables(choices)
-    html = render(summary, figures, tables, provenance, training_log)
+    parts = {"confusion": confusion_html(confusion, choices), "answers": answers_html(answers)}
+    html = render(summary, figures, tables, parts, provenance, training_log)
     write(folder / "index.html", html.encode())
 
 
@@ -128,16 +134,13 @@ def render(
     summary: pl.DataFrame,
     figures: list[Figure],
     tables: dict[str, str],
+    parts: dict[str, str],
     provenance: dict[str, Any],
     training_log: dict[str, pl.DataFrame],
 ) -> str:
     """The page's HTML, with the chart library in it once."""
-    import jinja2
-
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return template.from_string(
-        (files(__package__) / "page.html").read_text(encoding="utf-8")
-    ).render(
+    return rendered(
+        "page.html",
         models=models(summary),
         findings={
             name: [unbroken(sentence) for sentence in finding(rows)]
@@ -147,6 +150,7 @@ def render(
         figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
         tables=tables,
+        parts=parts,
         facts=facts(provenance, training_log),
         provenance={name: list(flat(value)) for name, value in provenance.items()},
         script=chart_library(),

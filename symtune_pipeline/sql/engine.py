@@ -15,6 +15,7 @@ import duckdb
 import polars as pl
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.database import sql_fault
 from symtune_pipeline.sql.model import SqlModel
 from symtune_pipeline.sql.schema import Claim
 from symtune_pipeline.sql.statistics import FUNCTIONS
@@ -94,8 +95,7 @@ def _database(
                 _add_table(database, model, name, tables)
             yield database
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{model.path}: {reason}") from error
+        raise UserError(f"{model.path}: {sql_fault(error, 'the SQL there')}.") from error
 
 
 def _add_table(

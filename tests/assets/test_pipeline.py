@@ -27,7 +27,7 @@ EVALUATION = {
     *("int_outcomes", "int_scores", "mart_calibrated", "mart_alignment", "mart_language"),
     *("mart_icl", "mart_flipped", "mart_algorithmic", "mart_summary", "mart_scaling"),
     *("mart_variants", "mart_seeds", "mart_exemplars", "eval_report"),
-    *("mart_reliability", "mart_choices"),
+    *("mart_reliability", "mart_choices", "mart_confusion"),
 }
 
 

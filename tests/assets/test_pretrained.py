@@ -36,7 +36,7 @@ MARTS = [
     for name in (
         *("icl", "flipped", "algorithmic", "summary", "scaling"),
         *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
-        *("reliability", "choices"),
+        *("reliability", "choices", "confusion"),
     )
 ]
 ANSWERS = ["eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"]

@@ -42,7 +42,7 @@ FIGURES = {
 REPORTED = [
     *("int_outcomes", "int_scores", *FIGURES),
     *("mart_scaling", "mart_variants", "mart_seeds", "mart_exemplars", "eval_report"),
-    *("mart_reliability", "mart_choices"),
+    *("mart_reliability", "mart_choices", "mart_confusion"),
 ]
 
 

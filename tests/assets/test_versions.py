@@ -185,7 +185,7 @@ def test_a_message_a_comment_a_card_or_a_price_makes_nothing_stale(
 
 
 def test_the_page_makes_the_report_stale(stale: Stale) -> None:
-    for file in ("page.html", "paper.yaml"):
+    for file in ("page.html", "paper.yaml", "answers.js"):
         text = (ROOT / "symtune_pipeline" / "report" / file).read_text(encoding="utf-8")
         line = text.splitlines()[0]
         assert stale(f"symtune_pipeline/report/{file}", line, f"{line} ") == {"eval_report"}, file

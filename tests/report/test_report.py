@@ -12,14 +12,17 @@ from typing import Any
 
 import polars as pl
 import pytest
-from marts import SCHEMA, calibration_marts, mart, pair, robustness_marts
+from marts import SCHEMA, answer_tables, calibration_marts, mart, pair, robustness_marts
 from rich.console import Console
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report import calibration, page, paper, plots, tables
+from symtune_pipeline.report.confusion import confusion_html
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, TUNING_LOG, benchmarks_of, flipped_setting
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
+ODD_IN_LINE = " ".join(ODD.split())
+NOT_DRAWN = ("choices", "confusion", "answers")
 ICL_SETTINGS = {
     "symbols, no instruction": (0.523, 0.614, 0.003),
     "symbols, instruction": (0.541, 0.602, 0.04),
@@ -93,6 +96,7 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         "seeds": pl.DataFrame(),
         "exemplars": pl.DataFrame(),
         **calibration_marts(model),
+        **answer_tables(model, dataset),
         "training_log": {model: log},
         "provenance": {"seed": 7, "model": {"sha256": "ab12", "note": ODD}, "sets": ["a", "b"]},
     }
@@ -201,6 +205,30 @@ def test_reliability_and_the_commonest_choice_stand_behind_the_calibration_error
     assert calibration.html_tables(none) == {}
 
 
+def test_confusions_have_the_counts_of_the_mart_and_the_share_of_the_commonest_choice(
+    report: Path,
+) -> None:
+    text = " ".join("".join(Elements((report / "index.html").read_text()).text).split())
+    counts = "right ↓ answered →badgood bad73 good09"
+    assert f"{ODD_IN_LINE} relevant labels, no instruction, untuned {counts}" in text
+    assert f"symbols, no instruction, tuned {counts}" in text
+    of_plants = confusion_html(answer_tables()["confusion"], calibration_marts()["choices"])
+    shares = "commonest choice 0.90, of the right labels 0.50"
+    assert f"symbols, no instruction, untuned · {shares}" in of_plants
+    assert confusion_html(pl.DataFrame(), pl.DataFrame()) == ""
+
+
+def test_of_several_numbers_of_exemplars_the_confusion_of_the_most_is_shown() -> None:
+    numbered = [
+        answer_tables()["confusion"].with_columns(
+            pl.format("{}, k = {}", "setting", pl.lit(k)).alias("setting"), n=pl.lit(k)
+        )
+        for k in (2, 16, 4)
+    ]
+    html = confusion_html(pl.concat(numbered), pl.DataFrame())
+    assert "k = 16" in html and "k = 4" not in html and "k = 2" not in html
+
+
 def test_no_text_of_a_chart_is_smaller_than_12_pixels(report: Path) -> None:
     html = (report / "index.html").read_text()
     (specs,) = re.findall(r"^const specs = (.*);$", html, flags=re.MULTILINE)
@@ -224,7 +252,7 @@ def test_odd_names_are_text_and_never_markup(report: Path) -> None:
     parsed = Elements(html)
     assert ODD not in html
     assert ODD in "".join(parsed.text)  # the parser has turned the escapes back
-    assert [tag for tag, _ in parsed.found].count("script") == 2
+    assert [tag for tag, _ in parsed.found].count("script") == 3
 
 
 def test_the_page_shows_the_figures_of_the_frame(report: Path) -> None:
@@ -308,6 +336,8 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
         exemplars=pl.DataFrame(),
         reliability=pl.DataFrame(),
         choices=pl.DataFrame(),
+        confusion=pl.DataFrame(),
+        answers=large["answers"],
         scaling=scaling("micro", "smollm2-135m").reverse(),
         training_log=logs,
         provenance={},
@@ -443,7 +473,7 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    for name in ("provenance", "calibrated", "language", "variants", "seeds", "choices"):
+    for name in ("provenance", "calibrated", "language", "variants", "seeds", *NOT_DRAWN):
         del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]

@@ -168,7 +168,11 @@ def test_files_of_one_table_are_read_together_by_column_name(tmp_path: Path) -> 
         ({"source": pl.DataFrame({"a": [1]})}, {}, r"m\.sql: no value .* variable 'cap'"),
         ({}, {"cap": 1}, r"m\.sql: its table source has no files yet"),
         ({"source": []}, {"cap": 1}, r"m\.sql: its table source has no files yet"),
-        ({"source": pl.DataFrame({"z": [1]})}, {"cap": 1}, r"m\.sql: Binder Error: .*\ba\b"),
+        (
+            {"source": pl.DataFrame({"z": [1]})},
+            {"cap": 1},
+            r"m\.sql: Binder Error: .*\ba\b.*; correct the SQL there\.",
+        ),
         ({"source": [Path("gone.parquet")]}, {"cap": 1}, r"m\.sql: IO Error: .*gone\.parquet"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from symtune_pipeline.sql.statistics import cluster_high, cluster_low
 from symtune_pipeline.tables import (
     CLASSIFICATION_PREDICTIONS,
     LANGUAGE_LOSSES,
+    SETTINGS,
     ZERO_SHOT,
     flipped_setting,
 )
@@ -272,3 +275,27 @@ def test_a_variant_that_always_says_the_same_has_a_commonest_choice_of_one(run: 
     assert whole["n"] == of_set["n"] == 12
     assert whole["commonest_choice"] == pytest.approx((6 + 3) / 12)
     assert whole["commonest_target"] == 1.0  # `predictions` gives every query the same target
+
+
+def test_confusions_count_the_sets_own_classes_under_whatever_symbols(run: Run) -> None:
+    """A set of nine classes has none, and a pair that never met counts 0."""
+    rng = random.Random(7)
+    names = {"two": ["bad", "good"], "four": ["a", "b", "c", "d"], "nine": list("abcdefghi")}
+    rows = []
+    for setting in SETTINGS:
+        for dataset, natural in names.items():
+            for query in range(40):
+                labels = natural if setting.relevant else [f"{query}{name}" for name in natural]
+                target, choice = (rng.randrange(len(natural) - (dataset == "four")) for _ in "tc")
+                rows += predictions(
+                    "tuned", "1", setting=setting.name, dataset=dataset, labels=labels,
+                    target=target, prediction=choice, query=query,
+                )  # fmt: skip
+    mart = pl.DataFrame(run("mart_confusion", eval_icl=rows))
+    assert set(mart["dataset"]) == {"two", "four"}
+    for (setting_name, dataset), found in mart.group_by("setting", "dataset", maintain_order=True):
+        asked = [r for r in rows if (r["setting"], r["dataset"]) == (setting_name, dataset)]
+        own = names[str(dataset)]
+        pairs = Counter((own[r["target"]], own[r["prediction"]]) for r in asked)
+        counted = found.select("target", "prediction", "n").rows()
+        assert counted == [(*pair, pairs[pair]) for pair in product(own, own)]

@@ -246,7 +246,7 @@ def test_a_push_lists_first_and_uploads_when_told_to(push: Push) -> None:
             {"HF_TOKEN": "x", "HF_HUB_OFFLINE": "1"},
             "HF_HUB_OFFLINE is set (OfflineModeIsEnabled",
         ),
-        (("smollm2-135m", "--to", "me/tiny"), {}, "for partition 'smollm2-135m' first"),
+        (("smollm2-135m", "--to", "me/tiny"), {}, "Experiment 'smoke' has no model 'smollm2-135m'"),
         (
             ("micro", "--to", "me/tiny", "--variant", "../other"),
             {},
