@@ -111,6 +111,12 @@ class Experiment(Section):
 
     @field_validator("tuning")
     @classmethod
+    def _adapters_or_a_part(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        known(info.data.get("models", ()), lambda key: tuning.lora_for(find_model(key)))
+        return tuning
+
+    @field_validator("tuning")
+    @classmethod
     def _has_a_parent(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
         models = map(find_model, info.data.get("models", ()))
         orphans = [model.key for model in models if model.parent is None]

@@ -38,6 +38,7 @@ Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by on
 Concepts = Annotated[int, Ge(0), Le(100_000)]
 LossName = Literal["all_labels", "final_label"]
 OptimizerName = Literal["adamw", "adafactor"]
+Trainable = Literal["all", "attention", "value"]
 TUNING_PER_CATEGORY = 10_000
 
 
@@ -203,6 +204,8 @@ class TuningConfig(Section):
     """Steps of the optimizer at most, of a mixture that has more; none: the model's own, or all."""
     keep: Literal["last", "best"] = "last"
     """The weights that are the result: after the last step, or where symbol accuracy was best."""
+    trainable: Trainable = "all"
+    """The weights that are tuned: all, the projections of attention (q, k, v, o), or those of values."""
     lora: Lora | None = None
     """Adapters, merged at the end; none: as the catalogue plans the model."""
     activation_checkpointing: bool | None = None
@@ -213,6 +216,19 @@ class TuningConfig(Section):
     """Seconds from one checkpoint to the next."""
     keep_checkpoints: Positive = 2
     """How many of the last checkpoints are kept."""
+
+    def lora_for(self, model: Model) -> Lora | None:
+        """The adapters of a model, none where its weights are tuned.
+
+        Raises UserError where adapters meet `trainable`: they stand beside all linear layers.
+        """
+        lora = self.lora or Lora(rank=model.plan.lora_rank or 0)
+        if lora.rank and self.trainable != "all":
+            raise UserError(
+                f"tuning.trainable is {self.trainable}, and '{model.key}' is tuned with adapters, which"
+                " stand beside all linear layers; set tuning.lora.rank to 0 or tuning.trainable to all."
+            )
+        return lora if lora.rank else None
 
     def block_tokens_for(self, model: Model) -> int:
         """The tokens of a block; raises UserError where they exceed the model's context."""

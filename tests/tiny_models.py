@@ -137,6 +137,7 @@ def tiny_job(folder: Path, **settings: Any) -> JobConfig:
         "precision": "fp32",
         "held_out": None,
         "keep": "last",
+        "trainable": "all",
         "lora": None,
         "activation_checkpointing": False,
         "compile": False,
