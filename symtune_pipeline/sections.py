@@ -155,12 +155,23 @@ class MixtureConfig(Section):
     """The share of prompts with the set's instruction and its own labels."""
     distinct_first_token: bool = False
     """The symbols of a prompt differ in their first token too, for every model of the experiment."""
+    label_noise: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The share of exemplars with a wrong symbol of their prompt; never the query, nor instructed ones."""
     sets: Positive | None = None
     """How many tuning sets prompts are drawn from, the fewer among the more, by the seed; none: all."""
     leave_out: tuple[str, ...] = ()
     """Tuning sets that no prompt is drawn from: by key, family or task type."""
     held_out_prompts: Annotated[int, Ge(0)] = 24
     """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
+
+    @field_validator("label_noise")
+    @classmethod
+    def _of_a_mapping(cls, share: float, info: ValidationInfo) -> float:
+        if share and info.data.get("labels") == "shuffled":
+            raise ValueError(
+                "shuffled labels have no wrong ones; set this to 0 or labels to symbols"
+            )
+        return share
 
     @field_validator("exemplars_per_class")
     @classmethod
@@ -188,6 +199,8 @@ class TuningConfig(Section):
     """What is tuned; of a variant alone also the pretrained-only parent, where the catalogue has one."""
     loss: LossName = "all_labels"
     """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The probability that is spread over a prompt's symbols, at the first token where they differ."""
     block_tokens: Positive = 1_024
     """Tokens of a block of prompts, at most the model's context."""
     epochs: Few = 1
@@ -216,19 +229,6 @@ class TuningConfig(Section):
     """Seconds from one checkpoint to the next."""
     keep_checkpoints: Positive = 2
     """How many of the last checkpoints are kept."""
-
-    def lora_for(self, model: Model) -> Lora | None:
-        """The adapters of a model, none where its weights are tuned.
-
-        Raises UserError where adapters meet `trainable`: they stand beside all linear layers.
-        """
-        lora = self.lora or Lora(rank=model.plan.lora_rank or 0)
-        if lora.rank and self.trainable != "all":
-            raise UserError(
-                f"tuning.trainable is {self.trainable}, and '{model.key}' is tuned with adapters, which"
-                " stand beside all linear layers; set tuning.lora.rank to 0 or tuning.trainable to all."
-            )
-        return lora if lora.rank else None
 
     def block_tokens_for(self, model: Model) -> int:
         """The tokens of a block; raises UserError where they exceed the model's context."""
@@ -285,6 +285,8 @@ class EvaluationConfig(Section):
     """The shares of exemplars with a flipped label, each asked once."""
     flipped_sets: Literal["all", "two_labels"] = "all"
     """The sets whose labels are flipped: all, or those with two labels (as in the paper)."""
+    label_noise: tuple[Annotated[float, Ge(0), Lt(1)], ...] = ()
+    """Shares of exemplars with a wrong symbol of their prompt, each asked beside the settings of symbols."""
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
     """Exemplars of an algorithmic concept in a prompt."""
     list_functions: Concepts = 40
@@ -337,12 +339,12 @@ class EvaluationConfig(Section):
                 raise ValueError(f"there is a variant '{name}' already; choose another name")
         return endpoints
 
-    @field_validator("flipped_percents")
+    @field_validator("flipped_percents", "label_noise")
     @classmethod
-    def _named_once(cls, percents: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(percents)) < len(percents):
-            raise ValueError("a percentage is named twice")
-        return percents
+    def _named_once(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(shares)) < len(shares):
+            raise ValueError("a share is named twice")
+        return shares
 
     @field_validator("concepts")
     @classmethod

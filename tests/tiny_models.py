@@ -134,6 +134,7 @@ def tiny_job(folder: Path, **settings: Any) -> JobConfig:
         "max_grad_norm": 1.0,
         "epochs": 1,
         "loss": "all_labels",
+        "label_smoothing": 0.0,
         "precision": "fp32",
         "held_out": None,
         "keep": "last",

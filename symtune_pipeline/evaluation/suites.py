@@ -38,6 +38,7 @@ from symtune_pipeline.tables import (
     ZERO_SHOT,
     exemplars_setting,
     flipped_setting,
+    noisy_setting,
 )
 
 Row = tuple[object, ...]
@@ -52,6 +53,8 @@ def classification_suite(
 ) -> pl.DataFrame:
     """In-context learning in four settings, and flipped labels: `tables.CLASSIFICATION_SUITE`.
 
+    For each share of `config.label_noise` the settings with symbols are asked once more, where that
+    share of the exemplars, in whole ones, shows another class's symbol.
     The queries of flipped labels are also asked without exemplars, which shows what a model takes the
     labels to mean; the target is then the true one.
     `examples` has the columns example, dataset, label, label_id, purpose ('exemplar' or 'query')
@@ -67,10 +70,11 @@ def classification_suite(
         candidates = askable.filter(dataset=of_dataset.dataset).sort("example")
         _check(of_dataset, candidates, config)
         rng = np.random.default_rng([seed, zlib.crc32(of_dataset.dataset.encode())])
+        noise = np.random.default_rng([seed, zlib.crc32(f"noise/{of_dataset.dataset}".encode())])
         for context, queries in enumerate(_queries(candidates, of_dataset, config, rng)):
             symbols = [str(symbol) for symbol in sampler.draw(1, len(of_dataset.labels), rng)[0]]
             instruction = instructions[of_dataset.dataset]
-            rows += _context(of_dataset, context, queries, symbols, instruction, config, rng)
+            rows += _context(of_dataset, context, queries, symbols, instruction, config, rng, noise)
     return CLASSIFICATION_SUITE.frame(rows, orient="row")
 
 
@@ -154,6 +158,7 @@ def _context(
     instruction: str,
     config: EvaluationConfig,
     rng: np.random.Generator,
+    noise: np.random.Generator,
 ) -> list[Row]:
     """The rows of one draw of exemplars: all its queries in every setting, with each number of exemplars."""
     counts = config.exemplar_counts
@@ -191,6 +196,18 @@ def _context(
         labels = natural if setting.relevant else symbols
         name, shown = named(setting.name, count), order[first[count][order]]
         all_rows += rows("icl", name, 0, opening, labels, targets, unchanged, shown)
+    wrong = (targets + noise.integers(1, len(natural), size=len(targets))) % len(natural)
+    turn = noise.permutation(len(targets))
+    of_symbols = [setting for setting in SETTINGS if not setting.relevant]
+    for share, setting, count in product(filter(None, config.label_noise), of_symbols, counts):
+        opening = instruction if setting.instructed else None
+        of_count = turn[first[count][turn]]
+        chosen = of_count[: round(share * len(of_count))]
+        noisy = targets.copy()
+        noisy[chosen] = wrong[chosen]
+        name = named(noisy_setting(setting.name, share), count)
+        shown = order[first[count][order]]
+        all_rows += rows("icl", name, 0, opening, symbols, noisy, unchanged, shown)
     left_out = config.flipped_sets == "two_labels" and len(natural) > 2
     percents = () if left_out else config.flipped_percents
     for percent, count in product(percents, counts):

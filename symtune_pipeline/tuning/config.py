@@ -30,6 +30,7 @@ class JobConfig(Job):
     epochs: int
     steps: int | None = None  # at most
     loss: LossName
+    label_smoothing: float
     precision: Literal["auto", "fp32", "bf16"]
     held_out: Path | None  # the packed held-out prompts; None: nothing is measured on them
     keep: Literal["last", "best"]

@@ -20,7 +20,7 @@ from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import Experiment, lora_of
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.models.sizing import Sizes, sizes_of
 from symtune_pipeline.prompts.mixture import sets_to_draw
@@ -289,7 +289,7 @@ def make_plan(
     if lora is not None:
         rank = (rank or Lora().rank) if lora else None
         # Refused where only some projections are tuned.
-        experiment.tuning.model_copy(update={"lora": Lora(rank=rank or 0)}).lora_for(model)
+        lora_of(experiment.tuning.model_copy(update={"lora": Lora(rank=rank or 0)}), model)
     if activation_checkpointing is None:
         activation_checkpointing = job.activation_checkpointing
     plan = Plan(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from symtune_pipeline.catalog.models import Model
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import Experiment, lora_of
 from symtune_pipeline.tuning.config import JobConfig
 
 
@@ -41,10 +41,11 @@ def job_config(
         epochs=settings.epochs,
         steps=settings.steps or defaults.steps,
         loss=settings.loss,
+        label_smoothing=settings.label_smoothing,
         precision=settings.precision or defaults.precision,
         keep=settings.keep,
         trainable=settings.trainable,
-        lora=settings.lora_for(model),
+        lora=lora_of(settings, model),
         activation_checkpointing=(
             plan.activation_checkpointing if checkpointing is None else checkpointing
         ),

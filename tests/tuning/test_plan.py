@@ -87,6 +87,7 @@ def job_of_micro(folder: Path, block_tokens: int) -> JobConfig:
         max_grad_norm=1.0,
         epochs=1,
         loss="all_labels",
+        label_smoothing=0.0,
         precision="fp32",
         held_out=None,
         keep="last",
