@@ -60,8 +60,8 @@ EXEMPLARS: Final = r", k = ([0-9]+)$"  # how a setting ends that is asked with s
 
 
 def noisy_setting(setting: str, share: float) -> str:
-    """The setting with a wrong symbol for that share of the exemplars."""
-    return f"{setting}, {100 * share:g}% noise"
+    """The setting with a wrong symbol for that share of the exemplars; itself for a share of 0."""
+    return f"{setting}, {100 * share:g}% noise" if share else setting
 
 
 def exemplars_setting(setting: str, count: int) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -36,6 +36,7 @@ from symtune_pipeline.tables import (
     LANGUAGE_SUITE,
     SETTINGS,
     ZERO_SHOT,
+    Setting,
     exemplars_setting,
     flipped_setting,
     noisy_setting,
@@ -191,23 +192,14 @@ def _context(
     unchanged = np.arange(len(natural))
     # Of each class the first that were drawn, which are in no order: a smaller number is part of a larger.
     first = {count: np.arange(len(drawn)) % most < count for count in counts}
-    for setting, count in product(SETTINGS, counts):
+    noisy = _noise(targets, len(natural), noise)
+    for (setting, share), count in product(_asked(config), counts):
         opening = instruction if setting.instructed else None
         labels = natural if setting.relevant else symbols
-        name, shown = named(setting.name, count), order[first[count][order]]
-        all_rows += rows("icl", name, 0, opening, labels, targets, unchanged, shown)
-    wrong = (targets + noise.integers(1, len(natural), size=len(targets))) % len(natural)
-    turn = noise.permutation(len(targets))
-    of_symbols = [setting for setting in SETTINGS if not setting.relevant]
-    for share, setting, count in product(filter(None, config.label_noise), of_symbols, counts):
-        opening = instruction if setting.instructed else None
-        of_count = turn[first[count][turn]]
-        chosen = of_count[: round(share * len(of_count))]
-        noisy = targets.copy()
-        noisy[chosen] = wrong[chosen]
         name = named(noisy_setting(setting.name, share), count)
         shown = order[first[count][order]]
-        all_rows += rows("icl", name, 0, opening, symbols, noisy, unchanged, shown)
+        shown_as = noisy(first[count], share)
+        all_rows += rows("icl", name, 0, opening, labels, shown_as, unchanged, shown)
     left_out = config.flipped_sets == "two_labels" and len(natural) > 2
     percents = () if left_out else config.flipped_percents
     for percent, count in product(percents, counts):
@@ -218,6 +210,33 @@ def _context(
     if percents:
         all_rows += rows("flipped", ZERO_SHOT, 0, None, natural, targets, unchanged, order[:0])
     return all_rows
+
+
+def _asked(config: EvaluationConfig) -> list[tuple[Setting, float]]:
+    """The in-context settings, without noise, and then those of symbols with each share of it."""
+    shares = [share for share in config.label_noise if share]
+    noisy = [(setting, share) for share in shares for setting in SETTINGS if not setting.relevant]
+    return [*((setting, 0.0) for setting in SETTINGS), *noisy]
+
+
+def _noise(
+    targets: NDArray[np.int64], classes: int, rng: np.random.Generator
+) -> Callable[[NDArray[np.bool_], float], NDArray[np.int64]]:
+    """Gives targets of which that share of the chosen ones, in whole ones, is another class.
+
+    A larger share has the wrong targets of a smaller one.
+    """
+    wrong = (targets + rng.integers(1, classes, size=len(targets))) % classes
+    turn = rng.permutation(len(targets))
+
+    def noisy(chosen: NDArray[np.bool_], share: float) -> NDArray[np.int64]:
+        in_turn = turn[chosen[turn]]
+        replaced = in_turn[: round(share * len(in_turn))]
+        shown = targets.copy()
+        shown[replaced] = wrong[replaced]
+        return shown
+
+    return noisy
 
 
 def _fresh_rows(benchmark: str, concept: Concept, config: EvaluationConfig) -> list[Row]:
