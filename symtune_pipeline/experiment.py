@@ -27,6 +27,7 @@ from symtune_pipeline.sections import (
     DataConfig,
     EndpointConfig,
     EvaluationConfig,
+    Lora,
     MixtureConfig,
     Section,
     SymbolsConfig,
@@ -113,6 +114,12 @@ class Experiment(Section):
 
     @field_validator("tuning")
     @classmethod
+    def _adapters_or_a_part(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        known(info.data.get("models", ()), lambda key: lora_of(tuning, find_model(key)))
+        return tuning
+
+    @field_validator("tuning")
+    @classmethod
     def _has_a_parent(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
         models = map(find_model, info.data.get("models", ()))
         orphans = [model.key for model in models if model.parent is None]
@@ -158,6 +165,19 @@ class Experiment(Section):
             raise ValueError(
                 "a pretrained parent has no chat template; set chat_template to false or tuning.model to"
                 " untuned"
+            )
+        return evaluation
+
+    @field_validator("evaluation")
+    @classmethod
+    def _chat_with_sharp_labels(
+        cls, evaluation: EvaluationConfig, info: ValidationInfo
+    ) -> EvaluationConfig:
+        tuning = info.data.get("tuning")
+        if evaluation.chat_template and tuning and tuning.label_smoothing:
+            raise ValueError(
+                "in a chat the query's label has no space before it and so other tokens than the symbols of"
+                " the exemplars; set chat_template to false or tuning.label_smoothing to 0"
             )
         return evaluation
 
@@ -252,6 +272,20 @@ class Experiment(Section):
     def instructions(self) -> dict[str, str]:
         """The instruction of each dataset."""
         return {entry.key: entry.instruction for entry in self.datasets()}
+
+
+def lora_of(tuning: TuningConfig, model: Model) -> Lora | None:
+    """The adapters that a model is tuned with; none where its own weights are.
+
+    Raises UserError where only some projections are tuned too: adapters stand beside all linear layers.
+    """
+    lora = tuning.lora or Lora(rank=model.plan.lora_rank or 0)
+    if lora.rank and tuning.trainable != "all":
+        raise UserError(
+            f"tuning.trainable is {tuning.trainable}, and '{model.key}' is tuned with adapters, which"
+            " stand beside all linear layers; set tuning.lora.rank to 0 or tuning.trainable to all."
+        )
+    return lora if lora.rank else None
 
 
 def _datasets(data: DataConfig) -> list[Dataset]:

@@ -40,6 +40,7 @@ LossName = Literal["all_labels", "final_label"]
 # The default is left out of settings, so that versions are as they were without it.
 MixtureSource = Annotated[Literal["datasets", "tasksource"], Field(exclude_if="datasets".__eq__)]
 OptimizerName = Literal["adamw", "adafactor"]
+Trainable = Literal["all", "attention", "value"]
 TUNING_PER_CATEGORY = 10_000
 
 
@@ -158,12 +159,23 @@ class MixtureConfig(Section):
     """The share of prompts with the set's instruction and its own labels."""
     distinct_first_token: bool = False
     """The symbols of a prompt differ in their first token too, for every model of the experiment."""
+    label_noise: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The share of exemplars with a wrong symbol of their prompt; never the query, nor instructed ones."""
     sets: Positive | None = None
     """How many tuning sets prompts are drawn from, the fewer among the more, by the seed; none: all."""
     leave_out: tuple[str, ...] = ()
     """Tuning sets that no prompt is drawn from: by key, family or task type; tasks of tasksource by name."""
     held_out_prompts: Annotated[int, Ge(0)] = 24
     """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
+
+    @field_validator("label_noise")
+    @classmethod
+    def _of_a_mapping(cls, share: float, info: ValidationInfo) -> float:
+        if share and info.data.get("labels") == "shuffled":
+            raise ValueError(
+                "shuffled labels have no wrong ones; set this to 0 or labels to symbols"
+            )
+        return share
 
     @field_validator("exemplars_per_class")
     @classmethod
@@ -203,6 +215,8 @@ class TuningConfig(Section):
     """What is tuned; of a variant alone also the pretrained-only parent, where the catalogue has one."""
     loss: LossName = "all_labels"
     """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The probability that is spread over a prompt's symbols, at the first token where they differ."""
     block_tokens: Positive = 1_024
     """Tokens of a block of prompts, at most the model's context."""
     epochs: Few = 1
@@ -219,6 +233,8 @@ class TuningConfig(Section):
     """Steps of the optimizer at most, of a mixture that has more; none: the model's own, or all."""
     keep: Literal["last", "best"] = "last"
     """The weights that are the result: after the last step, or where symbol accuracy was best."""
+    trainable: Trainable = "all"
+    """The weights that are tuned: all, the projections of attention (q, k, v, o), or those of values."""
     lora: Lora | None = None
     """Adapters, merged at the end; none: as the catalogue plans the model."""
     activation_checkpointing: bool | None = None
@@ -285,6 +301,8 @@ class EvaluationConfig(Section):
     """The shares of exemplars with a flipped label, each asked once."""
     flipped_sets: Literal["all", "two_labels"] = "all"
     """The sets whose labels are flipped: all, or those with two labels (as in the paper)."""
+    label_noise: tuple[Annotated[float, Ge(0), Lt(1)], ...] = ()
+    """Shares of exemplars with a wrong symbol of their prompt, each asked beside the settings of symbols."""
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
     """Exemplars of an algorithmic concept in a prompt."""
     list_functions: Concepts = 40
@@ -337,12 +355,12 @@ class EvaluationConfig(Section):
                 raise ValueError(f"there is a variant '{name}' already; choose another name")
         return endpoints
 
-    @field_validator("flipped_percents")
+    @field_validator("flipped_percents", "label_noise")
     @classmethod
-    def _named_once(cls, percents: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(percents)) < len(percents):
-            raise ValueError("a percentage is named twice")
-        return percents
+    def _named_once(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(shares)) < len(shares):
+            raise ValueError("a share is named twice")
+        return shares
 
     @field_validator("concepts")
     @classmethod

@@ -64,6 +64,11 @@ def flipped_setting(percent: int) -> str:
 EXEMPLARS: Final = r", k = ([0-9]+)$"  # how a setting ends that is asked with several numbers
 
 
+def noisy_setting(setting: str, share: float) -> str:
+    """The setting with a wrong symbol for that share of the exemplars; itself for a share of 0."""
+    return f"{setting}, {100 * share:g}% noise" if share else setting
+
+
 def exemplars_setting(setting: str, count: int) -> str:
     """The setting with so many exemplars of each class, where several numbers are asked."""
     return f"{setting}, k = {count}"
@@ -170,7 +175,7 @@ TUNING_MIXTURE: Final = Table(
         "dataset": _DATASET,
         "format": _FORMAT,
         "examples": _list(pl.UInt32, "Example numbers in their order, the query last."),
-        "targets": _list(CLASS, "For each example, the index of its class in labels."),
+        "targets": _list(CLASS, "For each example, the index of its label in labels."),
         "labels": _list(pl.String, "The text that stands for each class in this prompt."),
         "instructed": _flag("Whether the prompt has the instruction and natural labels."),
     },
@@ -204,9 +209,7 @@ HELD_OUT_PROMPTS: Final = Table(
         "labels": _list(pl.String, "The symbol that stands for each class in this prompt."),
         "query": _number(pl.UInt32, "Example number of the query."),
         "target": _number(CLASS, "Index of the query's own symbol."),
-        "seen": _flag(
-            "Whether the mixture has one of the prompt's examples in prompts of its own."
-        ),
+        "seen": _flag("Whether the mixture has one of the prompt's examples too."),
     },
 )
 PACKED_MIXTURE: Final = Table(
@@ -371,9 +374,7 @@ TUNING_LOG_BY_SET: Final = Table(
     "tuning_log.by_set",
     "The symbol accuracy on the held-out prompts of each dataset.",
     {
-        "step": Column(
-            pl.Int64(), "Number of the step after which it was measured; 0: before any."
-        ),
+        "step": Column(pl.Int64(), "The step after which it was measured; 0: before any."),
         "dataset": _DATASET,
         "queries": _number(pl.UInt32, "How many queries the dataset has."),
         "symbol_accuracy": _measure("Share of them whose own symbol ranks first."),

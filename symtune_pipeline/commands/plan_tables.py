@@ -13,6 +13,11 @@ from symtune_pipeline.tuning.plan import GB, USABLE, Plan
 
 COLUMNS = ["model", "parameters", "tuned", "on", "memory of a GPU", "tokens", "time", "price"]
 
+TUNED = {
+    "all": "all weights",
+    "attention": "the projections of attention",
+    "value": "the projections of values",
+}
 NOWHERE = "none: it does not fit"
 Planned = Plan | EvaluationPlan
 
@@ -61,7 +66,7 @@ def markdown(plans: Sequence[Plan]) -> str:
 
 
 def _tuned(plan: Plan) -> str:
-    way = f"LoRA of rank {plan.lora_rank}" if plan.lora_rank else "all weights"
+    way = f"LoRA of rank {plan.lora_rank}" if plan.lora_rank else TUNED[plan.job.trainable]
     checkpointed = ", activation checkpointing" if plan.activation_checkpointing else ""
     return f"{way}, {plan.job.optimizer}, {'bf16' if plan.bf16 else 'fp32'}{checkpointed}"
 

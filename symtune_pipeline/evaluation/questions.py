@@ -68,11 +68,13 @@ def estimated(experiment: Experiment, source: str) -> Questions:
     two = config.flipped_sets == "two_labels"
     flipped = [n for n in classes if n == 2] if two else classes
     flips = len(config.flipped_percents)
+    of_symbols = sum(not setting.relevant for setting in SETTINGS)
+    noisy = of_symbols * sum(share > 0 for share in config.label_noise)
     concepts = config.list_functions + config.turing_programs + sum(config.concepts.values())
     prompts = concepts * config.algorithmic_queries
     texts = len(classes) * config.language_texts
     parts = [
-        asked("icl", classes, len(SETTINGS), 0),
+        asked("icl", classes, len(SETTINGS) + noisy, 0),
         asked("flipped", flipped, flips, 1 if flips else 0),
         Part(
             "algorithmic",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -36,8 +36,10 @@ from symtune_pipeline.tables import (
     LANGUAGE_SUITE,
     SETTINGS,
     ZERO_SHOT,
+    Setting,
     exemplars_setting,
     flipped_setting,
+    noisy_setting,
 )
 
 Row = tuple[object, ...]
@@ -52,6 +54,8 @@ def classification_suite(
 ) -> pl.DataFrame:
     """In-context learning in four settings, and flipped labels: `tables.CLASSIFICATION_SUITE`.
 
+    For each share of `config.label_noise` the settings with symbols are asked once more, where that
+    share of the exemplars, in whole ones, shows another class's symbol.
     The queries of flipped labels are also asked without exemplars, which shows what a model takes the
     labels to mean; the target is then the true one.
     `examples` has the columns example, dataset, label, label_id, purpose ('exemplar' or 'query')
@@ -67,10 +71,11 @@ def classification_suite(
         candidates = askable.filter(dataset=of_dataset.dataset).sort("example")
         _check(of_dataset, candidates, config)
         rng = np.random.default_rng([seed, zlib.crc32(of_dataset.dataset.encode())])
+        noise = np.random.default_rng([seed, zlib.crc32(f"noise/{of_dataset.dataset}".encode())])
         for context, queries in enumerate(_queries(candidates, of_dataset, config, rng)):
             symbols = [str(symbol) for symbol in sampler.draw(1, len(of_dataset.labels), rng)[0]]
             instruction = instructions[of_dataset.dataset]
-            rows += _context(of_dataset, context, queries, symbols, instruction, config, rng)
+            rows += _context(of_dataset, context, queries, symbols, instruction, config, rng, noise)
     return CLASSIFICATION_SUITE.frame(rows, orient="row")
 
 
@@ -154,6 +159,7 @@ def _context(
     instruction: str,
     config: EvaluationConfig,
     rng: np.random.Generator,
+    noise: np.random.Generator,
 ) -> list[Row]:
     """The rows of one draw of exemplars: all its queries in every setting, with each number of exemplars."""
     counts = config.exemplar_counts
@@ -186,11 +192,14 @@ def _context(
     unchanged = np.arange(len(natural))
     # Of each class the first that were drawn, which are in no order: a smaller number is part of a larger.
     first = {count: np.arange(len(drawn)) % most < count for count in counts}
-    for setting, count in product(SETTINGS, counts):
+    noisy = _noise(targets, len(natural), noise)
+    for (setting, share), count in product(_asked(config), counts):
         opening = instruction if setting.instructed else None
         labels = natural if setting.relevant else symbols
-        name, shown = named(setting.name, count), order[first[count][order]]
-        all_rows += rows("icl", name, 0, opening, labels, targets, unchanged, shown)
+        name = named(noisy_setting(setting.name, share), count)
+        shown = order[first[count][order]]
+        shown_as = noisy(first[count], share)
+        all_rows += rows("icl", name, 0, opening, labels, shown_as, unchanged, shown)
     left_out = config.flipped_sets == "two_labels" and len(natural) > 2
     percents = () if left_out else config.flipped_percents
     for percent, count in product(percents, counts):
@@ -201,6 +210,33 @@ def _context(
     if percents:
         all_rows += rows("flipped", ZERO_SHOT, 0, None, natural, targets, unchanged, order[:0])
     return all_rows
+
+
+def _asked(config: EvaluationConfig) -> list[tuple[Setting, float]]:
+    """The in-context settings, without noise, and then those of symbols with each share of it."""
+    shares = [share for share in config.label_noise if share]
+    noisy = [(setting, share) for share in shares for setting in SETTINGS if not setting.relevant]
+    return [*((setting, 0.0) for setting in SETTINGS), *noisy]
+
+
+def _noise(
+    targets: NDArray[np.int64], classes: int, rng: np.random.Generator
+) -> Callable[[NDArray[np.bool_], float], NDArray[np.int64]]:
+    """Gives targets of which that share of the chosen ones, in whole ones, is another class.
+
+    A larger share has the wrong targets of a smaller one.
+    """
+    wrong = (targets + rng.integers(1, classes, size=len(targets))) % classes
+    turn = rng.permutation(len(targets))
+
+    def noisy(chosen: NDArray[np.bool_], share: float) -> NDArray[np.int64]:
+        in_turn = turn[chosen[turn]]
+        replaced = in_turn[: round(share * len(in_turn))]
+        shown = targets.copy()
+        shown[replaced] = wrong[replaced]
+        return shown
+
+    return noisy
 
 
 def _fresh_rows(benchmark: str, concept: Concept, config: EvaluationConfig) -> list[Row]:

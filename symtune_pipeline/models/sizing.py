@@ -17,6 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from symtune_pipeline.errors import UserError, brief
+from symtune_pipeline.sections import Trainable
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,7 @@ class Sizes:
     """Counts of a model; bytes are per token of a block."""
 
     shapes: Sequence[tuple[int, ...]]  # of all parameters
+    tuned: Sequence[tuple[int, ...]]  # of those that are tuned where no adapters are
     linear: Sequence[tuple[int, int]]  # of the decoder layers' matrices, [out, in]
     layers: int
     layer_parameters: int
@@ -84,10 +86,13 @@ class Sizes:
         return self.vocabulary * self.width
 
     def matrices(self, lora_rank: int | None) -> Matrices:
-        """What is multiplied and tuned: everything, or adapters of that rank."""
-        if lora_rank is None:
+        """What is multiplied and tuned: everything, some projections, or adapters of that rank."""
+        if lora_rank is None and self.tuned == self.shapes:
             both = self.layer_matrices, self.layer_matrices
             return Matrices(*both, self.lm_head, self.lm_head, self.attention_width)
+        if lora_rank is None:
+            both = self.layer_matrices, sum(prod(shape) for shape in self.tuned if len(shape) > 1)
+            return Matrices(*both, self.lm_head, 0, self.attention_width)
         adapters = sum(map(prod, self.adapters(lora_rank)))
         both = self.layer_matrices + adapters, adapters
         return Matrices(*both, self.lm_head, 0, self.attention_width)
@@ -97,15 +102,20 @@ class Sizes:
         return [shape for out, into in self.linear for shape in ((rank, into), (out, rank))]
 
 
-def sizes_of(architecture: dict[str, Any], *, bf16: bool, halved: bool) -> Sizes:
-    """Count a model of the catalogue.
+def sizes_of(
+    architecture: dict[str, Any], *, bf16: bool, halved: bool, trainable: Trainable = "all"
+) -> Sizes:
+    """Count a model of the catalogue of which `trainable` is tuned.
 
     `bf16` is the precision of its multiplications; `halved` weights are in that precision too when
     they are multiplied with, and so is the residual stream; others are fp32, which autocast copies.
-    Raises UserError for a class that does not run on fake tensors, or not with so few layers.
+    Raises UserError for a class that does not run on fake tensors, or not with so few layers, and where
+    `train_only` does.
     """
     try:
-        return _counted(architecture, bf16, halved)
+        return _counted(architecture, bf16, halved, trainable)
+    except UserError:
+        raise
     except Exception as error:  # whatever a class may raise
         raise UserError(
             f"A model of type '{architecture['model_type']}' cannot be counted without its weights"
@@ -113,24 +123,30 @@ def sizes_of(architecture: dict[str, Any], *, bf16: bool, halved: bool) -> Sizes
         ) from error
 
 
-def _counted(architecture: dict[str, Any], bf16: bool, halved: bool) -> Sizes:
+def _counted(architecture: dict[str, Any], bf16: bool, halved: bool, trainable: Trainable) -> Sizes:
     import torch
     from torch.nn import Linear
 
+    from symtune_pipeline.models.projections import train_only
+
     model = _skeleton(architecture, torch.float32, "meta")
     head = model.get_output_embeddings()
-    one, two = (_kept_per_token(architecture, n, bf16, halved) for n in (1, 2))
+    one, two = (_kept_per_token(architecture, n, bf16, halved, trainable) for n in (1, 2))
     one_layer = _skeleton(architecture | {"num_hidden_layers": 1}, torch.float32, "meta")
     parameters = sum(p.numel() for p in model.parameters())
     layers = model.config.num_hidden_layers
     others = sum(p.numel() for p in one_layer.parameters())
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    linear = [
+        (m.out_features, m.in_features)
+        for m in model.modules()
+        if isinstance(m, Linear) and m is not head
+    ]
+    train_only(model, trainable)
     return Sizes(
-        shapes=[tuple(p.shape) for p in model.parameters()],
-        linear=[
-            (m.out_features, m.in_features)
-            for m in model.modules()
-            if isinstance(m, Linear) and m is not head
-        ],
+        shapes=shapes,
+        tuned=[tuple(p.shape) for p in model.parameters() if p.requires_grad],
+        linear=linear,
         layers=layers,
         layer_parameters=(parameters - others) // (layers - 1),
         vocabulary=head.weight.shape[0],
@@ -285,17 +301,21 @@ def attention_width(config: PretrainedConfig) -> int:
     return width
 
 
-def _kept_per_token(architecture: dict[str, Any], layers: int, bf16: bool, halved: bool) -> float:
+def _kept_per_token(
+    architecture: dict[str, Any], layers: int, bf16: bool, halved: bool, trainable: Trainable
+) -> float:
     """Bytes that a token more in the block makes the forward pass keep."""
     few, many = (
-        _kept(architecture | {"num_hidden_layers": layers}, tokens, bf16, halved)
+        _kept(architecture | {"num_hidden_layers": layers}, tokens, bf16, halved, trainable)
         for tokens in (PROBE_TOKENS, 2 * PROBE_TOKENS)
     )
     # The difference leaves out what does not grow with the block: bf16 copies of weights, logits.
     return (many - few) / PROBE_TOKENS
 
 
-def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -> int:
+def _kept(
+    architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool, trainable: Trainable
+) -> int:
     """Bytes that the forward pass of a block keeps for the backward pass, without the weights."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -303,6 +323,7 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
 
     from symtune_pipeline.models.attention import attending
     from symtune_pipeline.models.packing import Pack, PackedSequence
+    from symtune_pipeline.models.projections import train_only
 
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -315,6 +336,7 @@ def _kept(architecture: dict[str, Any], tokens: int, bf16: bool, halved: bool) -
     prompts = [PackedSequence(PROBE_TOKENS)] * (tokens // PROBE_TOKENS)
     with FakeTensorMode():
         model = _skeleton(architecture, torch.bfloat16 if bf16 and halved else torch.float32, "cpu")
+        train_only(model, trainable)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         with (
             saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -92,7 +92,8 @@ def mixture_chunks(
     `examples` has the columns example (a number), dataset, input, label, label_id. Each prompt
     draws a dataset, k exemplars of every class with k uniform in `config.exemplars_per_class`, a
     query of any class, fresh symbols and one of the formats (Wei et al. 2023). k is lowered where
-    the prompt would exceed `config.max_characters` or a class has too few examples. With
+    the prompt would exceed `config.max_characters` or a class has too few examples. Each exemplar
+    shows another class's symbol with a chance of `config.label_noise`. With
     `first_tokens` [tokenizers, tuning symbols], a prompt's symbols differ in their first token.
     """
     pools = class_pools(examples)
@@ -101,9 +102,9 @@ def mixture_chunks(
     shares = _shares(pools, config.temperature)
     for start in range(0, config.prompts, CHUNK):
         size = min(CHUNK, config.prompts - start)
-        references, symbols, instructions, deal = (
+        references, symbols, instructions, deal, noise = (
             np.random.default_rng([seed, zlib.crc32(stream), start])
-            for stream in (b"mixture", b"symbols", b"instructions", b"deal")
+            for stream in (b"mixture", b"symbols", b"instructions", b"deal", b"noise")
         )
         dataset_of = references.choice(len(pools), size=size, p=shares)
         instructed = instructions.random(size) < config.instructed_share
@@ -123,6 +124,8 @@ def mixture_chunks(
                     )
                 )
         chunk = pl.concat(frames).sort("prompt").select(*TUNING_MIXTURE.columns)
+        if config.label_noise:
+            chunk = _noisy(chunk, config.label_noise, noise)
         yield _dealt_out(chunk, deal) if config.labels == "shuffled" else chunk
 
 
@@ -189,6 +192,25 @@ def references_of(
             "examples": pl.Series(examples),
             "targets": pl.Series(targets),
         }
+    )
+
+
+def _noisy(mixture: pl.DataFrame, share: float, rng: np.random.Generator) -> pl.DataFrame:
+    """With that chance the target of an exemplar becomes another class, each equally likely.
+
+    Queries and instructed prompts stay.
+    """
+    counts = mixture["targets"].list.len().to_numpy().astype(np.int64)
+    targets = mixture["targets"].explode().to_numpy()
+    classes = np.repeat(mixture["labels"].list.len().to_numpy().astype(np.int64), counts)
+    others = (targets + rng.integers(1, classes)) % classes
+    chosen = rng.random(len(targets)) < share
+    chosen &= ~np.repeat(mixture["instructed"].to_numpy(), counts)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    chosen[offsets[1:] - 1] = False  # the queries
+    noisy = np.where(chosen, others, targets).astype(targets.dtype)
+    return mixture.with_columns(
+        targets=pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(noisy)))
     )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from symtune_pipeline.files import content_hash
 from symtune_pipeline.jobs.job import Job
-from symtune_pipeline.sections import Lora, LossName, OptimizerName
+from symtune_pipeline.sections import Lora, LossName, OptimizerName, Trainable
 
 
 class JobConfig(Job):
@@ -30,9 +30,11 @@ class JobConfig(Job):
     epochs: int
     steps: int | None = None  # at most
     loss: LossName
+    label_smoothing: float
     precision: Literal["auto", "fp32", "bf16"]
     held_out: Path | None  # the packed held-out prompts; None: nothing is measured on them
     keep: Literal["last", "best"]
+    trainable: Trainable
     lora: Lora | None
     activation_checkpointing: bool
     compile: bool

@@ -78,7 +78,7 @@ def _run(config: JobConfig, ranks: Ranks, say: Callable[[str], None]) -> Path:
     if state.best not in (0, kept) and checkpoints.restore_best(model, optimizer, state):
         kept = state.best
     attention = attention_of(model)
-    if config.lora or ranks.count > 1:
+    if config.lora or config.trainable != "all" or ranks.count > 1:
         weights = trained_weights(ranks, model)
         model = finished(config, weights) if ranks.rank == 0 else model
     if ranks.rank == 0:

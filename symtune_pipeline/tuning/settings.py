@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from symtune_pipeline.catalog.models import Model
-from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.sections import Lora
+from symtune_pipeline.experiment import Experiment, lora_of
 from symtune_pipeline.tuning.config import JobConfig
 
 
@@ -26,7 +25,6 @@ def job_config(
 ) -> JobConfig:
     """The experiment's tuning settings, completed from the model's catalogue entry."""
     settings, defaults, plan = experiment.tuning, model.tuning, model.plan
-    lora = settings.lora or Lora(rank=plan.lora_rank or 0)
     checkpointing = settings.activation_checkpointing
     return JobConfig(
         model_folder=model_folder,
@@ -43,9 +41,11 @@ def job_config(
         epochs=settings.epochs,
         steps=settings.steps or defaults.steps,
         loss=settings.loss,
+        label_smoothing=settings.label_smoothing,
         precision=settings.precision or defaults.precision,
         keep=settings.keep,
-        lora=lora if lora.rank else None,
+        trainable=settings.trainable,
+        lora=lora_of(settings, model),
         activation_checkpointing=(
             plan.activation_checkpointing if checkpointing is None else checkpointing
         ),

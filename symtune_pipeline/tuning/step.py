@@ -20,6 +20,7 @@ from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
 from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.sections import LossName
+from symtune_pipeline.tuning.smoothing import Rivals, rivals_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """A packed block as tensors: token ids [T], lengths of its parts, targets' positions [N].
+    """A packed block as tensors: token ids [T], lengths of its parts, targets' positions [N], rivals.
 
     Every block is filled up to the same length with a last part that is no prompt: kernels are
     compiled per shape, and shapes that never repeat cost time and memory.
@@ -37,9 +38,12 @@ class Block:
     tokens: torch.Tensor
     lengths: list[int]
     targets: torch.Tensor
+    rivals: Rivals | None = None  # of its targets, where labels are smoothed
 
     @classmethod
-    def from_row(cls, row: dict[str, list[int]], loss: LossName, block_tokens: int) -> Block:
+    def from_row(
+        cls, row: dict[str, list[int]], loss: LossName, block_tokens: int, smoothing: float = 0.0
+    ) -> Block:
         """From a row of a packed mixture; raises UserError where no token is a target."""
         least = LEAST_KIND[loss]
         positions = [
@@ -58,11 +62,12 @@ class Block:
             torch.tensor(row["tokens"] + [0] * missing),
             row["sequence_lengths"] + [missing] * (missing > 0),
             torch.tensor(positions),
+            rivals_of(row, positions, smoothing) if smoothing else None,
         )
 
     @classmethod
     def joined(cls, blocks: Sequence[Block]) -> Block:
-        """Blocks one after another, as one with the first one's number."""
+        """Blocks one after another, as one with the first one's number, without rivals."""
         starts = accumulate((len(block.tokens) for block in blocks), initial=0)
         return cls(
             blocks[0].number,
@@ -77,7 +82,10 @@ class Block:
 def block_loss(
     model: PreTrainedModel, block: Block, precision: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy over the block's targets, in nats, and which were predicted right [N]."""
+    """Summed cross-entropy over the block's targets, in nats, and which were predicted right [N].
+
+    It is that of smoothed labels where the block has rivals.
+    """
     (loss,), right_N = block_losses(model, [block], precision)
     return loss, right_N
 
@@ -94,7 +102,10 @@ def block_losses(
     counts = [len(each.targets) for each in blocks]
     losses = [
         cross_entropy(logits.float(), labels, reduction="sum")
-        for logits, labels in zip(logits_NV.split(counts), labels_N.split(counts), strict=True)
+        + (each.rivals.more(logits, labels) if each.rivals else 0.0)
+        for each, logits, labels in zip(
+            blocks, logits_NV.split(counts), labels_N.split(counts), strict=True
+        )
     ]
     return torch.stack(losses), logits_NV.argmax(dim=-1) == labels_N
 

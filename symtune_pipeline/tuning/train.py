@@ -42,7 +42,8 @@ class PackedBlocks:
     def __getitem__(self, number: int) -> Block:
         """The block as tensors; raises UserError where the loss trains on none of its tokens."""
         row = self._table.row(number, named=True)
-        return Block.from_row(row, self._config.loss, self._config.block_tokens)
+        config = self._config
+        return Block.from_row(row, config.loss, config.block_tokens, config.label_smoothing)
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """How many tokens the blocks hold."""

@@ -1,4 +1,4 @@
-"""The model as the job tunes it: all of its weights, or LoRA adapters beside frozen ones.
+"""The model as the job tunes it: all of its weights, some, or LoRA adapters beside frozen ones.
 
 This module knows nothing about steps, ranks or checkpoints.
 """
@@ -14,6 +14,7 @@ from symtune_pipeline.errors import UserError, brief, is_out_of_memory
 from symtune_pipeline.models.attention import attending_again
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
+from symtune_pipeline.models.projections import put_back, train_only
 from symtune_pipeline.models.spreading import decoder_layers
 from symtune_pipeline.models.trial import random_strings
 from symtune_pipeline.sections import Lora
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrainedModel:
     """The model in training mode; parameters that are tuned are float32 and require gradients.
 
-    Raises UserError where `load_model` does, and for a class that has no activation checkpointing or
-    takes no adapters, where the job asks for them.
+    Raises UserError where `load_model` and `as_asked` do, and for a class that takes no adapters,
+    where the job asks for them.
     """
     # Only weights that are tuned need a float32 master copy, as their steps are small.
     halved = config.lora is not None and precision == "bf16"
@@ -42,10 +43,12 @@ def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrained
 
 
 def as_asked(model: PreTrainedModel, config: JobConfig) -> PreTrainedModel:
-    """The model in training mode, with the job's settings of activations and of compiling.
+    """The model in training mode, with the job's settings of what is tuned, activations and compiling.
 
-    Raises UserError for a class that has no activation checkpointing, where the job asks for it.
+    Raises UserError for a class that has no activation checkpointing, where the job asks for it, and
+    where `train_only` does.
     """
+    train_only(model, config.trainable)
     if config.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UserError(
@@ -121,7 +124,5 @@ def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrain
     """
     model = open_model(config.model_folder, torch.float32, "cpu")
     adapted = add_adapters(model, config.lora) if config.lora else None
-    with torch.no_grad():
-        for name, parameter in trained(model).items():
-            parameter.copy_(weights[name])
+    put_back(model, weights)
     return adapted.merge_and_unload() if adapted else model  # type: ignore[return-value]

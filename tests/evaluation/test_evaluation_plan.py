@@ -115,6 +115,9 @@ def test_only_sets_with_two_labels_are_planned_where_only_theirs_are_flipped(
     assert 0 < two["flipped"].tokens < every["flipped"].tokens
     assert two["icl"] == every["icl"]
     assert (none["flipped"].contexts, none["flipped"].tokens) == (0, 0)
+    # Each share of noise asks the two settings of symbols once more, beside the four.
+    noisy = parts(label_noise=(0, 0.25, 0.5))["icl"]
+    assert noisy.tokens == pytest.approx(2 * two["icl"].tokens)
 
 
 # --- counted --------------------------------------------------------------------------------------

@@ -261,6 +261,41 @@ def test_labels_of_two_are_flipped_alone_where_the_experiment_says_so(
     assert found.equals(suite.filter(two | (pl.col("benchmark") == "icl")))
 
 
+# --- wrong symbols --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["shared", "per_query"])
+def test_a_share_of_the_exemplars_shows_another_symbol_beside_the_settings_of_symbols(
+    protocol: Any, evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    settings = {"protocol": protocol, "contexts": 3, "queries": 6, "exemplars_per_class": (2, 4)}
+    plain, none, noisy = (
+        _suite(evaluation_examples, symbols, EvaluationConfig(**settings, label_noise=shares))
+        for shares in ((), (0,), (0.25, 0.125, 0.5))
+    )
+    assert none.equals(plain)
+    with_noise = pl.col("setting").str.contains("noise")
+    assert noisy.filter(~with_noise).equals(plain)
+    assert noisy["setting"].filter(noisy["setting"].str.contains("noise")).n_unique() == 2 * 3 * 2
+    beside = {
+        (row["dataset"], row["context"], row["query"], row["setting"]): row
+        for row in plain.iter_rows(named=True)
+    }
+    wrong_at: dict[tuple[Any, ...], set[int]] = {}
+    for row in CLASSIFICATION_SUITE.checked(noisy.filter(with_noise)).iter_rows(named=True):
+        bare, share, number = row["setting"].rsplit(", ", 2)
+        clean = beside[row["dataset"], row["context"], row["query"], f"{bare}, {number}"]
+        same = ("benchmark", "exemplars", "labels", "target", "instruction", "format")
+        assert all(row[name] == clean[name] for name in same)
+        pairs = list(zip(row["exemplar_targets"], clean["exemplar_targets"], strict=True))
+        wrong = {e for e, (a, b) in zip(row["exemplars"], pairs, strict=True) if a != b}
+        percent = float(share.removesuffix("% noise"))
+        assert len(wrong) == round(len(pairs) * percent / 100)
+        wrong_at[row["dataset"], row["context"], bare, number, row["query"], percent] = wrong
+    for (*asked, percent), wrong in wrong_at.items():
+        assert percent == 50 or wrong <= wrong_at[*asked, 2 * percent]
+
+
 def test_a_list_of_one_number_is_that_number() -> None:
     one = EvaluationConfig(exemplars_per_class=(4,))
     assert one.model_dump_json() == EvaluationConfig(exemplars_per_class=4).model_dump_json()

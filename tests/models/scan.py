@@ -228,6 +228,8 @@ The report, the metadata of the predictions and their column `path` say how each
 A folder must contain the whole model in safetensors, in full or half precision, and its tokenizer. These
 are refused with a reason: missing or surplus weights, adapters, quantised weights, and code in the folder.
 `tuning.lora` is refused for a class that takes no adapters, such as Mamba.
+`tuning.trainable` is refused for a class whose projections of attention are not known: those of BERT have
+other names, and in DeepSeek V3 keys and values share a matrix.
 `tuning.activation_checkpointing` is refused for a class without it, such as the first GPT.
 
 The table lists tiny random models of the causal classes of transformers {version}. The log-probabilities of

@@ -289,6 +289,45 @@ def test_shuffled_labels_are_the_same_prompts_and_symbols_without_a_mapping(
     assert len(set(orders)) > 0.9 * PROMPTS
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_share_of_exemplars_shows_another_symbol_and_nothing_else_differs(
+    share: float, mixture: pl.DataFrame, tuning_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    from scipy.stats import binomtest, chisquare
+
+    noisy = TUNING_MIXTURE.checked(_mixture(tuning_examples, symbols, label_noise=share))
+    assert noisy.drop("targets").equals(mixture.drop("targets"))
+    exemplars = wrong = 0
+    shown: Counter[int] = Counter()
+    for real, found in zip(mixture.iter_rows(named=True), noisy["targets"], strict=True):
+        assert found[-1] == real["targets"][-1]  # the query's
+        assert max(found) < len(real["labels"])
+        differing = [b for a, b in zip(real["targets"], found, strict=True) if a != b]
+        exemplars, wrong = exemplars + len(found) - 1, wrong + len(differing)
+        if real["dataset"] == "news_topics":
+            shown.update(differing)
+    assert binomtest(wrong, exemplars, share).pvalue > 1e-3
+    assert chisquare([shown[label] for label in range(4)]).pvalue > 1e-3
+
+
+def test_no_noise_is_the_same_mixture_and_instructed_prompts_have_none(
+    mixture: pl.DataFrame, tuning_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    assert _mixture(tuning_examples, symbols, label_noise=0.0).equals(mixture)
+    both = _mixture(tuning_examples, symbols, label_noise=0.5, instructed_share=0.3)
+    clean = _mixture(tuning_examples, symbols, instructed_share=0.3)
+    instructed = both["instructed"]
+    assert both.filter(instructed).equals(clean.filter(instructed))
+    assert (
+        both.filter(~instructed)["targets"] != clean.filter(~instructed)["targets"]
+    ).mean() > 0.9
+
+
+def test_noise_among_shuffled_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="shuffled labels have no wrong ones"):
+        MixtureConfig(prompts=1, labels="shuffled", label_noise=0.1)
+
+
 @pytest.mark.parametrize("labels", ["symbols", "natural", "shuffled"])
 def test_an_instructed_share_has_natural_labels_and_changes_no_other_prompt(
     labels: str, tuning_examples: pl.DataFrame, symbols: pl.DataFrame

@@ -27,6 +27,7 @@ from symtune_pipeline.commands.plan import workload
 from symtune_pipeline.commands.plan_tables import details, markdown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, load_experiment
+from symtune_pipeline.models.projections import train_only
 from symtune_pipeline.models.sizing import attention_width, sizes_of
 from symtune_pipeline.progress import duration
 from symtune_pipeline.sections import Lora
@@ -38,7 +39,7 @@ from symtune_pipeline.tuning.metrics import Meter
 from symtune_pipeline.tuning.optimizer import make_optimizer
 from symtune_pipeline.tuning.plan import GB, Plan, Workload, estimated_workload, make_plan
 from symtune_pipeline.tuning.speed import measured_speed
-from symtune_pipeline.tuning.trainable import load_trainable
+from symtune_pipeline.tuning.trainable import load_trainable, trained
 
 MICRO = find_model("micro")
 
@@ -86,9 +87,11 @@ def job_of_micro(folder: Path, block_tokens: int) -> JobConfig:
         max_grad_norm=1.0,
         epochs=1,
         loss="all_labels",
+        label_smoothing=0.0,
         precision="fp32",
         held_out=None,
         keep="last",
+        trainable="all",
         lora=None,
         activation_checkpointing=False,
         compile=False,
@@ -169,28 +172,42 @@ def test_the_counts_of_a_model_add_up() -> None:
     assert sum(map(prod, sizes.adapters(4))) == 4 * sum(map(sum, sizes.linear))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_the_optimisers_memory_is_what_it_keeps(optimizer: str, tmp_path: Path) -> None:
-    job = job_of_micro(tmp_path, 512).model_copy(update={"optimizer": optimizer})
+@pytest.mark.parametrize(
+    ("optimizer", "trainable"),
+    [("adamw", "all"), ("adafactor", "all"), ("adafactor", "attention"), ("adamw", "value")],
+)
+def test_the_optimisers_memory_is_what_it_keeps(
+    optimizer: str, trainable: Any, tmp_path: Path
+) -> None:
+    settings = {"optimizer": optimizer, "trainable": trainable}
+    job = job_of_micro(tmp_path, 512).model_copy(update=settings)
     plan = Plan(MICRO, job, Workload("", 1, 1, 1, 1, 1), False, find_gpu("cpu"), 1, None, False)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**MICRO.architecture))
+    train_only(model, trainable)
     chosen = make_optimizer(model, job)
-    for parameter in model.parameters():
+    for parameter in trained(model).values():
         parameter.grad = torch.ones_like(parameter)
     chosen.step()
     kept = [
         value for state in chosen.state.values() for value in state.values() if value.numel() > 1
     ]
     assert plan.memory["optimiser"] == sum(value.nbytes for value in kept)
+    assert plan.memory["gradients"] == sum(p.nbytes for p in trained(model).values())
+    assert plan.memory["weights"] == sum(p.nbytes for p in model.parameters())
+    whole = replace(plan, job=job.model_copy(update={"trainable": "all"}))
+    part = plan.memory["activations"] / whole.memory["activations"]
+    assert part == 1 if trainable == "all" else 0.4 < part < 0.95
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
-def test_the_plan_and_the_log_count_the_same_operations(lora: Lora | None, tmp_path: Path) -> None:
-    job = job_of_micro(tmp_path, 512).model_copy(update={"lora": lora})
+@pytest.mark.parametrize("options", [{}, {"lora": Lora(rank=4)}, {"trainable": "value"}])
+def test_the_plan_and_the_log_count_the_same_operations(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    job = job_of_micro(tmp_path, 512).model_copy(update=options)
     lengths, targets = [100, 156, 256], 24
     squares = sum(length**2 for length in lengths)
     load = Workload("", sum(lengths), 1, targets, targets, squares / sum(lengths))
-    rank = lora.rank if lora else None
+    rank = job.lora.rank if job.lora else None
     plan = Plan(MICRO, job, load, False, find_gpu("cpu"), 1, rank, False)
     meter = Meter(load_trainable(job, "fp32", "cpu"))
     assert plan.flops == pytest.approx(meter.flops(lengths, targets), rel=1e-12)
@@ -407,6 +424,17 @@ def test_every_model_is_planned_so_that_it_fits(paper: Experiment) -> None:
     table = markdown(plans).splitlines()
     assert len(table) == 2 + len(plans)
     assert {line.count("|") for line in table} == {table[0].count("|")}
+
+
+def test_a_plan_for_some_projections_says_so_and_refuses_adapters() -> None:
+    smoke = load_experiment("smoke", ["tuning.trainable=value"])
+    plan = planned(smoke, "micro", gpu="l4")
+    assert plan.trained_parameters == plan.sizes.layers * 64 * 128  # two heads of values of 32
+    console = Console(width=200, record=True)
+    console.print(details(plan, "smoke"))
+    assert "the projections of values" in console.export_text()
+    with pytest.raises(UserError, match=r"set tuning\.lora\.rank to 0 or tuning\.trainable to all"):
+        planned(smoke, "micro", lora=True)
 
 
 def test_a_tight_gpu_is_judged_by_what_is_usable(paper: Experiment) -> None:

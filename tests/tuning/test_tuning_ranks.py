@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,11 +78,12 @@ def test_two_ranks_train_a_tied_embedding_once(tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(two.output_folder / "model/model.safetensors")
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+@pytest.mark.parametrize("part", [{}, {"lora": Lora(rank=4)}, {"trainable": "value"}])
 def test_a_rank_that_reads_no_weights_has_the_same_parameters(
-    lora: Lora | None, tmp_path: Path
+    part: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = tiny_job(tmp_path, lora=lora)
+    config = tiny_job(tmp_path, **part)
+    save_tiny_model(config.model_folder, "phi3")
     read, empty = (load_trainable(config, "bf16", device) for device in ("cpu", "meta"))
     assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
     kinds = [
@@ -91,11 +93,14 @@ def test_a_rank_that_reads_no_weights_has_the_same_parameters(
     assert kinds[0] == kinds[1]
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+@pytest.mark.parametrize("part", [{}, {"lora": Lora(rank=4)}, {"trainable": "value"}])
 def test_two_ranks_in_bf16_train_what_one_does_to_its_precision(
-    lora: Lora | None, tmp_path: Path
+    part: dict[str, Any], tmp_path: Path
 ) -> None:
-    one, two = (tiny_job(tmp_path / name, precision="bf16", lora=lora) for name in ("one", "two"))
+    short = {"precision": "bf16", "steps": 4, "checkpoint_seconds": 1_000}
+    one, two = (tiny_job(tmp_path / name, **short, **part) for name in ("one", "two"))
+    for config in (one, two):  # whose values are a part of one matrix
+        save_tiny_model(config.model_folder, "phi3")
     run_job(one, print)
     run_on(2, two)
     losses = [
@@ -104,8 +109,13 @@ def test_two_ranks_in_bf16_train_what_one_does_to_its_precision(
     ]
     assert len(losses[0]) > 2
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
-    weights = load_file(two.output_folder / "model/model.safetensors")
+    weights, base = (
+        load_file(folder / "model.safetensors")
+        for folder in (two.output_folder / "model", two.model_folder)
+    )
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    changed = {name for name in base if not torch.equal(base[name], weights[name])}
+    assert len(changed) == (2 if "trainable" in part else 8 if "lora" in part else len(base))
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
