@@ -8,28 +8,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from symtune_pipeline.catalog.datasets import all_datasets, find_dataset, keys_named
 from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.catalog.splits import PAPER, Split, evaluated
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.tables import (
-    CATEGORIES,
-    OUTSIDE,
-    VARIANTS,
-    Category,
-    Protocol,
-    benchmarks_of,
-)
+from symtune_pipeline.tables import CATEGORIES, OUTSIDE, VARIANTS, Category, Protocol, benchmarks_of
 
 # The most of anything that is counted: beyond lies no experiment, but a slip of the finger.
 Count = Annotated[int, Ge(0), Le(1_000_000_000)]
@@ -187,8 +173,8 @@ class MixtureConfig(Section):
     @model_validator(mode="after")
     def _suits_its_source(self) -> MixtureConfig:
         if self.source == "tasksource":
-            made = {"labels": "symbols", "instructed_share": 0, "distinct_first_token": False}
-            for name, only in made.items():
+            for name in ("labels", "instructed_share", "label_noise", "distinct_first_token"):
+                only = type(self).model_fields[name].default
                 if getattr(self, name) != only:
                     raise ValueError(
                         f"{name} is for prompts that are made here, and those of tasksource are written;"

@@ -25,7 +25,8 @@ from symtune_pipeline.tables import (
     PACKED_MIXTURE,
     Suite,
 )
-from symtune_pipeline.tuning.plan import Workload, estimated_workload, make_plan, packed_workload
+from symtune_pipeline.tuning.plan import make_plan
+from symtune_pipeline.tuning.workload import Workload, estimated_workload, packed_workload
 
 BASE, EXAMPLES = "base_model", "int_evaluation_examples"
 ESTIMATED = f"estimated: materialise {CLASSIFICATION_SUITE.asset} and {BASE} to know"

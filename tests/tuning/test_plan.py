@@ -37,9 +37,10 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.metrics import Meter
 from symtune_pipeline.tuning.optimizer import make_optimizer
-from symtune_pipeline.tuning.plan import GB, Plan, Workload, estimated_workload, make_plan
+from symtune_pipeline.tuning.plan import GB, Plan, make_plan
 from symtune_pipeline.tuning.speed import measured_speed
 from symtune_pipeline.tuning.trainable import load_trainable, trained
+from symtune_pipeline.tuning.workload import Workload, estimated_workload
 
 MICRO = find_model("micro")
 
