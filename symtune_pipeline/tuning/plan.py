@@ -19,14 +19,13 @@ import psutil
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
-from symtune_pipeline.catalog.tasksource import tasksource
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment, lora_of
+from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.models.sizing import Sizes, sizes_of
 from symtune_pipeline.prompts.mixture import sets_to_draw
 from symtune_pipeline.prompts.targets import LEAST_KIND
-from symtune_pipeline.sections import Lora, LossName, Trainable
+from symtune_pipeline.sections import Lora, LossName
 from symtune_pipeline.sources.generated import generate
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.order import PASS_TOKENS, blocks_per_step
@@ -77,7 +76,7 @@ class Plan:
     def sizes(self) -> Sizes:
         """The model's counts."""
         halved = self.gpus > 1 or self.lora_rank is not None or self._has_copy
-        return _counted(self.model.key, self.bf16, halved, self.job.trainable)
+        return _counted(self.model.key, self.bf16, halved)
 
     @property
     def _has_copy(self) -> bool:
@@ -88,7 +87,7 @@ class Plan:
     @property
     def trained(self) -> Sequence[tuple[int, ...]]:
         """Shapes of what is trained."""
-        return self.sizes.adapters(self.lora_rank) if self.lora_rank else self.sizes.tuned
+        return self.sizes.adapters(self.lora_rank) if self.lora_rank else self.sizes.shapes
 
     @property
     def trained_parameters(self) -> int:
@@ -101,7 +100,7 @@ class Plan:
         sizes, block = self.sizes, self.job.block_tokens
         trained = self.trained_parameters
         number = 2 if self.bf16 else 4  # bytes of one that is multiplied with
-        frozen = sizes.parameters * number if self.lora_rank else 4 * (sizes.parameters - trained)
+        frozen = sizes.parameters * number if self.lora_rank else 0
         layers = 1 if self.activation_checkpointing else sizes.layers
         needed = {
             "weights": (4 * trained + frozen) / self.gpus,
@@ -116,7 +115,7 @@ class Plan:
         if self.gpu.fragmentation:
             needed["fragmentation"] = self.gpu.fragmentation * needed["activations"]
         if self._has_copy:
-            needed["bf16 copy"] = 2 * (sizes.parameters + trained)  # with its gradients
+            needed["bf16 copy"] = (2 + 2) * sizes.parameters  # with its gradients
         elif self.bf16 and self.gpus == 1 and not self.lora_rank:
             # autocast makes them of all matrices and keeps them to the end of the forward pass or
             # longer.
@@ -127,9 +126,8 @@ class Plan:
             outside = sizes.parameters - sizes.layers * sizes.layer_parameters
             whole = (2 * sizes.layer_parameters + outside) * number
             of_gradients = 6 if self.bf16 else 4
-            of_all = self.job.trainable == "all"
-            tuned = sizes.layer_parameters + outside if of_all else trained / sizes.layers
-            needed["gathered"] = whole + (0 if self.lora_rank else of_gradients * tuned)
+            gradients = of_gradients * (sizes.layer_parameters + outside)
+            needed["gathered"] = whole + (0 if self.lora_rank else gradients)
         return needed
 
     def _optimiser_numbers(self) -> int:
@@ -205,9 +203,12 @@ class Plan:
     @cached_property
     def speed(self) -> Speed:
         """Of this machine's CPU, measured when it is asked for; ranks share the machine."""
-        lora = Lora(rank=self.lora_rank) if self.lora_rank else None
-        again = self.activation_checkpointing
-        job = self.job.model_copy(update={"lora": lora, "activation_checkpointing": again})
+        job = self.job.model_copy(
+            update={
+                "lora": Lora(rank=self.lora_rank) if self.lora_rank else None,
+                "activation_checkpointing": self.activation_checkpointing,
+            }
+        )
         targets = round(self.load.targets / self.load.blocks)
         precision = "bf16" if self.bf16 else "fp32"
         return measured_speed(
@@ -224,7 +225,7 @@ class Plan:
         ways = {"": self}
         if not self.activation_checkpointing:
             ways[" with activation checkpointing"] = replace(self, activation_checkpointing=True)
-        if not self.lora_rank and self.job.trainable == "all":
+        if not self.lora_rank:
             ways |= {
                 f"{name or ' with'}{' and' if name else ''} LoRA": replace(
                     way, lora_rank=Lora().rank
@@ -276,23 +277,22 @@ def make_plan(
 ) -> Plan:
     """Plan the experiment's fine-tune of a model; what is None is as the job would have it.
 
-    Raises UserError for a block above the model's context, an unknown GPU, more GPUs than a step has
-    blocks, and adapters where only some projections are tuned.
+    Raises UserError for a block above the model's context, an unknown GPU, and more GPUs than a step
+    has blocks.
     """
     from symtune_pipeline.tuning.job import resolve_precision
 
     kind = find_gpu(gpu or model.plan.gpu)
-    no = Path()  # nothing is run
-    job = job_config(model, experiment, model_folder=no, blocks=no, output_folder=no, inputs={})
+    anywhere = Path()  # nothing is run
+    job = job_config(
+        model, experiment, model_folder=anywhere, blocks=anywhere, output_folder=anywhere, inputs={}
+    )
     count = gpus or (model.plan.gpus if gpu in (None, model.plan.gpu) else 1)
-    bf16 = resolve_precision(job.precision, "cpu" if kind.key == "cpu" else "cuda") == "bf16"
+    device = "cpu" if (gpu or model.plan.gpu) == "cpu" else "cuda"
+    bf16 = resolve_precision(job.precision, device) == "bf16"
     rank = job.lora.rank if job.lora else None
     if lora is not None:
         rank = (rank or Lora().rank) if lora else None
-        # Refused where only some projections are tuned.
-        lora_of(experiment.tuning.model_copy(update={"lora": Lora(rank=rank or 0)}), model)
-    if activation_checkpointing is None:
-        activation_checkpointing = job.activation_checkpointing
     plan = Plan(
         model,
         job,
@@ -301,7 +301,9 @@ def make_plan(
         _with_this_machine(kind, count),
         count,
         rank,
-        activation_checkpointing,
+        job.activation_checkpointing
+        if activation_checkpointing is None
+        else activation_checkpointing,
     )
     per_step = blocks_per_step(job)
     if count > per_step:
@@ -313,9 +315,8 @@ def make_plan(
 
 
 @cache
-def _counted(key: str, bf16: bool, halved: bool, trainable: Trainable) -> Sizes:
-    architecture = find_model(key).architecture
-    return sizes_of(architecture, bf16=bf16, halved=halved, trainable=trainable)
+def _counted(key: str, bf16: bool, halved: bool) -> Sizes:
+    return sizes_of(find_model(key).architecture, bf16=bf16, halved=halved)
 
 
 def packed_workload(blocks: Path, model: str, loss: LossName) -> Workload:
@@ -364,9 +365,6 @@ def estimated_workload(
         )
         / count
     )
-    if mixture.source == "tasksource":
-        characters = min(tasksource().characters, mixture.max_characters)
-        exemplars, prompt_tokens = tasksource().exemplars, characters / CHARACTERS_PER_TOKEN
     tokens = round(mixture.prompts * prompt_tokens)
     share = TOKENS_PER_TARGET * (1 if tuning.loss == "all_labels" else exemplars + 1)
     return Workload(
