@@ -15,8 +15,6 @@ class Tasksource(Fact):
     hub: HubLocation
     licence: str
     citation: str
-    characters: int  # of a prompt on average
-    exemplars: int  # of a prompt
     also: dict[
         str, tuple[str, ...]
     ]  # further names of a set's examples among the tasks, by its key

@@ -90,6 +90,11 @@ def plan(
 def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
     """The mixture as packed for this model, or else for another one, or else estimated."""
     packed = store.partitions(PACKED_MIXTURE.asset)
+    if not packed and experiment.mixture.source == "tasksource":
+        raise UserError(
+            "The tokens of tasksource's prompts are known once they are packed; materialise packed_mixture"
+            " first."
+        )
     if not packed:
         source = "estimated; materialise packed_mixture for the exact number"
         return estimated_workload(experiment, source, _lengths(store, experiment))

@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 
 from symtune_pipeline.catalog.datasets import Dataset
-from symtune_pipeline.catalog.tasksource import tasksource
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.prompts.mixture import sets_to_draw
@@ -83,9 +82,6 @@ def estimated_workload(
         )
         / count
     )
-    if mixture.source == "tasksource":
-        characters = min(tasksource().characters, mixture.max_characters)
-        exemplars, prompt_tokens = tasksource().exemplars, characters / CHARACTERS_PER_TOKEN
     tokens = round(mixture.prompts * prompt_tokens)
     share = TOKENS_PER_TARGET * (1 if tuning.loss == "all_labels" else exemplars + 1)
     return Workload(
