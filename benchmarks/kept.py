@@ -31,7 +31,7 @@ class Kept:
     """An experiment's outcomes (`int_outcomes`), losses of plain language (`eval_language`), and facts.
 
     `facts` has, of every tuned variant, the recipe (the variant it differs from in its seed alone); and by
-    model and variant the tokens, steps and seconds of tuning.
+    model and variant the sets, tokens, steps and seconds of tuning.
     """
 
     outcomes: pl.DataFrame
@@ -78,10 +78,18 @@ def keep(experiment: Experiment) -> Path:
 
 
 def _cost(store: Store, model: str, variant: str) -> dict[str, int]:
-    """What a variant's tuning took."""
-    log = store.read_table("tuning_log" if variant == "tuned" else f"tuning_log_{variant}", model)
-    seconds = round(log["seconds"].drop_nulls()[-1])
-    return {"tokens": log["tokens"].max(), "steps": log["step"].max(), "seconds": seconds}
+    """What a variant was tuned on, and what that took."""
+    end = "" if variant == "tuned" else f"_{variant}"
+    log = store.read_table(f"tuning_log{end}", model)
+    # A variant that draws the same prompts has no mixture of its own.
+    own = f"tuning_mixture{end}"
+    mixture = store.read_table(own if store.find(own) else "tuning_mixture")
+    return {
+        "sets": mixture["dataset"].n_unique(),
+        "tokens": log["tokens"].max(),
+        "steps": log["step"].max(),
+        "seconds": round(log["seconds"].drop_nulls()[-1]),
+    }
 
 
 if __name__ == "__main__":

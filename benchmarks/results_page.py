@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results.md and of the README from the outcomes that are kept of experiments.
+"""Writes the tables and charts of docs/results.md and of the README from the kept outcomes of experiments.
 
 A table stands between `<!-- results: <experiment> <table> -->` and `<!-- end -->`; names of datasets, with
 commas between them, may follow the table's. All else in the page stays as it is.
@@ -17,6 +17,7 @@ import polars as pl
 
 from benchmarks.common import ROOT
 from benchmarks.kept import Kept, read
+from benchmarks.law import TITLES, Varied, chart, measured_at
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Row,
@@ -34,6 +35,7 @@ from symtune_pipeline.sql.model import SqlModel, load_models
 from symtune_pipeline.tables import BENCHMARKS, SETTINGS, SOURCES
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+CHART = "docs/images/law_{}.svg"
 PLACE = re.compile(
     r"(<!-- results: ([\w-]+) (\w+)(?: ([\w,]+))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
@@ -41,10 +43,14 @@ MEASURES = {"accuracy": "", "calibrated": ", calibrated"}
 
 
 def main() -> None:
-    """Write every table anew, and say where."""
+    """Write every table and chart anew, and say where."""
     for page in PAGES:
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"wrote {page.relative_to(ROOT)}")
+    for varied in TITLES:
+        rows = gains_of_variants(read("law"))
+        chart(rows, measured_at(read("law"), varied), varied).save(ROOT / CHART.format(varied))
+        print(f"wrote {CHART.format(varied)}")
 
 
 def with_tables(page: str) -> str:
@@ -117,6 +123,32 @@ def versus(row: Row) -> tuple[str, str]:
     return gain_text(row, OVER_DRAWS), p_text(row["p"])
 
 
+def tokens(kept: Kept) -> str:
+    """A line a number of tokens of tuning: the gain over the untuned model in every setting."""
+    return law(kept, "tokens")
+
+
+def sets(kept: Kept) -> str:
+    """A line a number of tuning sets: the gain over the untuned model in every setting."""
+    return law(kept, "sets")
+
+
+def law(kept: Kept, varied: Varied) -> str:
+    """Gains with their intervals over draws, by what varies."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in gains_of_variants(kept):
+        label = setting_label(row["benchmark"], row["setting"])
+        cells.setdefault(row["variant"], {})[label] = gain_text(row, OVER_DRAWS)
+    lines = [(f"{at:,}", *cells[name].values()) for at, name in measured_at(kept, varied)]
+    return markdown((TITLES[varied], *cells["tuned"]), lines)
+
+
+def gains_of_variants(kept: Kept) -> list[Row]:
+    """The rows of the mart of variants of raw choices, against the untuned model."""
+    rows = mart("mart_variants", kept).filter(measure="accuracy", versus="untuned")
+    return in_order(rows).to_dicts()
+
+
 def untuned_rows(kept: Kept) -> dict[tuple[str, str, str], Row]:
     """The untuned model's accuracy over all datasets, by benchmark, setting and measure."""
     alone = replace(kept, outcomes=kept.outcomes.filter(variant="untuned"))
@@ -184,6 +216,7 @@ def cost(kept: Kept) -> str:
         (
             model,
             name,
+            f"{of['sets']:,}",
             f"{of['tokens']:,}",
             f"{of['steps']:,}",
             f"{of['seconds'] // 60} min {of['seconds'] % 60} s",
@@ -191,11 +224,12 @@ def cost(kept: Kept) -> str:
         for model, of_model in kept.facts["cost"].items()
         for name, of in of_model.items()
     ]
-    return markdown(("model", "variant", "tokens", "steps", "time of tuning"), lines)
+    return markdown(("model", "variant", "sets", "tokens", "steps", "time of tuning"), lines)
 
 
 TABLES: Mapping[str, Callable[[Kept], str]] = {
-    each.__name__: each for each in (headline, variants, datasets, models, language, cost)
+    each.__name__: each
+    for each in (headline, variants, datasets, models, language, cost, tokens, sets)
 }
 
 

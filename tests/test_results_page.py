@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from benchmarks.kept import read
-from benchmarks.results_page import PAGES, models, with_tables
+from benchmarks.law import chart, measured_at
+from benchmarks.results_page import PAGES, gains_of_variants, law, models, with_tables
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -24,3 +25,18 @@ def test_a_cell_is_the_share_of_right_answers():
     assert f"{before:.2f} → {after:.2f}" in models(kept)
     none = kept.outcomes.with_columns(correct=pl.lit(False))
     assert f"{before:.2f} → {after:.2f}" not in models(dataclasses.replace(kept, outcomes=none))
+
+
+@pytest.mark.parametrize(("varied", "same"), [("tokens", "sets"), ("sets", "steps")])
+def test_a_law_varies_one_thing_and_its_chart_draws_what_its_table_says(varied, same):
+    kept = read("law")
+    (cost,) = kept.facts["cost"].values()
+    points = measured_at(kept, varied)
+    assert len(points) >= 4
+    assert {cost[name][same] for _, name in points} == {cost["tuned"][same]}
+    drawn = chart(gains_of_variants(kept), points, varied).data.values
+    table = law(kept, varied).splitlines()[2:]
+    assert [line.split(" | ")[0].strip("| ") for line in table] == [f"{at:,}" for at, _ in points]
+    for line, (at, _) in zip(table, points, strict=True):
+        gains = [f"{row['gain']:+.1f}" for row in drawn if row["x"] == at]
+        assert gains == [cell.split(" ")[0] for cell in line.strip("| ").split(" | ")[1:]]

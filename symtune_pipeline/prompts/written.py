@@ -112,7 +112,7 @@ def draw_written(
     kept_apart = pl.col("labels").list.eval(
         pl.element().str.to_lowercase().is_in(sorted(guarded.symbols))
     )
-    left_out[TASK] = index["dataset"].is_in(list(evaluated)).sum()
+    left_out[TASK] = int(index["dataset"].is_in(list(evaluated)).sum())
     index = index.filter(pl.col("dataset").is_in(tasks))
     for fault, wrong in (
         (LONG, pl.col("characters") > config.max_characters),

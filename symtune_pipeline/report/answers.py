@@ -194,7 +194,7 @@ def sampled(answers: Answers, order: pl.DataFrame) -> Questions:
     variants = pl.DataFrame({"variant": sorted({name for of in answered.values() for name in of})})
     questions = Questions(variants.sort(rank("variant", VARIANTS), "variant")["variant"].to_list())
     for part in sorted(
-        {row.get("category", key[3]) for key, of in answered.items() for row in of.values()}
+        {str(row.get("category", key[3])) for key, of in answered.items() for row in of.values()}
     ):
         questions.number("parts", part)
     classes, texts = class_names(answers.predictions), concept_inputs(answers.algorithmic)
@@ -216,7 +216,7 @@ def _question(
     return [
         questions.number("models", model),
         questions.number("settings", setting_label(benchmark, setting)),
-        questions.number("parts", first.get("category", part)),
+        questions.number("parts", str(first.get("category", part))),
         questions.number("texts", _short(text)),
         labels[first["target"]] if labels else _short(first["target"]),
         [_answer(answered[name], labels) if name in answered else None for name in questions.variants],

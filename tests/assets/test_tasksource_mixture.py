@@ -85,6 +85,7 @@ def test_variants_may_differ_in_where_their_prompts_come_from(tmp_path: Path) ->
         ({"labels": "shuffled"}, "set it to symbols or source to datasets"),
         ({"instructed_share": 0.5}, "instructed_share is for prompts"),
         ({"distinct_first_token": True}, "set it to false or source to datasets"),
+        ({"label_noise": 0.1}, "set it to 0.0 or source to datasets"),
         ({"source": "tasksourc"}, "'datasets' or 'tasksource'"),
     ],
 )
