@@ -47,12 +47,12 @@ def chart(rows: Sequence[Row], points: Sequence[tuple[int, str]], varied: Varied
     base = alt.Chart().encode(
         x=alt.X(
             "x:Q",
-            scale=alt.Scale(type="log", padding=20),
+            scale=alt.Scale(type="log", nice=False, padding=20),
             axis=alt.Axis(title=TITLES[varied], values=sorted(figure.values()), format=".3~s"),
         )
     )
     gains = alt.layer(
-        base.mark_rule(color="black").encode(y=alt.datum(0)),
+        alt.Chart().mark_rule(color="black").encode(y=alt.datum(0)),
         base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title="points"), y2="high:Q"),
         base.mark_line(point=True).encode(y="gain:Q"),
     ).properties(width=210, height=130)
