@@ -60,7 +60,7 @@ def test_quickstart_is_shipped_and_the_default(monkeypatch: pytest.MonkeyPatch) 
     ("text", "says"),
     [
         (MODELS + DATA + MIXTURE + "sede: 1", ["'sede'", "unknown setting (did you mean 'seed'?);"]),
-        (MODELS + DATA + "mixture: {prompts: 10, fixed: 3}", ["'mixture.fixed'", "(known: prompts, exem"]),
+        (MODELS + DATA + "mixture: {prompts: 10, fixed: 3}", ["'mixture.fixed'", "(known: source, prompts"]),
         (MODELS + DATA + MIXTURE + "tuning: {lora: {rnak: 2}}", ["'tuning.lora.rnak'", "mean 'rank'?"]),
         (MODELS + DATA + MIXTURE + "tuning: {lora: 5}", ["'tuning.lora'", "dictionary"]),
         (MODELS + DATA + MIXTURE + "seed: many", ["'seed'", "valid integer"]),

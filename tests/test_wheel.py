@@ -79,7 +79,7 @@ def test_the_wheel_and_the_sdist_hold_every_file_of_the_library(
     experiments = {
         str(path.relative_to(ROOT)) for path in (ROOT / "experiments").rglob("*") if path.is_file()
     }
-    assert {Path(name).suffix for name in library} == {".py", ".yaml", ".html", ".md"}
+    assert {Path(name).suffix for name in library} == {".py", ".yaml", ".html", ".js", ".md"}
     with ZipFile(wheel) as archive:
         inside = {f"symtune_pipeline/{name}" for name in experiments}
         assert shipped(archive.namelist()) == library | inside

@@ -11,10 +11,10 @@ MEANT = re.compile(r"^(?:Candidate (?:bindings|tables):|Did you mean)[ :]*(\".+\
 
 
 def sql_fault(error: duckdb.Error, where: str) -> str:
-    """What is wrong, which names may be meant, and that `where` is to be corrected if SQL is at fault."""
+    """What is wrong, which name may be meant, and that `where` is to be corrected if SQL is at fault."""
     fault = str(error).splitlines()[0].rstrip(".!")
     fault = re.sub(r"\. (\w)", lambda found: f"; {found[1].lower()}", fault)
     if meant := MEANT.search(str(error)):
-        fault += f"; perhaps {' or '.join(meant[1].split(', '))} is meant"
+        fault += f"; perhaps {meant[1].split(', ')[0]} is meant"  # the nearest comes first
     of_sql = isinstance(error, duckdb.ProgrammingError | duckdb.DataError)
     return f"{fault}; correct {where}" if of_sql else fault
