@@ -79,7 +79,7 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
         step.artifacts.read_table(step.key("symbol_pool")), tokenizer, chat
     )
     write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
-    return _counts(folder / TABLE, size) | {"prompts left out": dg.MetadataValue.json(left_out)}
+    return counts(folder / TABLE, size) | {"prompts left out": dg.MetadataValue.json(left_out)}
 
 
 def _pack(
@@ -122,7 +122,8 @@ def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBas
         )
 
 
-def _counts(blocks: Path, size: int) -> Metadata:
+def counts(blocks: Path, size: int) -> Metadata:
+    """What lies in blocks of `size` tokens."""
     lengths = scan_table(blocks).select(
         pl.col("tokens", "target_positions").list.len().cast(pl.Int64).sum(), blocks=pl.len()
     )

@@ -121,7 +121,7 @@ def _guarded(experiment: Experiment) -> dict[str, Experiment]:
 
     A mixture of tasksource's prompts has a guard of its own.
     """
-    every = {"tuned": experiment} | {name: experiment.variant(name) for name in experiment.variants}
+    every = experiment.tuned()
     made = {name: e for name, e in every.items() if e.mixture.source == "datasets"}
     symbols = {name: e for name, e in made.items() if e.mixture.labels != "natural"}
     return symbols or made or every

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.packed_mixture import DISJOINT_IN_TOKENS, SHARED_SYMBOLS
+from assets.packed_mixture import DISJOINT_IN_TOKENS, SHARED_SYMBOLS, counts
 from assets.starts import tuned_from
 from assets.step import Check, Step, Verdict, asset
 from resources.store import Metadata
@@ -131,7 +131,7 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     for sentence in left_out.sentences(size):
         step.warn(sentence)
     too_long = left_out.too_long + left_out.without_token
-    return _counts(folder / TABLE, size) | {
+    return counts(folder / TABLE, size) | {
         "prompts left out": dg.MetadataValue.json(dict(sorted(too_long.items())))
     }
 
@@ -142,13 +142,3 @@ def _symbols(step: Step) -> pl.DataFrame:
     mixture = step.artifacts.read_table(step.key("tuning_mixture"))
     used = mixture.select(symbol=pl.col("labels").explode().unique().sort(), split=pl.lit("tuning"))
     return pl.concat([pool.select("symbol", "split"), used])
-
-
-def _counts(blocks: Path, size: int) -> Metadata:
-    packed = scan_table(blocks).select("tokens", "target_positions").collect()
-    tokens, targets = (int(packed[name].list.len().sum()) for name in packed.columns)
-    return {
-        "tokens": dg.MetadataValue.int(tokens),
-        "filled": dg.MetadataValue.float(tokens / (len(packed) * size)),
-        "label tokens": dg.MetadataValue.int(targets),
-    }

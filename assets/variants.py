@@ -28,8 +28,7 @@ def chain(experiment: Experiment) -> Sequence[KeptAsset]:
 
 def reads_tasksource(experiment: Experiment) -> bool:
     """Whether the experiment or a variant of it tunes on tasksource's prompts."""
-    every = [experiment, *map(experiment.variant, experiment.variants)]
-    return any(each.mixture.source == "tasksource" for each in every)
+    return any(each.mixture.source == "tasksource" for each in experiment.tuned().values())
 
 
 def own_keys(experiment: Experiment, variant: str) -> Keys:

@@ -47,9 +47,11 @@ def main() -> None:
     for page in PAGES:
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"wrote {page.relative_to(ROOT)}")
+    law_kept = read("law")
+    rows = gains_of_variants(law_kept)
     for varied in TITLES:
-        rows = gains_of_variants(read("law"))
-        chart(rows, measured_at(read("law"), varied), varied).save(ROOT / CHART.format(varied))
+        drawn = chart(rows, measured_at(law_kept, varied), varied)
+        drawn.save(ROOT / CHART.format(varied))
         print(f"wrote {CHART.format(varied)}")
 
 

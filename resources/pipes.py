@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import TimeoutExpired
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
@@ -36,7 +37,7 @@ def run_here(context: dg.AssetExecutionContext, job: Job, *program: str) -> Path
     """Run a job as a program on this machine, `python -m <program> --config <the job's file>`."""
     command = [sys.executable, "-m", *program, "--config", str(write_job(job))]
     # In the job's folder, which goes when the job is done: a temporary one outlives a killed run.
-    beside = job.output_folder.absolute() / f"pipes-{os.getpid()}"
+    beside = job.output_folder.absolute() / f"pipes-{uuid4().hex[:8]}"
     reader = dg.PipesFileMessageReader(f"{beside}-messages")
     client = dg.PipesSubprocessClient(
         env=ENVIRONMENT,

@@ -108,14 +108,10 @@ class Experiment(Section):
 
     @field_validator("tuning")
     @classmethod
-    def _blocks_fit_every_context(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
-        known(info.data.get("models", ()), lambda key: tuning.block_tokens_for(find_model(key)))
-        return tuning
-
-    @field_validator("tuning")
-    @classmethod
-    def _adapters_or_a_part(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
-        known(info.data.get("models", ()), lambda key: lora_of(tuning, find_model(key)))
+    def _suits_every_model(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
+        keys = info.data.get("models", ())
+        known(keys, lambda key: tuning.block_tokens_for(find_model(key)))
+        known(keys, lambda key: lora_of(tuning, find_model(key)))
         return tuning
 
     @field_validator("tuning")
@@ -228,13 +224,16 @@ class Experiment(Section):
         """
         return _changed(dict(self), name, self.variants[name])
 
+    def tuned(self) -> dict[str, Experiment]:
+        """The experiment as `tuned`, and every variant, by name."""
+        return {"tuned": self, **{name: self.variant(name) for name in self.variants}}
+
     def recipes(self) -> dict[str, str]:
         """For `tuned` and every variant the first of those that differ from it in the seed alone."""
-        tuned = {"tuned": self, **{name: self.variant(name) for name in self.variants}}
         first: dict[str, str] = {}
         return {
             name: first.setdefault(_recipe(dict(experiment) | {"seed": None}), name)
-            for name, experiment in tuned.items()
+            for name, experiment in self.tuned().items()
         }
 
     def datasets(self) -> list[Dataset]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
 
@@ -23,7 +23,7 @@ def replacing(folder: Path, names: Collection[str]) -> Iterator[Path]:
     match. Raises UserError where `folder` cannot be written or holds anything else.
     """
     folder = folder.resolve()
-    beside = folder.with_name(f".{folder.name}-{os.getpid()}")
+    beside = folder.with_name(f".{folder.name}-{uuid4().hex[:8]}")
     try:
         _check_replaceable(folder, names)
         beside.mkdir(parents=True)

@@ -27,8 +27,7 @@ def mirror(
     """
     experiment = current_experiment()
     public = {entry.key: entry.hub for entry in experiment.datasets() if entry.hub}
-    every = [experiment, *map(experiment.variant, experiment.variants)]
-    if any(each.mixture.source == "tasksource" for each in every):
+    if any(each.mixture.source == "tasksource" for each in experiment.tuned().values()):
         public[tasksource().key] = tasksource().hub
     if not public:
         raise UserError(

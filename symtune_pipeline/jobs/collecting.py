@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import (
@@ -80,8 +80,7 @@ def collect(folder: Path, home: Path) -> Iterator[Path]:
             " settings or code have changed since, or SYMTUNE_HOME names another place; it was not taken."
         )
     for work in waiting:
-        beside = work / f".{COLLECTED}-{os.getpid()}"
-        shutil.rmtree(beside, ignore_errors=True)
+        beside = work / f".{COLLECTED}-{uuid4().hex[:8]}"
         try:
             unpack(result, beside)
             files = checksums(beside / FILES)

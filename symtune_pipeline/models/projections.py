@@ -77,16 +77,22 @@ def train_only(model: PreTrainedModel, which: Trainable) -> None:
 
 
 @torch.no_grad()
-def put_back(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give a model the trained `weights` of another one by name, whose fused layers may be divided."""
-    parameters = dict(model.named_parameters())
-    fused = {f"{name}.value": layer for name, layer in _fused(model).items()}
-    for name, weight in weights.items():
-        owner, _, part = name.rpartition(".")
-        if owner in fused:
-            fused[owner].part(part)[fused[owner].rows] = weight.to(model.device)
-        elif name in parameters:  # the others are buffers, or tied to one that is
-            parameters[name].copy_(weight)
+def put_back(model: PreTrainedModel, which: Trainable, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give a model the `weights`, by name, of one of which `train_only` let `which` be trained.
+
+    Every parameter that was trained must be there; what else is there is left out.
+    """
+    fused = _fused(model)
+    train_only(model, which)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(weights[name])
+    for name, whole in fused.items():
+        divided = model.get_submodule(name)
+        if isinstance(divided, Divided):
+            for part, values in divided.value.named_parameters():
+                whole.part(part)[whole.rows] = values
+            model.set_submodule(name, whole.layer)
 
 
 def _attention_modules(model: PreTrainedModel) -> dict[str, torch.nn.Module]:

@@ -124,5 +124,5 @@ def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrain
     """
     model = open_model(config.model_folder, torch.float32, "cpu")
     adapted = add_adapters(model, config.lora) if config.lora else None
-    put_back(model, weights)
+    put_back(model, config.trainable, weights)
     return adapted.merge_and_unload() if adapted else model  # type: ignore[return-value]
