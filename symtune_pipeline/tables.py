@@ -92,6 +92,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "flipped": Benchmark("Flipped labels", "classification"),
     "list_functions": Benchmark("List functions", "algorithmic"),
     "turing_concepts": Benchmark("Turing concepts", "algorithmic"),
+    "linear_classification": Benchmark("Linear classification", "algorithmic"),
 }
 
 VOCABULARIES: Final[Mapping[str, tuple[str, ...]]] = {
