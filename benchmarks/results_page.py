@@ -32,6 +32,7 @@ from symtune_pipeline.report.tables import (
 from symtune_pipeline.report.variants import OVER_SEEDS, by_setting
 from symtune_pipeline.sql.engine import run_model
 from symtune_pipeline.sql.model import SqlModel, load_models
+from symtune_pipeline.sql.statistics import crossed_high, crossed_low
 from symtune_pipeline.tables import BENCHMARKS, SETTINGS, SOURCES
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -123,6 +124,48 @@ def variants(kept: Kept) -> str:
 def versus(row: Row) -> tuple[str, str]:
     """A gain with its interval over draws, and the p of the paired test."""
     return gain_text(row, OVER_DRAWS), p_text(row["p"])
+
+
+def recipes(kept: Kept) -> str:
+    """A line a setting: the mean over seeds of two recipes, and how far the first is above the second.
+
+    The n-th seeds of both are compared on the same queries; the interval is over seeds and draws.
+    """
+    seeds: dict[str, list[str]] = {}
+    for variant, recipe in kept.facts["recipes"].items():
+        seeds.setdefault(recipe, []).append(variant)
+    untuned, lines = untuned_rows(kept), []
+    asked = in_order(kept.outcomes.filter(measure="accuracy"))
+    for (benchmark, setting), rows in asked.group_by("benchmark", "setting", maintain_order=True):
+        means = [
+            pl.Series([rows.filter(variant=each)["correct"].mean() for each in of_recipe]).mean()
+            for of_recipe in seeds.values()
+        ]
+        n = rows.filter(variant="untuned").height
+        before = untuned[str(benchmark), str(setting), "accuracy"]["accuracy"]
+        shares = (fraction_text(share) for share in (before, *means))
+        points = gain_text(_difference(rows, *seeds.values()), OVER_SEEDS)
+        lines.append((setting_label(str(benchmark), str(setting)), f"{n:,}", *shares, points))
+    return markdown(("setting", "n", "untuned", *seeds, "points"), lines)
+
+
+def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str]) -> Row:
+    """The mean over seeds of the first variants' accuracy minus the second's, with its interval."""
+    query, draw = ["dataset", "context", "query"], ["dataset", "context"]
+    cells = [
+        rows.filter(variant=left)
+        .join(rows.filter(variant=right), on=query, suffix="_second")
+        .group_by(draw)
+        .agg(n=pl.len(), more=pl.col("correct").sum() - pl.col("correct_second").sum().cast(int))
+        .sort(draw)
+        for left, right in zip(first, second, strict=True)
+    ]
+    more, n = ([float(v) for cell in cells for v in cell[name]] for name in ("more", "n"))
+    return {
+        "gain": sum(cell["more"].sum() / cell["n"].sum() for cell in cells) / len(cells),
+        "gain_low": crossed_low(more, n, len(cells)),
+        "gain_high": crossed_high(more, n, len(cells)),
+    }
 
 
 def tokens(kept: Kept) -> str:
@@ -231,7 +274,7 @@ def cost(kept: Kept) -> str:
 
 TABLES: Mapping[str, Callable[[Kept], str]] = {
     each.__name__: each
-    for each in (headline, variants, datasets, models, language, cost, tokens, sets)
+    for each in (headline, variants, recipes, datasets, models, language, cost, tokens, sets)
 }
 
 
