@@ -29,7 +29,7 @@ from symtune_pipeline.tables import (
 
 MARTS = (
     *("summary", "icl", "flipped", "algorithmic", "scaling"),
-    *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
+    *("calibrated", "alignment", "language", "variants", "seeds", "exemplars", "finetuned"),
     *("reliability", "choices", "confusion"),
 )
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from assets.finetuned import asks_finetuned, eval_finetuned
 from assets.raw import raw_key
 from assets.step import Step, as_metadata, code_reference, user_errors
 from assets.variants import keys_of
@@ -146,7 +147,8 @@ def _asset_keys(table: str, experiment: Experiment) -> list[str]:
             each.mixture.source == "tasksource" for each in guarded.values()
         )
         return [] if written else list(dict.fromkeys(own[variant] for variant in guarded))
-    return [] if table in CATALOG else [table]
+    absent = table == eval_finetuned.about.name and not asks_finetuned(experiment)
+    return [] if absent or table in CATALOG else [table]
 
 
 def _lineage(model: SqlModel, experiment: Experiment) -> dg.TableColumnLineage:

@@ -15,7 +15,7 @@ from symtune_pipeline.evaluation.suites import (
     short_of_queries,
 )
 from symtune_pipeline.files import sha256
-from symtune_pipeline.sections import EvaluationConfig
+from symtune_pipeline.sections import EvaluationConfig, Finetuned
 from symtune_pipeline.tables import (
     ALGORITHMIC_SUITE,
     CLASSIFICATION_SUITE,
@@ -33,7 +33,8 @@ def _published(step: Step) -> list[str]:
 
 
 def _asked(settings: EvaluationConfig) -> EvaluationConfig:
-    return settings.model_copy(update={"endpoints": {}})  # who is asked does not matter
+    # Who is asked does not matter, nor what is tuned to ask.
+    return settings.model_copy(update={"endpoints": {}, "finetuned": Finetuned()})
 
 
 @asset(

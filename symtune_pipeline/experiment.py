@@ -20,7 +20,7 @@ from symtune_pipeline.catalog.datasets import Dataset, all_datasets
 from symtune_pipeline.catalog.generated import generated_sets
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.catalog.splits import as_split, evaluated
-from symtune_pipeline.errors import UserError, first_fault
+from symtune_pipeline.errors import UserError, first_fault, known
 from symtune_pipeline.errors.settings import nearest
 from symtune_pipeline.files import name_fault, parse_yaml, read_settings
 from symtune_pipeline.sections import (
@@ -33,7 +33,6 @@ from symtune_pipeline.sections import (
     SymbolsConfig,
     TuningConfig,
     Variant,
-    known,
 )
 from symtune_pipeline.store.claim import Owner
 from symtune_pipeline.tables import OUTSIDE, VARIANTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from symtune_pipeline.catalog.datasets import all_datasets, find_dataset, keys_n
 from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.catalog.splits import PAPER, Split, evaluated
-from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors import UserError, known
 from symtune_pipeline.tables import CATEGORIES, OUTSIDE, VARIANTS, Category, Protocol, benchmarks_of
 
 # The most of anything that is counted: beyond lies no experiment, but a slip of the finger.
@@ -242,6 +241,15 @@ class TuningConfig(Section):
         return self.block_tokens
 
 
+class Finetuned(Section):
+    """Adapters tuned for a few steps on the exemplars of a context, beside showing them in the prompt."""
+
+    steps: Annotated[int, Ge(0), Le(10_000)] = 0
+    """Steps on the exemplars of every context before its queries are asked; 0: they are not asked so."""
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 1e-3
+    """The constant rate of AdamW."""
+
+
 class EndpointConfig(Section):
     """A served model: a variant of a model of the experiment. Its key is read from `OPENAI_API_KEY`."""
 
@@ -309,6 +317,8 @@ class EvaluationConfig(Section):
     """Prompts stand in the chat template of the model, which must be instruction-tuned; in tuning too."""
     channel: bool = False
     """Also choose by channel: the label after which the query is most probable (Min et al. 2022)."""
+    finetuned: Finetuned = Finetuned()
+    """In-context answers beside those of adapters tuned on the same exemplars (Dai et al. 2023)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
     ranks_per_model: Annotated[int, Gt(0), Le(1_024)] | Literal["auto"] = "auto"
@@ -387,13 +397,3 @@ class Variant(Section):
     """Settings of `mixture` that differ."""
     tuning: dict[str, Any] = {}
     """Settings of `tuning` that differ."""
-
-
-def known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:
-    """The keys; raises ValueError with the sentence of `find` for one that it does not find."""
-    try:
-        for key in keys:
-            find(key)
-    except UserError as error:
-        raise ValueError(str(error)) from error  # pydantic adds which setting it is
-    return keys

@@ -25,7 +25,7 @@ Role = Literal["tuning", "evaluation"]  # what a dataset is for
 Category = Literal["integer", "combination", "word"]  # of symbols
 Variant = Literal["pretrained", "untuned", "tuned"]  # which weights answered, small gains first
 Protocol = Literal["completions", "sglang"]  # in which a server is asked
-Suite = Literal["classification", "algorithmic", "language"]
+Suite = Literal["classification", "algorithmic", "language", "finetuned"]
 
 ROLES: Final = get_args(Role)
 CATEGORIES: Final = get_args(Category)
@@ -394,5 +394,6 @@ SOURCES: Final[Mapping[str, Table]] = {
     "eval_flipped": CLASSIFICATION_PREDICTIONS,
     "eval_algorithmic": ALGORITHMIC_PREDICTIONS,
     "eval_language": LANGUAGE_LOSSES,
+    "eval_finetuned": CLASSIFICATION_PREDICTIONS,
 }
 """The tables that SQL reads and does not make, by the name that it uses."""

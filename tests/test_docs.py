@@ -207,7 +207,7 @@ def test_every_setting_has_a_sentence_on_the_page() -> None:
     for above, section in sections:
         for name, field in section.model_fields.items():
             if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-                sections.append((f"{name}.", field.annotation))
+                sections.append((f"{above}{name}.", field.annotation))
             else:
                 assert field.description and field.description.endswith("."), name
                 assert f"| `{above}{name}` | " in told

@@ -134,6 +134,4 @@ def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
         suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
     }
     inputs = store.read_table(EXAMPLES).sort("example")["input"].to_list()
-    asked = experiment.evaluation
-    chat, channel = asked.chat_template, asked.channel
-    return counted(weights, tables, inputs, model.context_tokens, chat=chat, channel=channel)
+    return counted(weights, tables, inputs, model.context_tokens, experiment.evaluation)

@@ -15,6 +15,7 @@ from symtune_pipeline.commands.common import current_store
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.progress import duration
 from symtune_pipeline.report.exemplars import print_exemplars
+from symtune_pipeline.report.finetuned import print_finetuned
 from symtune_pipeline.report.robustness import print_robustness
 from symtune_pipeline.report.tables import print_summary
 from symtune_pipeline.report.variants import print_variants
@@ -22,7 +23,7 @@ from symtune_pipeline.store.folder import Store
 
 BEHIND = ("mart_calibrated", "mart_alignment", "mart_language")
 COMPARED = ("mart_variants", "mart_seeds")
-EXEMPLARS = "mart_exemplars"
+EXEMPLARS, FINETUNED = "mart_exemplars", "mart_finetuned"
 
 
 def report(
@@ -53,6 +54,8 @@ def print_report(store: Store) -> Path:
         print_variants(console, *map(store.read_table, COMPARED))
     if store.find(EXEMPLARS):
         print_exemplars(console, store.read_table(EXEMPLARS))
+    if store.find(FINETUNED):
+        print_finetuned(console, store.read_table(FINETUNED))
     for model in store.partitions("tuning_log"):
         console.print(cost(model, store.read_table("tuning_log", model)), soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,16 @@ class MissingData(UserError):
 
 class JobLost(UserError):
     """The process of a job is gone through no fault of its settings; starting it again may help."""
+
+
+def known(keys: tuple[str, ...], find: Callable[[str], object]) -> tuple[str, ...]:
+    """The keys; raises ValueError with the sentence of `find` for one that it does not find."""
+    try:
+        for key in keys:
+            find(key)
+    except UserError as error:
+        raise ValueError(str(error)) from error  # pydantic adds which setting it is
+    return keys
 
 
 def all_missing(missing: Mapping[str, MissingData], among: int) -> str:

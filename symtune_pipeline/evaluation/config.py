@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from symtune_pipeline.files import content_hash, name_fault
 from symtune_pipeline.jobs.job import Job
+from symtune_pipeline.sections import Finetuned
 from symtune_pipeline.tables import Protocol, Suite
 
 
@@ -63,6 +64,7 @@ class JobConfig(Job):
     precision: Literal["auto", "fp32", "bf16"]
     chat_template: bool
     channel: bool = False  # whether inputs are scored after labels, too
+    finetuned: Finetuned = Finetuned()  # how a model is tuned on the exemplars, where it is
     ranks_per_model: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
 
     def fingerprint(self) -> str:
@@ -76,6 +78,7 @@ class JobConfig(Job):
                 "precision",
                 "chat_template",
                 "channel",
+                "finetuned",
                 "ranks_per_model",
             },
         )

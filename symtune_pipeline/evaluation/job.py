@@ -37,6 +37,7 @@ SUITES: dict[Suite, Table] = {
     "classification": CLASSIFICATION_SUITE,
     "algorithmic": ALGORITHMIC_SUITE,
     "language": LANGUAGE_SUITE,
+    "finetuned": CLASSIFICATION_SUITE,
 }
 # Modules and their functions, by name: what scores does not depend on what generates, nor the other
 # way round.
@@ -44,6 +45,7 @@ ANSWERING: dict[Suite, tuple[str, str]] = {
     "classification": ("symtune_pipeline.evaluation.classification", "classify"),
     "algorithmic": ("symtune_pipeline.evaluation.generation", "generate"),
     "language": ("symtune_pipeline.evaluation.language", "measure"),
+    "finetuned": ("symtune_pipeline.evaluation.finetuned", "answer_in_all_ways"),
 }
 SERVED = "symtune_pipeline.evaluation.served"  # whose functions of these names ask a server
 MADE_FROM = "made from"  # in the metadata of a finished table
@@ -157,7 +159,10 @@ def _predict(
     home = import_module(SERVED if isinstance(model, Endpoint) else module)
     predict: Callable[..., pl.DataFrame] = getattr(home, function)
     settings = EvaluationConfig(
-        precision=config.precision, chat_template=config.chat_template, channel=config.channel
+        precision=config.precision,
+        chat_template=config.chat_template,
+        channel=config.channel,
+        finetuned=config.finetuned,
     )
     if config.inputs is None:
         return predict(where, suite, settings, progress, asking)

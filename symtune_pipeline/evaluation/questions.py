@@ -9,7 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
+from symtune_pipeline.evaluation.ways import WAYS, in_all_ways
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import SETTINGS, Suite, benchmarks_of
 
 # Tokens of an example with its label, and of a label; for estimates.
@@ -86,7 +88,24 @@ def estimated(experiment: Experiment, source: str) -> Questions:
         ),
         Part("language", texts, texts * example, texts * example),
     ]
-    return Questions(source, parts)
+    uninstructed = 2 * sum(classes) * contexts * example
+    queried = uninstructed * (queries + 1) * len(classes) / max(1, sum(classes))
+    shown_once = uninstructed * config.exemplar_counts[-1]
+    steps = config.finetuned.steps
+    return Questions(
+        source, [*parts, *_finetuned(steps, 2 * len(classes) * contexts, shown_once, queried)]
+    )
+
+
+def _finetuned(steps: int, contexts: int, exemplars: float, queries: float) -> list[Part]:
+    """What is asked before and after tuning on the exemplars, where it is: tokens of both, in all contexts.
+
+    A step runs the exemplars forward and backward, which costs three times as much.
+    """
+    if not steps:
+        return []
+    tokens = 2 * (exemplars + 2 * queries) + 3 * steps * exemplars
+    return [Part("fine-tuned", contexts, tokens, 4 * queries)]
 
 
 def counted(
@@ -94,9 +113,7 @@ def counted(
     suites: Mapping[Suite, pl.DataFrame],
     inputs: Sequence[str],
     limit: int,
-    *,
-    chat: bool,
-    channel: bool,
+    config: EvaluationConfig,
 ) -> Questions:
     """The suites as a model of `limit` tokens reads them, whose tokenizer is in a folder.
 
@@ -111,12 +128,12 @@ def counted(
     from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
 
     tokenizer = open_tokenizer(tokenizer_folder)
-    by_segment = SegmentTokenizer(tokenizer, chat)
+    by_segment = SegmentTokenizer(tokenizer, config.chat_template)
     parts = []
     for benchmark in benchmarks_of("classification"):
         rows = suites["classification"].filter(pl.col("benchmark") == benchmark)
         contexts, asked_texts = by_context(rows, inputs)
-        trees, _ = trees_of(contexts, by_segment, asked_texts, limit, channel)
+        trees, _ = trees_of(contexts, by_segment, asked_texts, limit, config.channel)
         labels = [len(label) for tree in trees for query in tree.queries for label in query.labels]
         parts.append(Part(benchmark, len(trees), sum(t.tokens for t in trees), sum(labels)))
     encoder, frame = by_segment.encoder, by_segment.frame
@@ -137,4 +154,9 @@ def counted(
     texts = encoder.ids([inputs[example] for example in suites["language"]["example"]])
     read = sum(min(len(ids), LONGEST) for ids in texts)
     parts.append(Part("language", len(texts), read, read))
+    of_ways, asked_texts = by_context(in_all_ways(suites["classification"]), inputs)
+    trees, _ = trees_of(of_ways[:: len(WAYS)], by_segment, asked_texts, limit, channel=False)
+    exemplars = sum(len(tree.prefix) for tree in trees)
+    queried = sum(tree.tokens for tree in trees) - exemplars
+    parts += _finetuned(config.finetuned.steps, len(trees), exemplars, queried)
     return Questions("counted with its tokenizer", parts)

@@ -28,6 +28,7 @@ from symtune_pipeline.report.calibration import html_tables as choice_tables
 from symtune_pipeline.report.calibration import reliability_chart
 from symtune_pipeline.report.confusion import confusion_html
 from symtune_pipeline.report.exemplars import html_tables as exemplar_tables
+from symtune_pipeline.report.finetuned import html_tables as finetuned_tables
 from symtune_pipeline.report.paper import paper_table
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
@@ -86,6 +87,7 @@ def write_report(
     variants: pl.DataFrame,
     seeds: pl.DataFrame,
     exemplars: pl.DataFrame,
+    finetuned: pl.DataFrame,
     reliability: pl.DataFrame,
     choices: pl.DataFrame,
     confusion: pl.DataFrame,
@@ -98,9 +100,9 @@ def write_report(
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
-    `robustness` shows, `variants` and `seeds` what the module `variants` does, `exemplars` what the
-    module of that name does, `reliability` and `choices` what `calibration` does, and `confusion` and
-    `answers` what the modules of these names do. `training_log` holds each model's log, and
+    `robustness` shows, `variants` and `seeds` what the module `variants` does, `reliability`
+    and `choices` what `calibration` does, and `exemplars`, `finetuned`, `confusion` and `answers` what the
+    modules of these names do. `training_log` holds each model's log, and
     `provenance` may nest. All but `summary` may be empty, and what is empty is left out. index.html is
     written last, so a page never speaks of a file that is not there. Raises UserError where `summary`
     has no row.
@@ -124,7 +126,7 @@ def write_report(
     tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
     tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
-    tables |= choice_tables(choices)
+    tables |= choice_tables(choices) | finetuned_tables(finetuned)
     parts = {"confusion": confusion_html(confusion, choices), "answers": answers_html(answers)}
     html = render(summary, figures, tables, parts, provenance, training_log)
     write(folder / "index.html", html.encode())

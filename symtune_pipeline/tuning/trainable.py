@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from symtune_pipeline.errors import UserError, brief, is_out_of_memory
+from symtune_pipeline.errors import UserError, is_out_of_memory
+from symtune_pipeline.models.adapters import add_adapters, no_adapters
 from symtune_pipeline.models.attention import attending_again
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.projections import put_back, train_only
 from symtune_pipeline.models.spreading import decoder_layers
 from symtune_pipeline.models.trial import random_strings
-from symtune_pipeline.sections import Lora
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.step import Block, block_loss
 
 if TYPE_CHECKING:
-    from peft import LoraModel
     from transformers import PreTrainedModel
 
 
@@ -73,29 +72,6 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
-    """Put float32 adapters into the model and freeze everything else.
-
-    Raises UserError for a class beside whose layers PEFT puts none.
-    """
-    from peft import LoraConfig, LoraModel
-    from peft.tuners.tuners_utils import cast_adapter_dtype
-
-    settings = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-    )
-    with torch.device(model.device):  # which may be meta
-        try:
-            adapted = LoraModel(model, settings, "default")
-        except ValueError as error:
-            raise _no_adapters(model, error) from error
-        cast_adapter_dtype(model, "default")
-    return adapted
-
-
 def _check_adapters(model: PreTrainedModel, precision: str) -> None:
     """Raises UserError where a class does not run with adapters, which not all layers look through."""
     model.eval()  # new adapters are in training mode, where dropout draws random numbers
@@ -107,14 +83,7 @@ def _check_adapters(model: PreTrainedModel, precision: str) -> None:
     except Exception as error:  # whatever a class may raise
         if is_out_of_memory(error):
             raise
-        raise _no_adapters(model, error) from error
-
-
-def _no_adapters(model: PreTrainedModel, error: Exception) -> UserError:
-    return UserError(
-        f"A model of class {type(model).__name__} takes no adapters ({brief(error)}); set"
-        " tuning.lora.rank to 0, which tunes all of its weights."
-    )
+        raise no_adapters(model, error) from error
 
 
 def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:

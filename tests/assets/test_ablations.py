@@ -59,7 +59,7 @@ def together(folder: Path, *chosen: str) -> Experiment:
         "mixture": mixture | few,
         "evaluation": {
             "exemplars_per_class": NUMBERS, "contexts": 1, "queries": 2, "list_functions": 1,
-            "turing_programs": 1, "language_texts": 2,
+            "turing_programs": 1, "language_texts": 2, "finetuned": {"steps": 1},
         },
         "variants": {name: changes[name] for name in chosen or changes},
     }  # fmt: skip
@@ -113,6 +113,13 @@ def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(
     curves = store.read_table("mart_exemplars").filter(benchmark="icl", measure="accuracy")
     assert len(curves) == 4 * len(("untuned", "tuned", variant)) * len(NUMBERS)
     assert curves["n"].unique().to_list() == [2]
+    ways = store.read_table("mart_finetuned")
+    assert set(ways["way"]) == {"zero-shot", "in context", "fine-tuned", "both"}
+    assert set(ways["variant"]) == {"untuned", "tuned", variant}
+    assert len(ways) == 4 * 3 * 2  # of two settings
+    assert set(ways["setting"]) == {
+        f"{labels}, no instruction, k = {NUMBERS[-1]}" for labels in ("relevant labels", "symbols")
+    }
     compared = store.read_table("mart_variants").filter(benchmark="icl", measure="accuracy")
     assert set(compared["variant"]) == {"tuned", variant}
     assert compared["setting"].n_unique() == 4 * len(NUMBERS)

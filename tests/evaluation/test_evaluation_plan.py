@@ -19,6 +19,7 @@ from symtune_pipeline.catalog.models import all_models, find_model
 from symtune_pipeline.commands.plan_evaluation import evaluation_details, evaluation_markdown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import predict
+from symtune_pipeline.evaluation.finetuned import answer_in_all_ways
 from symtune_pipeline.evaluation.memory import GB, fewest_ranks, pass_bytes
 from symtune_pipeline.evaluation.plan import EvaluationPlan, plan_evaluation
 from symtune_pipeline.evaluation.questions import Part, Questions, counted, estimated
@@ -30,6 +31,7 @@ from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.sizing import asked_sizes, at_once
 from symtune_pipeline.models.trees import Query, Tree
+from symtune_pipeline.sections import EvaluationConfig, Finetuned
 from symtune_pipeline.tables import Suite
 
 MICRO = find_model("micro")
@@ -62,7 +64,7 @@ def planned(experiment: Experiment, key: str, **chosen: Any) -> EvaluationPlan:
     )
 
 
-def questions_of(asked: Asked, folder: Path, channel: bool = False) -> Questions:
+def questions_of(asked: Asked, folder: Path, **settings: Any) -> Questions:
     """Both suites as the model in a folder reads them; no text for the loss of language."""
     examples = read_table(asked.folder / "examples.parquet")
     inputs = examples.sort("example")["input"].to_list()
@@ -71,7 +73,7 @@ def questions_of(asked: Asked, folder: Path, channel: bool = False) -> Questions
         "algorithmic": read_table(asked.folder / "algorithmic.parquet"),
         "language": examples.select("example").head(3),
     }
-    return counted(folder, suites, inputs, 4_096, chat=False, channel=channel)
+    return counted(folder, suites, inputs, 4_096, EvaluationConfig(**settings))
 
 
 def shown(plan: EvaluationPlan) -> str:
@@ -156,7 +158,7 @@ def test_what_settings_let_expect_is_near_what_is_counted(
     experiment = load_experiment("smoke")
     settings = FEW.model_copy(update={"channel": channel})
     few = experiment.model_copy(update={"evaluation": settings})
-    counts = {part.name: part for part in questions_of(asked, micro, channel).parts}
+    counts = {part.name: part for part in questions_of(asked, micro, channel=channel).parts}
     sets = read_table(asked.folder / "classification.parquet")["dataset"].n_unique()
     of_all = sum(entry.role == "evaluation" for entry in few.datasets())
     for part in estimated(few, "").parts[:2]:
@@ -164,6 +166,35 @@ def test_what_settings_let_expect_is_near_what_is_counted(
         assert tokens == pytest.approx(counts[part.name].tokens, rel=0.6), part.name
     (completed,) = [part for part in estimated(few, "").parts if part.name == "algorithmic"]
     assert completed.prompts == counts["algorithmic"].prompts
+
+
+def test_tuning_on_exemplars_is_counted_as_it_runs(asked: Asked, micro: Path) -> None:
+    """A step runs its exemplars once forward, and its backward costs two forwards more."""
+    steps, examples = 2, read_table(asked.folder / "examples.parquet")
+    tuned = Finetuned(steps=steps)
+    suite = read_table(asked.folder / "classification.parquet")
+    ran: list[int] = []
+
+    def count(module: torch.nn.Module, args: Any) -> None:
+        if isinstance(module, torch.nn.Embedding):
+            ran.append((3 if torch.is_grad_enabled() else 1) * args[0].numel())
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    answer_in_all_ways(
+        micro, suite, examples.sort("example")["input"].to_list(),
+        EvaluationConfig(finetuned=tuned, precision="fp32"),
+    )  # fmt: skip
+    hook.remove()
+    counts = {part.name: part for part in questions_of(asked, micro, finetuned=tuned).parts}
+    assert counts["fine-tuned"].tokens == pytest.approx(sum(ran), rel=0.2)
+    assert "fine-tuned" not in [part.name for part in questions_of(asked, micro).parts]
+    smoke = load_experiment("smoke")
+    few = smoke.model_copy(update={"evaluation": FEW.model_copy(update={"finetuned": tuned})})
+    (part,) = [part for part in estimated(few, "").parts if part.name == "fine-tuned"]
+    sets = suite["dataset"].n_unique()
+    of_all = sum(entry.role == "evaluation" for entry in few.datasets())
+    tokens = part.tokens * sets / of_all
+    assert tokens == pytest.approx(counts["fine-tuned"].tokens, rel=0.6)
 
 
 def test_the_memory_of_a_pass_is_that_of_a_real_one() -> None:

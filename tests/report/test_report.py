@@ -95,6 +95,7 @@ def marts(model: str = "smollm2-135m", dataset: str = "plants") -> dict[str, Any
         "variants": pl.DataFrame(),
         "seeds": pl.DataFrame(),
         "exemplars": pl.DataFrame(),
+        "finetuned": pl.DataFrame(),
         **calibration_marts(model),
         **answer_tables(model, dataset),
         "training_log": {model: log},
@@ -334,6 +335,7 @@ def test_models_stand_side_by_side_small_ones_first(tmp_path: Path) -> None:
         variants=pl.DataFrame(),
         seeds=pl.DataFrame(),
         exemplars=pl.DataFrame(),
+        finetuned=pl.DataFrame(),
         reliability=pl.DataFrame(),
         choices=pl.DataFrame(),
         confusion=pl.DataFrame(),
@@ -473,7 +475,15 @@ def test_a_report_on_nothing_is_refused_before_a_file_is_written(tmp_path: Path)
 
 def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
     inputs = marts()
-    for name in ("provenance", "calibrated", "language", "variants", "seeds", *NOT_DRAWN):
+    for name in (
+        "provenance",
+        "calibrated",
+        "language",
+        "variants",
+        "seeds",
+        "finetuned",
+        *NOT_DRAWN,
+    ):
         del inputs[name]
     inputs["flipped"] = inputs["flipped"].filter(pl.col("flipped_percent") == 100)
     assert "flipped-smollm2-135m" not in [figure.name for figure in page.draw(**inputs)]

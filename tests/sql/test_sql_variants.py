@@ -174,3 +174,69 @@ def test_few_draws_give_no_interval(run: Run, rows: list[Row]) -> None:
             name: row[name] for row in found for name in row if name.endswith(("_low", "_high"))
         }
         assert found and set(ends.values()) == {None}
+
+
+ANSWERS = {"in context": 0.6, "fine-tuned": 0.7, "both": 0.8}  # how often each is right
+
+
+def in_ways() -> list[Row]:
+    """Every query in four ways; a way that differs from `zero-shot` gives another label at random."""
+    rng = random.Random(7)
+
+    def of_way(way: str, context: int, query: int, right: bool) -> Row:
+        (row,) = predictions(
+            "tuned", str(int(right)), context=context, setting=f"symbols, no instruction: {way}"
+        )
+        wrong = rng.choice((1, 2))
+        return row | {
+            "query": query, "labels": ["x", "y", "z"], "prediction": 0 if right else wrong,
+        }  # fmt: skip
+
+    return [
+        of_way(way, context, query, rng.random() < share)
+        for context in range(CONTEXTS)
+        for query in range(QUERIES)
+        for way, share in ({"zero-shot": 0.5} | ANSWERS).items()
+    ]
+
+
+def test_ways_are_compared_with_no_exemplars_and_with_tuning_on_them(run: Run) -> None:
+    rows = in_ways()
+    found = run("mart_finetuned", eval_finetuned=rows)
+    assert [row["way"] for row in found] == ["zero-shot", *ANSWERS]
+    assert {row["setting"] for row in found} == {"symbols, no instruction"}
+    keys = ["context", "query"]
+    of = {
+        way: pl.DataFrame(rows).filter(setting=f"symbols, no instruction: {way}")
+        for way in ("zero-shot", *ANSWERS)
+    }
+    tuned = of["zero-shot"].join(of["fine-tuned"], on=keys, suffix="_tuned")
+    changed = tuned.filter(pl.col("prediction") != pl.col("prediction_tuned"))
+    assert 10 < len(changed) < CONTEXTS * QUERIES
+    for row in found:
+        both = of[row["way"]].join(of["zero-shot"], on=keys, suffix="_other")
+        both = both.with_columns(
+            more=pl.col("correct").cast(pl.Int64) - pl.col("correct_other").cast(pl.Int64)
+        )
+        won, lost = both.filter(more=1).height, both.filter(more=-1).height
+        assert row["n"] == CONTEXTS * QUERIES
+        assert row["accuracy"] == pytest.approx(both["correct"].mean())
+        assert row["changed"] == len(changed)
+        if row["way"] == "zero-shot":
+            assert {row[name] for name in ("gain", "gain_cluster_low", "p", "alike")} == {None}
+            continue
+        gains, queries = by_draw(both)
+        assert row["gain"] == pytest.approx((won - lost) / len(both))
+        assert row["p"] == pytest.approx(mcnemar([[0, won], [lost, 0]], exact=True).pvalue)
+        assert row["gain_cluster_low"] == pytest.approx(cluster_low(gains, queries))
+        if row["way"] == "fine-tuned":
+            assert row["alike"] is None
+            continue
+        own = changed.join(of[row["way"]], on=keys, suffix="_own")
+        alike = (own["prediction_own"] == own["prediction_tuned"]).mean()
+        assert row["alike"] == pytest.approx(alike)
+        assert row["alike_low"] < row["alike"] < row["alike_high"]
+
+
+def test_without_tuning_on_exemplars_there_is_no_row(run: Run) -> None:
+    assert run("mart_finetuned") == []
