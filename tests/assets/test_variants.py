@@ -144,7 +144,7 @@ def test_what_differs_in_the_seed_alone_is_one_recipe(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_variants_are_tuned_asked_and_compared(
     smoke_run: tuple[Home, Ended], tmp_path: Path
 ) -> None:

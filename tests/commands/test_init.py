@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import SYMTUNE, Home
+from conftest import SYMTUNE, Ended, Home
 from typer.testing import CliRunner
 
 from symtune_pipeline.catalog.own import OwnDataset
@@ -166,10 +167,12 @@ def test_on_a_terminal_the_guess_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_it_writes_runs(tmp_path: Path) -> None:
+def test_what_it_writes_runs(smoke_run: tuple[Home, Ended], tmp_path: Path) -> None:
     """Beside few other sets, to be quick."""
     init(write(tmp_path / "data.csv", reviews(30)), "--model", "micro")
     home = Home(tmp_path)
+    store = Store(home.folder / "home" / "mine")
+    shutil.copytree(smoke_run[0].store.root / "base_model", store.root / "base_model")
     small = (
         *(
             "data.datasets=[hotel_reviews, phone_reviews]",
@@ -181,5 +184,5 @@ def test_what_it_writes_runs(tmp_path: Path) -> None:
     changes = [word for change in small for word in ("--set", change)]
     ended = home.run("--select", "+key:mart_icl", *changes, experiment=str(tmp_path / "mine.yaml"))
     assert ended.returncode == 0, ended.stderr
-    results = Store(home.folder / "home" / "mine").read_table("mart_icl")
+    results = store.read_table("mart_icl")
     assert {"data", "phone_reviews"} == set(results["dataset"])

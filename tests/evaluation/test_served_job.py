@@ -164,7 +164,7 @@ def test_answers_of_two_models_under_one_name_are_never_one_table(
     server.model = own
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_ask_a_server_as_one_does(
     server: ModelServer, asked: Asked, tmp_path: Path
 ) -> None:

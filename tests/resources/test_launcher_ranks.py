@@ -85,6 +85,7 @@ def test_a_dead_worker_is_replaced_and_the_losses_are_those_of_one_process(tmp_p
     assert ended.losses() == pytest.approx(alone, abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_running_cluster_gets_the_job_and_may_be_lost(
     cluster: tuple[str, subprocess.Popen[bytes]], alone: list[float], tmp_path: Path
 ) -> None:

@@ -206,7 +206,7 @@ def test_a_job_without_held_out_prompts_measures_nothing(tmp_path: Path) -> None
         {"lora": Lora(dropout=0.3)},
         {"precision": "bf16"},
         {"activation_checkpointing": True},
-        pytest.param({"compile": True}, marks=pytest.mark.slow),
+        pytest.param({"compile": True}, marks=pytest.mark.long),
     ],
 )
 def test_measuring_changes_nothing_about_what_is_tuned(

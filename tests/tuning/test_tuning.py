@@ -157,7 +157,7 @@ def test_tuning_lowers_the_loss(tmp_path: Path) -> None:
 # --- interruptions ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_killed_at_ten_random_moments_ends_in_the_same_weights(tmp_path: Path) -> None:
     undisturbed = tiny_job(tmp_path / "undisturbed", epochs=20, checkpoint_seconds=1_000)
     killed = tiny_job(tmp_path / "killed", epochs=20)
