@@ -5,9 +5,9 @@ import dataclasses
 import polars as pl
 import pytest
 
-from benchmarks.kept import read
+from benchmarks.kept import Kept, read
 from benchmarks.law import chart, measured_at
-from benchmarks.results_page import PAGES, gains_of_variants, law, models, with_tables
+from benchmarks.results_page import PAGES, gains_of_variants, law, models, recipes, with_tables
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -40,3 +40,26 @@ def test_a_law_varies_one_thing_and_its_chart_draws_what_its_table_says(varied, 
     for line, (at, _) in zip(table, points, strict=True):
         gains = [f"{row['gain']:+.1f}" for row in drawn if row["x"] == at]
         assert gains == [cell.split(" ")[0] for cell in line.strip("| ").split(" | ")[1:]]
+
+
+def test_recipes_are_compared_seed_by_seed_on_the_same_queries():
+    """Of the queries 2 to 4 of each context the first recipe has one more right, whatever the seed."""
+    right = {"untuned": 1, "tuned": 3, "more": 4, "other": 2, "others": 3}
+    rows = [
+        {
+            "benchmark": "icl", "setting": "symbols, no instruction", "flipped_percent": None,
+            "model": "micro", "variant": variant, "dataset": "trees", "category": None,
+            "context": context, "query": 10 * context + query, "measure": "accuracy",
+            "correct": query < share, "untuned_correct": None, "chance": 0.5, "confidence": 0.9,
+        }
+        for variant, share in right.items()
+        for context in range(12)
+        for query in range(5)
+    ]  # fmt: skip
+    outcomes = pl.DataFrame(rows, schema=read("two-models").outcomes.schema)
+    of_recipes = {"tuned": "tuned", "more": "tuned", "other": "other", "others": "other"}
+    kept = Kept(outcomes, pl.DataFrame(), {"recipes": of_recipes})
+    *_, line = recipes(kept).splitlines()
+    name, *cells = (cell.strip() for cell in line.strip("| ").split("|"))
+    assert name == "symbols, no instruction"
+    assert cells == ["60", "0.20", "0.70", "0.50", "+20.0 [+20.0, +20.0]"]

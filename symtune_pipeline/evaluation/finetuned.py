@@ -11,11 +11,13 @@ meta-optimizers" (2023), who compare what examples change in a prompt with what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
+from torch.nn.functional import cross_entropy
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.evaluation.asking import ALONE, Asking
@@ -26,7 +28,8 @@ from symtune_pipeline.evaluation.ways import WAYS, in_all_ways
 from symtune_pipeline.models.adapters import add_adapters, renew_adapters
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
-from symtune_pipeline.models.trees import Layout, Query, Tree, token_logprobs
+from symtune_pipeline.models.strings import target_logits
+from symtune_pipeline.models.trees import Tree
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
 from symtune_pipeline.sections import EvaluationConfig, Finetuned, Lora
 
@@ -72,7 +75,7 @@ def answer_in_all_ways(
     of_ways = contexts[:: len(WAYS)]
     shown, dropped = trees(of_ways)
     unshown, _ = trees([[row | UNSEEN for row in context] for context in of_ways])
-    lessons = [_lesson(trees(_exemplars(context))[0], context[0]) for context in of_ways]
+    lessons = [_Lesson.of(trees(_exemplars(context))[0], context[0]) for context in of_ways]
     tuner = _Tuner(model, config.finetuned)
 
     def answer(number: int) -> list[Answers]:
@@ -97,13 +100,28 @@ def _exemplars(context: Rows) -> list[Rows]:
     return [[context[0] | UNSEEN | {"query": example}] for example in context[0]["exemplars"]]
 
 
-def _lesson(trees: Sequence[Tree], row: dict[str, Any]) -> Layout:
-    """The exemplars as strings to tune on, each with the label that it is shown with."""
-    own = []
-    for tree, target in zip(trees, row["exemplar_targets"], strict=True):
-        (query,) = tree.queries
-        own.append(Tree(tree.prefix, [Query(query.tokens, [query.labels[target]])]))
-    return Layout(own)
+@dataclass(frozen=True)
+class _Lesson:
+    """Exemplars as strings one after another, each with its label at its end."""
+
+    tokens: torch.Tensor
+    lengths: list[int]
+    targets: torch.Tensor  # the positions of the labels' tokens
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree], row: dict[str, Any]) -> _Lesson:
+        """From each exemplar as a query, and the labels that they are shown with."""
+        tokens: list[int] = []
+        lengths: list[int] = []
+        targets: list[int] = []
+        for tree, target in zip(trees, row["exemplar_targets"], strict=True):
+            (query,) = tree.queries
+            label = query.labels[target]
+            string = [*tree.prefix, *query.tokens, *label]
+            tokens += string
+            lengths.append(len(string))
+            targets += range(len(tokens) - len(label), len(tokens))
+        return cls(torch.tensor(tokens), lengths, torch.tensor(targets))
 
 
 class _Tuner:
@@ -111,9 +129,9 @@ class _Tuner:
 
     def __init__(self, model: PreTrainedModel, settings: Finetuned) -> None:
         self._model, self._settings = model, settings
-        self._adapted = add_adapters(model, Lora())
+        self._adapted = add_adapters(model, Lora(), "set evaluation.finetuned.steps to 0")
 
-    def answers(self, number: int, trees: Sequence[Tree], lesson: Layout) -> list[Answers]:
+    def answers(self, number: int, trees: Sequence[Tree], lesson: _Lesson) -> list[Answers]:
         """The answers to the trees before and after tuning."""
         renew_adapters(self._adapted, number)
         before = score(self._model, trees)  # new adapters add nothing
@@ -123,16 +141,18 @@ class _Tuner:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"Tuning adapters on {len(lesson.trees)} exemplars runs out of memory; lower"
+                f"Tuning adapters on {len(lesson.lengths)} exemplars runs out of memory; lower"
                 " evaluation.exemplars_per_class, or set evaluation.finetuned.steps to 0."
             ) from error
         return [*before, *score(self._model, trees)]
 
-    def _tune(self, lesson: Layout) -> None:
+    def _tune(self, lesson: _Lesson) -> None:
+        labels = lesson.tokens[lesson.targets].to(self._model.device)
         weights = [each for each in self._model.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self._settings.learning_rate, weight_decay=0.0)
         for _ in range(self._settings.steps):
-            loss = -token_logprobs(self._model, lesson).sum() / len(lesson.trees)
+            logits = target_logits(self._model, lesson.tokens, lesson.lengths, lesson.targets)
+            loss = cross_entropy(logits.float(), labels, reduction="sum") / len(lesson.lengths)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
+def add_adapters(model: PreTrainedModel, lora: Lora, way_out: str) -> LoraModel:
     """Put float32 adapters into the model and freeze everything else.
 
-    Raises UserError for a class beside whose layers PEFT puts none.
+    Raises UserError, which ends with the way out, for a class beside whose layers PEFT puts none.
     """
     from peft import LoraConfig, LoraModel
     from peft.tuners.tuners_utils import cast_adapter_dtype
@@ -35,7 +35,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora) -> LoraModel:
         try:
             adapted = LoraModel(model, settings, "default")
         except ValueError as error:
-            raise no_adapters(model, error) from error
+            raise no_adapters(model, error, way_out) from error
         cast_adapter_dtype(model, "default")
     return adapted
 
@@ -50,9 +50,8 @@ def renew_adapters(adapted: LoraModel, seed: int) -> None:
             module.reset_lora_parameters("default", init_lora_weights=True)
 
 
-def no_adapters(model: PreTrainedModel, error: Exception) -> UserError:
+def no_adapters(model: PreTrainedModel, error: Exception, way_out: str) -> UserError:
     """The sentence for a class that PEFT puts no adapters into, or that does not run with them."""
     return UserError(
-        f"A model of class {type(model).__name__} takes no adapters ({brief(error)}); set what"
-        " asks for them to 0: tuning.lora.rank or evaluation.finetuned.steps."
+        f"A model of class {type(model).__name__} takes no adapters ({brief(error)}); {way_out}."
     )

@@ -47,6 +47,8 @@ def attend(
     scaling: float | None,
 ) -> torch.Tensor:
     """What the tokens of a pack attend to [B, T, H, D], for tensors that `takes` takes."""
+    if pack.seen and query_BHTD.requires_grad:
+        raise ValueError("the kernel has no gradient of log-sum-exps, which join what branches see")
     bounds, longest = pack.runs
     attended, lse = attend_runs(bounds, longest, query_BHTD, key_BKTD, value_BKTD, scaling)
     query, key, value = map(_by_token, (query_BHTD, key_BKTD, value_BKTD))

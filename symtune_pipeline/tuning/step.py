@@ -14,10 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.models.attention import packed_logits
-from symtune_pipeline.models.packing import PackedSequence
-from symtune_pipeline.models.plain import logits_alone
-from symtune_pipeline.models.proof import is_packed
+from symtune_pipeline.models.strings import target_logits
 from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.sections import LossName
 from symtune_pipeline.tuning.smoothing import Rivals, rivals_of
@@ -98,7 +95,7 @@ def block_losses(
     labels_N = block.tokens[block.targets].to(model.device)
     bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16")
     with bf16:
-        logits_NV = (_packed if is_packed(model) else _plain)(model, block)
+        logits_NV = target_logits(model, block.tokens, block.lengths, block.targets)
     counts = [len(each.targets) for each in blocks]
     losses = [
         cross_entropy(logits.float(), labels, reduction="sum")
@@ -108,32 +105,3 @@ def block_losses(
         )
     ]
     return torch.stack(losses), logits_NV.argmax(dim=-1) == labels_N
-
-
-def _packed(model: PreTrainedModel, block: Block) -> torch.Tensor:
-    """Logits of the targets [N, V], all prompts as one sequence."""
-    device = model.device
-    positions = torch.cat([torch.arange(length) for length in block.lengths])
-    # As for blocks: the number of rows that reach the LM head is a multiple of 64.
-    rows = torch.cat([block.targets, block.targets[-1:].expand(-len(block.targets) % 64)])
-    return packed_logits(
-        model,
-        block.tokens.to(device),
-        positions.to(device),
-        [PackedSequence(length) for length in block.lengths],
-        rows.to(device) - 1,  # the token before a target predicts it
-    )[: len(block.targets)]
-
-
-def _plain(model: PreTrainedModel, block: Block) -> torch.Tensor:
-    """Logits of the targets [N, V], each prompt in a row of its own.
-
-    One pass a block, whatever it holds: ranks that share a model meet in every pass.
-    """
-    ends = torch.tensor(block.lengths).cumsum(0)
-    starts = ends - torch.tensor(block.lengths)
-    of_prompt = torch.searchsorted(ends, block.targets, right=True)
-    prompts, counts = of_prompt.unique_consecutive(return_counts=True)  # targets are in order
-    keep = (block.targets - 1 - starts[of_prompt]).split(counts.tolist())
-    strings = [block.tokens[starts[n] : ends[n]] for n in prompts.tolist()]
-    return torch.cat(logits_alone(model, strings, keep))

@@ -24,6 +24,8 @@ from symtune_pipeline.tuning.step import Block, block_loss
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+WITHOUT = "set tuning.lora.rank to 0, which tunes all of its weights"
+
 
 def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrainedModel:
     """The model in training mode; parameters that are tuned are float32 and require gradients.
@@ -35,7 +37,7 @@ def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrained
     halved = config.lora is not None and precision == "bf16"
     model = load_model(config.model_folder, torch.bfloat16 if halved else torch.float32, device)
     if config.lora:
-        add_adapters(model, config.lora)
+        add_adapters(model, config.lora, WITHOUT)
         if device != "meta":
             _check_adapters(model, precision)
     return as_asked(model, config)
@@ -83,7 +85,7 @@ def _check_adapters(model: PreTrainedModel, precision: str) -> None:
     except Exception as error:  # whatever a class may raise
         if is_out_of_memory(error):
             raise
-        raise no_adapters(model, error) from error
+        raise no_adapters(model, error, WITHOUT) from error
 
 
 def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
@@ -92,6 +94,6 @@ def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrain
     The base is read again, because in bf16 what adapters add would be rounded away.
     """
     model = open_model(config.model_folder, torch.float32, "cpu")
-    adapted = add_adapters(model, config.lora) if config.lora else None
+    adapted = add_adapters(model, config.lora, WITHOUT) if config.lora else None
     put_back(model, config.trainable, weights)
     return adapted.merge_and_unload() if adapted else model  # type: ignore[return-value]
