@@ -4,6 +4,7 @@ import dataclasses
 
 import polars as pl
 import pytest
+from conftest import ROOT
 
 from benchmarks.kept import Kept, read
 from benchmarks.law import chart, measured_at
@@ -63,3 +64,25 @@ def test_recipes_are_compared_seed_by_seed_on_the_same_queries():
     name, *cells = (cell.strip() for cell in line.strip("| ").split("|"))
     assert name == "symbols, no instruction"
     assert cells == ["60", "0.20", "0.70", "0.50", "+20.0 [+20.0, +20.0]"]
+
+
+def test_what_is_said_of_two_precisions_is_what_both_answered():
+    """The quickstart's queries in bf16 (`controls`) and in fp32 (`two-models`)."""
+    keys = ["benchmark", "setting", "dataset", "context", "query"]
+    asked = [
+        read(name).outcomes.filter(measure="accuracy", model="smollm2-135m")
+        for name in ("controls", "two-models")
+    ]
+    said = {}
+    for variant in ("untuned", "tuned"):
+        half, full = (each.filter(variant=variant) for each in asked)
+        both = half.join(full, on=keys, suffix="_fp32").with_columns(
+            same=pl.col("correct") == pl.col("correct_fp32"),
+            more=pl.col("correct").cast(int) - pl.col("correct_fp32").cast(int),
+        )
+        moved = both.group_by("benchmark", "setting").agg(pl.len(), pl.col("more").mean().abs())
+        said[variant] = (both.height, f"{both['same'].mean():.1%}")
+        assert f"{100 * moved.filter(len=440)['more'].max():.1f}" == "0.7"
+    assert said == {"untuned": (2_360, "97.8%"), "tuned": (2_360, "99.0%")}
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert all(text in page for text in ("97.8% of 2,360", "99.0%", "up to 0.7 points"))

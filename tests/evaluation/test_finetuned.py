@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from evaluation_jobs import save_model_that_reads
+from kernel_loop import take_kernel
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from tiny_models import reference_logprobs, reference_model
@@ -25,6 +26,8 @@ from symtune_pipeline.evaluation.job import run_job
 from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.evaluation.ways import WAYS, in_all_ways
 from symtune_pipeline.files import read_table
+from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.trees import Layout, Query, Tree, token_logprobs
 from symtune_pipeline.prompts.text import classification_prompt, label_text, render
 from symtune_pipeline.sections import EvaluationConfig, Finetuned
 
@@ -105,6 +108,21 @@ def test_tuned_answers_are_those_of_peft_on_one_string_at_a_time(
                 assert found["logprobs"] == pytest.approx(expected, abs=2e-3)
                 seen += 1
     assert seen == 8
+
+
+def test_the_kernel_of_a_gpu_gives_the_same_answers_and_learns_from_no_branch(
+    answers: pl.DataFrame, suite: pl.DataFrame, folder: Path, inputs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    calls = take_kernel(monkeypatch)
+    found = answer_in_all_ways(folder, suite, inputs, CONFIG)
+    assert calls
+    by_kernel, expected = (each["logprobs"].explode().to_list() for each in (found, answers))
+    assert by_kernel == pytest.approx(expected, abs=2e-3)
+    model = load_model(folder, torch.float32, "cpu")
+    branched = Layout([Tree([1, 2, 3], [Query([4], [[5, 6], [7]])])])
+    with pytest.raises(ValueError, match="no gradient of log-sum-exps"):
+        token_logprobs(model, branched)
 
 
 def test_tuning_raises_the_exemplars_own_labels(answers: pl.DataFrame) -> None:
