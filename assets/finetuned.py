@@ -1,9 +1,6 @@
-"""The asset `eval_finetuned`: tuning on the exemplars of a context beside showing them.
+"""The asset `eval_finetuned`: tuning on the exemplars of a context beside showing them."""
 
-An experiment has it where `evaluation.finetuned.steps` is above 0.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +15,10 @@ from symtune_pipeline.tables import CLASSIFICATION_PREDICTIONS, CLASSIFICATION_S
 
 
 class AskedInAllWays(Asked):
-    """The in-context queries of a suite; a served model cannot be tuned, and is not asked."""
+    """The in-context queries of a suite, where the settings ask for steps of tuning.
+
+    A served model cannot be tuned, and is not asked.
+    """
 
     def settings(self, experiment: Experiment) -> object:
         """As of `Asked`."""
@@ -26,15 +26,24 @@ class AskedInAllWays(Asked):
 
     def queries(self, step: Step) -> pl.DataFrame:
         """As of `Asked`."""
-        return in_all_ways(super().queries(step))
+        asked = in_all_ways(super().queries(step))
+        return asked if _steps(step) else asked.clear()
 
     def variants(self, step: Step) -> dict[str, Answering]:
         """As of `Asked`."""
         return {name: who for name, who in super().variants(step).items() if isinstance(who, str)}
 
+    def predicted(self, step: Step) -> Iterator[pl.DataFrame]:
+        """As of `Asked`."""
+        return super().predicted(step) if _steps(step) else iter([self.predictions.frame()])
+
     def _job(self, step: Step, variants: Mapping[str, Answering]) -> JobConfig:
         tuned_so = {"finetuned": step.experiment.evaluation.finetuned}
         return super()._job(step, variants).model_copy(update=tuned_so)
+
+
+def _steps(step: Step) -> int:
+    return step.experiment.evaluation.finetuned.steps
 
 
 ASKED = AskedInAllWays(
@@ -46,11 +55,6 @@ ASKED = AskedInAllWays(
     "symtune_pipeline.evaluation.finetuned",
     lambda e: (e.evaluation.chat_template, e.evaluation.finetuned, *held_as(e)),
 )
-
-
-def asks_finetuned(experiment: Experiment) -> bool:
-    """Whether the experiment has the asset."""
-    return experiment.evaluation.finetuned.steps > 0
 
 
 @asset(
@@ -73,5 +77,8 @@ def asks_finetuned(experiment: Experiment) -> bool:
     after=ASKED.finish,
 )
 def eval_finetuned(step: Step, folder: Path) -> Metadata:
-    """Answers after a few steps of tuning on a context's exemplars, beside answers that are shown them."""
+    """Answers after a few steps of tuning on the exemplars, beside answers that are shown them.
+
+    Empty where evaluation.finetuned.steps is 0.
+    """
     return ASKED.build(step, folder)

@@ -10,7 +10,7 @@ import dagster as dg
 from assets.attributes import with_attributes
 from assets.base_model import base_model, pretrained_model
 from assets.eval_report import eval_report
-from assets.finetuned import asks_finetuned, eval_finetuned
+from assets.finetuned import eval_finetuned
 from assets.incoming import evaluate_folder, incoming_models
 from assets.language import eval_language
 from assets.predictions import eval_algorithmic, eval_flipped, eval_icl
@@ -55,8 +55,8 @@ def _assets(experiment: Experiment, models: dg.PartitionsDefinition) -> list[dg.
     kept: list[KeptAsset] = [*chain(experiment), base_model]
     kept += [pretrained_model] if needs_parent(experiment) else []
     kept += [raw_tasksource] if reads_tasksource(experiment) else []
-    kept += [suites, eval_icl, eval_flipped, eval_algorithmic, eval_language, eval_report]
-    kept += [eval_finetuned] if asks_finetuned(experiment) else []
+    kept += [suites, eval_icl, eval_flipped, eval_algorithmic, eval_language, eval_finetuned]
+    kept += [eval_report]
     defined = [asset.define(experiment, models) for asset in kept]
     own = variant_assets(experiment, models)
     return [raw_assets(experiment), *sql_assets(experiment), *defined, *own]

@@ -7,7 +7,6 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.finetuned import asks_finetuned, eval_finetuned
 from assets.raw import raw_key
 from assets.step import Step, as_metadata, code_reference, user_errors
 from assets.variants import keys_of
@@ -147,8 +146,7 @@ def _asset_keys(table: str, experiment: Experiment) -> list[str]:
             each.mixture.source == "tasksource" for each in guarded.values()
         )
         return [] if written else list(dict.fromkeys(own[variant] for variant in guarded))
-    absent = table == eval_finetuned.about.name and not asks_finetuned(experiment)
-    return [] if absent or table in CATALOG else [table]
+    return [] if table in CATALOG else [table]
 
 
 def _lineage(model: SqlModel, experiment: Experiment) -> dg.TableColumnLineage:

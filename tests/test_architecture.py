@@ -257,6 +257,7 @@ def test_eval_star_is_the_evaluation_and_nothing_else(loaded: dict[str, Any]) ->
         "eval_flipped",
         "eval_algorithmic",
         "eval_language",
+        "eval_finetuned",
         "mart_summary",
         "eval_report",
     }

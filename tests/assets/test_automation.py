@@ -468,7 +468,7 @@ def test_the_sensor_waits_for_a_whole_model_and_evaluates_it(
     assert "symbols, no instruction" in str(record.asset_materialization.metadata["accuracy"].value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_backfill_makes_its_partitions(daemon: Daemon, instance: dg.DagsterInstance) -> None:
     shutil.rmtree(daemon.store.root / "base_model")
     instance.add_backfill(

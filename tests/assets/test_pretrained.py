@@ -77,7 +77,7 @@ def store(data_side: DataSide, tokenizer: Any, tmp_path: Path) -> Store:
 
 
 def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store) -> None:
-    made = materialised(store, ANSWERS, PARENT)
+    made = materialised(store, [*ANSWERS, "eval_finetuned"], PARENT)
     assert made.success
     for name, path in (
         ("eval_icl", "packed"),

@@ -41,7 +41,14 @@ FIGURES = {
 }
 REPORTED = [
     *("int_outcomes", "int_scores", *FIGURES),
-    *("mart_scaling", "mart_variants", "mart_seeds", "mart_exemplars", "eval_report"),
+    *(
+        "mart_scaling",
+        "mart_variants",
+        "mart_seeds",
+        "mart_exemplars",
+        "mart_finetuned",
+        "eval_report",
+    ),
     *("mart_reliability", "mart_choices", "mart_confusion"),
 ]
 
@@ -90,13 +97,14 @@ def served_at(url: str, **changed: Any) -> Experiment:
     return experiment.model_copy(update={"evaluation": evaluation})
 
 
+@pytest.mark.long
 def test_a_served_model_stands_in_tables_marts_and_report_with_the_numbers_of_its_folder(
     store: Store, server: ModelServer
 ) -> None:
     assert answered(store, load_experiment("smoke"), ["eval_icl"]).success
     kept = store.manifest("predictions_eval_icl", f"{MODEL}-untuned").version
 
-    made = answered(store, served_at(server.url))
+    made = answered(store, served_at(server.url), [*ANSWERS, "eval_finetuned"])
     assert made.success
     assert server.asked, "it was not asked"
     assert store.manifest("predictions_eval_icl", f"{MODEL}-untuned").version == kept

@@ -55,7 +55,13 @@ def test_a_variant_has_assets_of_its_own_where_something_differs(tmp_path: Path)
     assert pool in graph[f"{mixture}_again"] and f"{mixture}_again" in graph[f"{packed}_again"]
     assert f"{pool}_words" in graph[f"{packed}_words"]
     assert graph["eval"] == plain["eval"], "all are asked the same"
-    for answers in ("eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"):
+    for answers in (
+        "eval_icl",
+        "eval_flipped",
+        "eval_algorithmic",
+        "eval_language",
+        "eval_finetuned",
+    ):
         assert graph[answers] - plain[answers] == {f"{tuned}_{name}" for name in VARIANTS}
     # The guard reads every mixture with symbols; one with natural labels has none.
     own = {f"{mixture}_again", f"{mixture}_words", f"{pool}_words"}

@@ -90,7 +90,10 @@ def test_an_instruction_makes_the_suites_stale_and_the_blocks_where_prompts_show
 def test_a_chat_template_makes_stale_what_holds_or_answers_prompts(project: Path) -> None:
     settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
     settings["models"] = ["smollm2-135m"]
-    made = {"packed_mixture", "eval", "eval_icl", "eval_flipped", "eval_algorithmic", "eval_report"}
+    made = {
+        "packed_mixture", "eval", "eval_icl", "eval_flipped", "eval_algorithmic", "eval_finetuned",
+        "eval_report",
+    }  # fmt: skip
     for distinct in (False, True):
         settings["mixture"]["distinct_first_token"] = distinct
         found = []
@@ -123,7 +126,7 @@ def test_the_precision_of_answers_makes_predictions_stale(project: Path) -> None
         found.append(versions(project, "precision.yaml"))
     changed = {name for name, version in found[0].items() if version != found[1][name]}
     # `eval` takes all settings of its section, and is made in a second.
-    answers = {"eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"}
+    answers = {"eval_icl", "eval_flipped", "eval_algorithmic", "eval_language", "eval_finetuned"}
     assert changed == {"eval", *answers, "eval_report"}
 
 
@@ -147,14 +150,18 @@ def test_what_decides_precision_and_device_makes_predictions_stale(stale: Stale)
 
 def test_how_answers_are_kept_and_merged_makes_all_predictions_stale(stale: Stale) -> None:
     found = stale("symtune_pipeline/evaluation/answers.py", "LOOK = 10.0", "LOOK = 9.0")
-    assert found == {"eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"}
+    assert found == {
+        "eval_icl", "eval_flipped", "eval_algorithmic", "eval_language", "eval_finetuned",
+    }  # fmt: skip
 
 
 def test_attention_makes_scores_and_the_tuned_model_stale_and_nothing_generated(
     stale: Stale,
 ) -> None:
     found = stale("symtune_pipeline/models/attention.py", "SHAPE = 64", "SHAPE = 32")
-    assert found == {"eval_icl", "eval_flipped", "eval_language", "symbol_tuned_model"}
+    assert found == {
+        "eval_icl", "eval_flipped", "eval_language", "eval_finetuned", "symbol_tuned_model",
+    }  # fmt: skip
 
 
 SPOKEN = (

@@ -79,7 +79,7 @@ def assert_same_answers(found: JobConfig, whole: JobConfig) -> None:
             assert differences.max() < 1e-4, (variant, name)  # type: ignore[operator]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_that_hold_a_model_together_answer_as_one(
     asked: Asked, tokenizer: Any, tmp_path: Path
 ) -> None:

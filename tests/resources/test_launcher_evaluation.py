@@ -63,7 +63,9 @@ def kill_one(of: str) -> None:
     ("settings", "assets"),
     [
         ("kind: torchrun\nprocesses: 2\n", ("eval_icl", "eval_algorithmic")),
-        ("kind: ray\nworkers: 2\n", ("eval_icl",)),  # one of which is killed
+        pytest.param(  # one of which is killed
+            "kind: ray\nworkers: 2\n", ("eval_icl",), marks=pytest.mark.long
+        ),
     ],
 )
 def test_every_launcher_makes_the_tables_of_a_local_process(
