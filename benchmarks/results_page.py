@@ -26,6 +26,7 @@ from symtune_pipeline.report.tables import (
     fraction_text,
     gain_text,
     p_text,
+    points_text,
     rank,
     setting_label,
 )
@@ -129,7 +130,8 @@ def versus(row: Row) -> tuple[str, str]:
 def recipes(kept: Kept) -> str:
     """A line a setting: the mean over seeds of two recipes, and how far the first is above the second.
 
-    The n-th seeds of both are compared on the same queries; the interval is over seeds and draws.
+    The n-th seeds of both are compared on the same queries, and stand by themselves in the last column.
+    The interval is over seeds and draws.
     """
     seeds: dict[str, list[str]] = {}
     for variant, recipe in kept.facts["recipes"].items():
@@ -144,9 +146,10 @@ def recipes(kept: Kept) -> str:
         n = rows.filter(variant="untuned").height
         before = untuned[str(benchmark), str(setting), "accuracy"]["accuracy"]
         shares = (fraction_text(share) for share in (before, *means))
-        points = gain_text(_difference(rows, *seeds.values()), OVER_SEEDS)
-        lines.append((setting_label(str(benchmark), str(setting)), f"{n:,}", *shares, points))
-    return markdown(("setting", "n", "untuned", *seeds, "points"), lines)
+        difference = _difference(rows, *seeds.values())
+        points = gain_text(difference, OVER_SEEDS), ", ".join(map(points_text, difference["seeds"]))
+        lines.append((setting_label(str(benchmark), str(setting)), f"{n:,}", *shares, *points))
+    return markdown(("setting", "n", "untuned", *seeds, "points", "by seed"), lines)
 
 
 def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str]) -> Row:
@@ -161,8 +164,10 @@ def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str])
         for left, right in zip(first, second, strict=True)
     ]
     more, n = ([float(v) for cell in cells for v in cell[name]] for name in ("more", "n"))
+    gains = [cell["more"].sum() / cell["n"].sum() for cell in cells]
     return {
-        "gain": sum(cell["more"].sum() / cell["n"].sum() for cell in cells) / len(cells),
+        "seeds": gains,
+        "gain": sum(gains) / len(gains),
         "gain_low": crossed_low(more, n, len(cells)),
         "gain_high": crossed_high(more, n, len(cells)),
     }

@@ -63,7 +63,7 @@ def test_recipes_are_compared_seed_by_seed_on_the_same_queries():
     *_, line = recipes(kept).splitlines()
     name, *cells = (cell.strip() for cell in line.strip("| ").split("|"))
     assert name == "symbols, no instruction"
-    assert cells == ["60", "0.20", "0.70", "0.50", "+20.0 [+20.0, +20.0]"]
+    assert cells == ["60", "0.20", "0.70", "0.50", "+20.0 [+20.0, +20.0]", "+20.0, +20.0"]
 
 
 def test_what_is_said_of_two_precisions_is_what_both_answered():
