@@ -19,9 +19,11 @@ from symtune_pipeline.report.tables import (
     fraction_text,
     gain_text,
     p_text,
+    rank,
     several_models,
     unbroken,
 )
+from symtune_pipeline.tables import VARIANTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +58,7 @@ def print_finetuned(console: Console, finetuned: pl.DataFrame) -> None:
     from rich.text import Text
 
     for setting, rows in by_setting(finetuned):
-        table = plain_table(setting, ("accuracy", "points", "p", "alike"))
+        table = plain_table(f"{setting}: use of exemplars", ("accuracy", "points", "p", "alike"))
         for row in rows:
             figures = (gain_text(row, OVER_DRAWS), p_text(row["p"]), fraction_text(row["alike"]))
             name = f"{row['variant']}, {row['way']}"
@@ -70,7 +72,8 @@ def by_setting(finetuned: pl.DataFrame) -> Iterator[tuple[str, list[Row]]]:
         return
     several = several_models(finetuned)
     for (model, setting), rows in finetuned.group_by("model", "setting", maintain_order=True):
-        yield f"{model}: {setting}" if several else str(setting), rows.to_dicts()
+        ordered = rows.sort(rank("variant", VARIANTS), "variant", maintain_order=True)
+        yield f"{model}: {setting}" if several else str(setting), ordered.to_dicts()
 
 
 def _alike_text(row: Row) -> str:

@@ -35,7 +35,7 @@ MARTS = [
     f"mart_{name}"
     for name in (
         *("icl", "flipped", "algorithmic", "summary", "scaling"),
-        *("calibrated", "alignment", "language", "variants", "seeds", "exemplars"),
+        *("calibrated", "alignment", "language", "variants", "seeds", "exemplars", "finetuned"),
         *("reliability", "choices", "confusion"),
     )
 ]
