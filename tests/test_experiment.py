@@ -250,7 +250,11 @@ def test_a_misspelled_setting_is_told_its_name_at_every_depth(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("learning_rate: 1e-5", "'learning_rate': unknown setting (did you mean 'tuning.learning_rate'?)"),
+        (
+            "learning_rate: 1e-5",
+            "'learning_rate': unknown setting (did you mean 'tuning.learning_rate' or"
+            " 'evaluation.finetuned.learning_rate'?)",
+        ),
         ("precision: fp32", "(did you mean 'tuning.precision' or 'evaluation.precision'?)"),
         ("tuning: {prompts: 5}", "'tuning.prompts': unknown setting (did you mean 'mixture.prompts'?)"),
     ],
