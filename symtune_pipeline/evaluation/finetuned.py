@@ -25,7 +25,7 @@ from symtune_pipeline.evaluation.classification import trees_of
 from symtune_pipeline.evaluation.predictions import by_context, ranked
 from symtune_pipeline.evaluation.scorer import open_scorer, score
 from symtune_pipeline.evaluation.ways import WAYS, in_all_ways
-from symtune_pipeline.models.adapters import add_adapters, renew_adapters
+from symtune_pipeline.models.adapters import add_adapters, check_adapters, renew_adapters
 from symtune_pipeline.models.opening import open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.strings import target_logits
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Answers = list[list[float]]  # log-probabilities in nats, by query and label
 Rows = list[dict[str, Any]]
 
+WITHOUT = "set evaluation.finetuned.steps to 0"
 UNSEEN: dict[str, Any] = {"exemplars": [], "exemplar_targets": []}
 
 
@@ -129,7 +130,8 @@ class _Tuner:
 
     def __init__(self, model: PreTrainedModel, settings: Finetuned) -> None:
         self._model, self._settings = model, settings
-        self._adapted = add_adapters(model, Lora(), "set evaluation.finetuned.steps to 0")
+        self._adapted = add_adapters(model, Lora(), WITHOUT)
+        check_adapters(model, "fp32", WITHOUT)  # in the weights' own precision
 
     def answers(self, number: int, trees: Sequence[Tree], lesson: _Lesson) -> list[Answers]:
         """The answers to the trees before and after tuning."""

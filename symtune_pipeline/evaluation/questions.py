@@ -88,13 +88,12 @@ def estimated(experiment: Experiment, source: str) -> Questions:
         ),
         Part("language", texts, texts * example, texts * example),
     ]
-    uninstructed = 2 * sum(classes) * contexts * example
-    queried = uninstructed * (queries + 1) * len(classes) / max(1, sum(classes))
-    shown_once = uninstructed * config.exemplar_counts[-1]
+    uninstructed = sum(not setting.instructed for setting in SETTINGS) * contexts
+    exemplars = uninstructed * sum(classes) * config.exemplar_counts[-1] * example
+    queried = uninstructed * len(classes) * (queries + 1) * example
     steps = config.finetuned.steps
-    return Questions(
-        source, [*parts, *_finetuned(steps, 2 * len(classes) * contexts, shown_once, queried)]
-    )
+    parts += _finetuned(steps, uninstructed * len(classes), exemplars, queried)
+    return Questions(source, parts)
 
 
 def _finetuned(steps: int, contexts: int, exemplars: float, queries: float) -> list[Part]:
@@ -154,9 +153,10 @@ def counted(
     texts = encoder.ids([inputs[example] for example in suites["language"]["example"]])
     read = sum(min(len(ids), LONGEST) for ids in texts)
     parts.append(Part("language", len(texts), read, read))
-    of_ways, asked_texts = by_context(in_all_ways(suites["classification"]), inputs)
-    trees, _ = trees_of(of_ways[:: len(WAYS)], by_segment, asked_texts, limit, channel=False)
-    exemplars = sum(len(tree.prefix) for tree in trees)
-    queried = sum(tree.tokens for tree in trees) - exemplars
-    parts += _finetuned(config.finetuned.steps, len(trees), exemplars, queried)
+    if steps := config.finetuned.steps:
+        of_ways, asked_texts = by_context(in_all_ways(suites["classification"]), inputs)
+        trees, _ = trees_of(of_ways[:: len(WAYS)], by_segment, asked_texts, limit, channel=False)
+        exemplars = sum(len(tree.prefix) for tree in trees)
+        queried = sum(tree.tokens for tree in trees) - exemplars
+        parts += _finetuned(steps, len(trees), exemplars, queried)
     return Questions("counted with its tokenizer", parts)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from symtune_pipeline.errors import UserError, brief
+from symtune_pipeline.errors import UserError, brief, is_out_of_memory
+from symtune_pipeline.models.strings import target_logits
+from symtune_pipeline.models.trial import random_strings
 from symtune_pipeline.sections import Lora
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora, way_out: str) -> LoraModel:
         try:
             adapted = LoraModel(model, settings, "default")
         except ValueError as error:
-            raise no_adapters(model, error, way_out) from error
+            raise _no_adapters(model, error, way_out) from error
         cast_adapter_dtype(model, "default")
     return adapted
 
@@ -50,8 +52,25 @@ def renew_adapters(adapted: LoraModel, seed: int) -> None:
             module.reset_lora_parameters("default", init_lora_weights=True)
 
 
-def no_adapters(model: PreTrainedModel, error: Exception, way_out: str) -> UserError:
-    """The sentence for a class that PEFT puts no adapters into, or that does not run with them."""
+def check_adapters(model: PreTrainedModel, precision: str, way_out: str) -> None:
+    """Raises UserError where a class does not run with adapters, which not all layers look through.
+
+    The model is in evaluation mode afterwards: new adapters are in training mode, where dropout draws
+    random numbers.
+    """
+    model.eval()
+    string = random_strings(model)[0]
+    bf16 = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16")
+    try:
+        with torch.no_grad(), bf16:
+            target_logits(model, string, [len(string)], torch.arange(1, len(string)))
+    except Exception as error:  # whatever a class may raise
+        if is_out_of_memory(error):
+            raise
+        raise _no_adapters(model, error, way_out) from error
+
+
+def _no_adapters(model: PreTrainedModel, error: Exception, way_out: str) -> UserError:
     return UserError(
         f"A model of class {type(model).__name__} takes no adapters ({brief(error)}); {way_out}."
     )

@@ -100,12 +100,11 @@ def write_report(
     Every frame has a row per model, benchmark, setting and variant. The rows of `icl` also stand for
     one dataset each, those of `flipped` for one percentage, those of `algorithmic` for one category,
     and `scaling` adds the cost of inference. `calibrated`, `alignment` and `language` are what
-    `robustness` shows, `variants` and `seeds` what the module `variants` does, `reliability`
-    and `choices` what `calibration` does, and `exemplars`, `finetuned`, `confusion` and `answers` what the
-    modules of these names do. `training_log` holds each model's log, and
-    `provenance` may nest. All but `summary` may be empty, and what is empty is left out. index.html is
-    written last, so a page never speaks of a file that is not there. Raises UserError where `summary`
-    has no row.
+    `robustness` shows, `variants` and `seeds` what the module `variants` does, `reliability` and `choices`
+    what `calibration` does, and `exemplars`, `finetuned`, `confusion` and `answers` what the modules of
+    these names do. `training_log` holds each model's log, and `provenance` may nest. All but `summary` may
+    be empty, and what is empty is left out. index.html is written last, so a page never speaks of a file
+    that is not there. Raises UserError where `summary` has no row.
     """
     if summary.is_empty():
         raise UserError(

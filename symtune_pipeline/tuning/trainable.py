@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from symtune_pipeline.errors import UserError, is_out_of_memory
-from symtune_pipeline.models.adapters import add_adapters, no_adapters
+from symtune_pipeline.errors import UserError
+from symtune_pipeline.models.adapters import add_adapters, check_adapters
 from symtune_pipeline.models.attention import attending_again
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.projections import put_back, train_only
 from symtune_pipeline.models.spreading import decoder_layers
-from symtune_pipeline.models.trial import random_strings
 from symtune_pipeline.tuning.config import JobConfig
-from symtune_pipeline.tuning.step import Block, block_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +37,7 @@ def load_trainable(config: JobConfig, precision: str, device: str) -> PreTrained
     if config.lora:
         add_adapters(model, config.lora, WITHOUT)
         if device != "meta":
-            _check_adapters(model, precision)
+            check_adapters(model, precision, WITHOUT)
     return as_asked(model, config)
 
 
@@ -72,20 +70,6 @@ def as_asked(model: PreTrainedModel, config: JobConfig) -> PreTrainedModel:
 def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that tuning changes, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _check_adapters(model: PreTrainedModel, precision: str) -> None:
-    """Raises UserError where a class does not run with adapters, which not all layers look through."""
-    model.eval()  # new adapters are in training mode, where dropout draws random numbers
-    string = random_strings(model)[0]
-    block = Block(0, string, [len(string)], torch.arange(1, len(string)))
-    try:
-        with torch.no_grad():
-            block_loss(model, block, precision)
-    except Exception as error:  # whatever a class may raise
-        if is_out_of_memory(error):
-            raise
-        raise no_adapters(model, error, WITHOUT) from error
 
 
 def finished(config: JobConfig, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:

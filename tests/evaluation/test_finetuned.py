@@ -133,6 +133,34 @@ def test_tuning_raises_the_exemplars_own_labels(answers: pl.DataFrame) -> None:
     assert by_way["fine-tuned"].mean() > by_way["zero-shot"].mean() + 0.5  # type: ignore[operator]
 
 
+def test_in_half_precision_new_adapters_add_nothing_and_tuned_ones_learn(
+    answers: pl.DataFrame, suite: pl.DataFrame, folder: Path, inputs: list[str]
+) -> None:
+    halved = CONFIG.model_copy(update={"precision": "bf16"})
+    found = answer_in_all_ways(folder, suite, inputs, halved)
+    usual = classify(folder, suite, inputs, halved).filter(setting="symbols, no instruction, k = 2")
+    shown = found.filter(setting="symbols, no instruction, k = 2: in context")
+    assert shown["logprobs"].explode().to_list() == pytest.approx(
+        usual["logprobs"].explode().to_list(), abs=0.3
+    )
+    of_both = [
+        each.filter(pl.col("setting").str.ends_with(": fine-tuned"))["logprobs"].explode()
+        for each in (found, answers)
+    ]
+    assert (of_both[0] - of_both[1]).abs().mean() < 0.3  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "phimoe"])
+def test_a_model_that_takes_no_adapters_is_refused(
+    architecture: str, suite: pl.DataFrame, inputs: list[str], tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = save_model_that_reads(tmp_path / "model", architecture, tokenizer)
+    with pytest.raises(
+        UserError, match=r"takes no adapters \(.+\); set evaluation\.finetuned\.steps to 0\.$"
+    ):
+        answer_in_all_ways(folder, suite, inputs, CONFIG)
+
+
 def test_a_model_that_ranks_share_is_refused(suite: pl.DataFrame, folder: Path) -> None:
     class Shared(Asking):
         team: Any = object()
