@@ -47,7 +47,7 @@ sql: setup  ## run and test the SQL of the data side, or one model and all it ne
 mirror: setup  ## fill a mirror with the paper's datasets: make mirror TO=<folder or s3://bucket/prefix>
 	$(BIN)/symtune --experiment $(or $(SYMTUNE_EXPERIMENT),paper) mirror $(or $(TO),$(error say where: make mirror TO=<folder>))
 
-test: setup  ## run the quick tests before a commit, five to eight minutes on two cores
+test: setup  ## run the quick tests before a commit, eight to twelve minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: setup  ## run all tests but the longest: Ray, kills, S3 end to end, the daemon, a browser, the README's commands
