@@ -15,26 +15,28 @@ from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table, write_frames
 from symtune_pipeline.prompts.held_out import held_out_prompts
 from symtune_pipeline.prompts.mixture import mixture_chunks, sets_to_draw, short_prompts
-from symtune_pipeline.prompts.symbols import first_tokens
+from symtune_pipeline.prompts.nearness import Nearness
+from symtune_pipeline.prompts.symbols import SymbolSampler, first_tokens, symbol_tokens
 from symtune_pipeline.prompts.text import render, tuning_prompt
 from symtune_pipeline.tables import HELD_OUT_PROMPTS, TUNING_MIXTURE
 
 
 def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
-    """Symbols that differ in their first token do so for the tokenizer of every model."""
-    tokenizers = dg.AssetDep(
+    """Symbols that differ in their first token, or lie near or far, do so for every model."""
+    models = dg.AssetDep(
         tuned_from(experiment),
         partition_mapping=dg.SpecificPartitionsPartitionMapping(list(experiment.models)),
     )
-    distinct = experiment.mixture.distinct_first_token
-    return ["int_tuning_examples", "symbol_pool", *([tokenizers] if distinct else [])]
+    asked = experiment.mixture.distinct_first_token or experiment.symbols.spread != "random"
+    return ["int_tuning_examples", "symbol_pool", *([models] if asked else [])]
 
 
 def _settings(experiment: Experiment) -> object:
-    """The form of prompts counts where it decides what a symbol's first token is."""
-    mixture, chat = experiment.mixture, experiment.evaluation.chat_template
-    distinct = mixture.distinct_first_token and chat
-    return experiment.seed, mixture, experiment.left_out(), distinct
+    """The form of prompts counts where it decides what the tokens of a symbol are."""
+    mixture, spread = experiment.mixture, experiment.symbols.spread
+    in_tokens = mixture.distinct_first_token or spread != "random"
+    chat = in_tokens and experiment.evaluation.chat_template
+    return experiment.seed, mixture, experiment.left_out(), spread, chat
 
 
 @asset(
@@ -52,10 +54,10 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
     drawn_from = examples.filter(pl.col("dataset").is_in(sets))
     pool = step.artifacts.read_table(step.key("symbol_pool"))
-    first = _first(step, pool)
-    chunks = mixture_chunks(drawn_from, pool, config, seed, first)
+    sampler = _sampler(step, pool)
+    chunks = mixture_chunks(drawn_from, sampler, config, seed)
     write_frames(file, (TUNING_MIXTURE.checked(chunk) for chunk in chunks))
-    held_out = held_out_prompts(drawn_from, pool, config, seed, _seen(file), first)
+    held_out = held_out_prompts(drawn_from, sampler, config, seed, _seen(file))
     HELD_OUT_PROMPTS.write(held_out, folder)
     return {
         "sample prompt": dg.MetadataValue.md(f"```\n{_sample(step, file, examples)}\n```"),
@@ -81,16 +83,24 @@ def _short(step: Step, file: Path) -> dict[str, int]:
     return short
 
 
-def _first(step: Step, pool: pl.DataFrame) -> NDArray[np.int64] | None:
-    """The first token of each symbol for each model; None where prompts need not differ in it."""
-    if not step.experiment.mixture.distinct_first_token:
-        return None
+def _sampler(step: Step, pool: pl.DataFrame) -> SymbolSampler:
+    """What draws the symbols of a prompt together; it looks at the models where a setting asks for it."""
+    distinct, spread = step.experiment.mixture.distinct_first_token, step.experiment.symbols.spread
+    if not distinct and spread == "random":
+        return SymbolSampler(pool, "tuning")
+    from symtune_pipeline.models.embeddings import mean_embeddings
     from symtune_pipeline.models.opening import open_tokenizer
 
-    start = tuned_from(step.experiment)
-    models = [step.artifacts.folder(start, key) for key in step.experiment.models]
-    chat = step.experiment.evaluation.chat_template
-    return first_tokens(pool, [open_tokenizer(model) for model in models], chat)
+    start, chat = tuned_from(step.experiment), step.experiment.evaluation.chat_template
+    folders = [step.artifacts.folder(start, key) for key in step.experiment.models]
+    tokens = symbol_tokens(pool, [open_tokenizer(folder) for folder in folders], chat)
+    nearness = None
+    if spread != "random":
+        vectors = [
+            mean_embeddings(*pair) for pair in zip(folders, tokens[:: 1 + chat], strict=True)
+        ]
+        nearness = Nearness.of_models(vectors, spread == "near")
+    return SymbolSampler(pool, "tuning", first_tokens(tokens) if distinct else None, nearness)
 
 
 def _seen(mixture: Path) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import read_frames, write_frames
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
-from symtune_pipeline.prompts.symbols import symbol_pool
+from symtune_pipeline.prompts.symbols import SymbolSampler, symbol_pool
 from symtune_pipeline.prompts.text import render, segments
 from symtune_pipeline.sections import MixtureConfig, SymbolsConfig
 from symtune_pipeline.sources.load import load_examples, public_source
@@ -54,7 +54,10 @@ def ours(folder: Path, prompts: int) -> tuple[int, float]:
     pool = pl.read_parquet(folder / "symbols.parquet")
     tokenizer = AutoTokenizer.from_pretrained(base_model())
     config = MixtureConfig(prompts=prompts)
-    write_frames(folder / "mixture.parquet", mixture_chunks(examples, pool, config, seed=0))
+    write_frames(
+        folder / "mixture.parquet",
+        mixture_chunks(examples, SymbolSampler(pool, "tuning"), config, seed=0),
+    )
     blocks = packed_blocks(
         read_frames(folder / "mixture.parquet"), examples["input"], {}, tokenizer, BLOCK_TOKENS
     )

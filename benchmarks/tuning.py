@@ -33,7 +33,7 @@ from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
-from symtune_pipeline.prompts.symbols import symbol_pool
+from symtune_pipeline.prompts.symbols import SymbolSampler, symbol_pool
 from symtune_pipeline.sections import LossName
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import resolve_precision
@@ -76,7 +76,7 @@ def write_blocks(
     examples = examples_in_normal_form()
     pool = symbol_pool(experiment.symbols, ())
     drawn = experiment.mixture.model_copy(update={"prompts": prompts or experiment.mixture.prompts})
-    mixture = mixture_chunks(examples, pool, drawn, experiment.seed)
+    mixture = mixture_chunks(examples, SymbolSampler(pool, "tuning"), drawn, experiment.seed)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     blocks = pl.concat(packed_blocks(mixture, examples["input"], {}, tokenizer, block_tokens))
     chosen = blocks.sample(count, shuffle=True, seed=0)

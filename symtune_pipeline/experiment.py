@@ -105,6 +105,18 @@ class Experiment(Section):
             raise ValueError(f"sets is {mixture.sets}, above the {len(left)} tuning sets there are")
         return mixture
 
+    @field_validator("mixture")
+    @classmethod
+    def _symbols_are_drawn(cls, mixture: MixtureConfig, info: ValidationInfo) -> MixtureConfig:
+        symbols = info.data.get("symbols", SymbolsConfig())
+        unused = symbols.model_dump(exclude={"leave_out_offensive"}, exclude_defaults=True)
+        if mixture.source == "tasksource" and unused:
+            raise ValueError(
+                f"the prompts of tasksource have symbols of their own, so that symbols.{next(iter(unused))}"
+                " changes nothing; take it out or set source to datasets"
+            )
+        return mixture
+
     @field_validator("tuning")
     @classmethod
     def _suits_every_model(cls, tuning: TuningConfig, info: ValidationInfo) -> TuningConfig:
@@ -138,38 +150,22 @@ class Experiment(Section):
 
     @field_validator("evaluation")
     @classmethod
-    def _chat_with_instructed(
-        cls, evaluation: EvaluationConfig, info: ValidationInfo
-    ) -> EvaluationConfig:
-        models = map(find_model, info.data.get("models", ()))
+    def _suits_a_chat(cls, evaluation: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
+        if not evaluation.chat_template:
+            return evaluation
+        models, tuning = map(find_model, info.data.get("models", ())), info.data.get("tuning")
         others = [model.key for model in models if model.instruct is None]
-        if evaluation.chat_template and others:
+        if others:
             raise ValueError(
                 f"'{others[0]}' is no instruction-tuned model and has no chat template; set chat_template"
                 " to false or take another model"
             )
-        return evaluation
-
-    @field_validator("evaluation")
-    @classmethod
-    def _chat_with_tuned(
-        cls, evaluation: EvaluationConfig, info: ValidationInfo
-    ) -> EvaluationConfig:
-        tuning = info.data.get("tuning")
-        if evaluation.chat_template and tuning and tuning.model == "pretrained":
+        if tuning and tuning.model == "pretrained":
             raise ValueError(
                 "a pretrained parent has no chat template; set chat_template to false or tuning.model to"
                 " untuned"
             )
-        return evaluation
-
-    @field_validator("evaluation")
-    @classmethod
-    def _chat_with_sharp_labels(
-        cls, evaluation: EvaluationConfig, info: ValidationInfo
-    ) -> EvaluationConfig:
-        tuning = info.data.get("tuning")
-        if evaluation.chat_template and tuning and tuning.label_smoothing:
+        if tuning and tuning.label_smoothing:
             raise ValueError(
                 "in a chat the query's label has no space before it and so other tokens than the symbols of"
                 " the exemplars; set chat_template to false or tuning.label_smoothing to 0"

@@ -26,6 +26,7 @@ LossName = Literal["all_labels", "final_label"]
 MixtureSource = Annotated[Literal["datasets", "tasksource"], Field(exclude_if="datasets".__eq__)]
 OptimizerName = Literal["adamw", "adafactor"]
 Trainable = Literal["all", "attention", "value"]
+SymbolSpread = Annotated[Literal["random", "near", "far"], Field(exclude_if="random".__eq__)]
 TUNING_PER_CATEGORY = 10_000
 
 
@@ -108,6 +109,8 @@ class SymbolsConfig(Section):
     """Symbols in all, spread evenly over the kinds; none: 10,000 of each, which is also the most."""
     leave_out_offensive: bool = False
     """Takes offensive words out of the pool."""
+    spread: SymbolSpread = "random"
+    """The symbols of a tuning prompt: by chance, or near to or far from each other for the models."""
 
     @field_validator("categories")
     @classmethod

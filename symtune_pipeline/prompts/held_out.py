@@ -31,11 +31,10 @@ Ints = NDArray[np.int64]
 
 def held_out_prompts(
     examples: pl.DataFrame,
-    pool: pl.DataFrame,
+    sampler: SymbolSampler,
     config: MixtureConfig,
     seed: int,
     seen: Ints,
-    first_tokens: Ints | None = None,
 ) -> pl.DataFrame:
     """`config.held_out_prompts` prompts of the sets in turn, as rows of `tables.HELD_OUT_PROMPTS`.
 
@@ -44,7 +43,6 @@ def held_out_prompts(
     """
     pools = class_pools(examples)
     characters = lengths_of(examples)
-    sampler = SymbolSampler(pool, "tuning", first_tokens)
     rng = np.random.default_rng([seed, zlib.crc32(b"held out")])
     order = rng.permutation(len(pools))
     rows: list[dict[str, object]] = []

@@ -82,23 +82,20 @@ def sets_to_draw(
 
 def mixture_chunks(
     examples: pl.DataFrame,
-    pool: pl.DataFrame,
+    sampler: SymbolSampler,
     config: MixtureConfig,
     seed: int,
-    first_tokens: NDArray[np.int64] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """The symbol-tuning mixture, in frames of at most `CHUNK` prompts.
 
     `examples` has the columns example (a number), dataset, input, label, label_id. Each prompt
     draws a dataset, k exemplars of every class with k uniform in `config.exemplars_per_class`, a
-    query of any class, fresh symbols and one of the formats (Wei et al. 2023). k is lowered where
-    the prompt would exceed `config.max_characters` or a class has too few examples. Each exemplar
-    shows another class's symbol with a chance of `config.label_noise`. With
-    `first_tokens` [tokenizers, tuning symbols], a prompt's symbols differ in their first token.
+    query of any class, fresh symbols of the sampler and one of the formats (Wei et al. 2023). k is
+    lowered where the prompt would exceed `config.max_characters` or a class has too few examples.
+    Each exemplar shows another class's symbol with a chance of `config.label_noise`.
     """
     pools = class_pools(examples)
     characters = lengths_of(examples)
-    sampler = SymbolSampler(pool, "tuning", first_tokens)
     shares = _shares(pools, config.temperature)
     for start in range(0, config.prompts, CHUNK):
         size = min(CHUNK, config.prompts - start)

@@ -7,6 +7,7 @@ generator (Wei et al. 2023). This module knows nothing about prompts but how a l
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.prompts.nearness import Nearness
 from symtune_pipeline.prompts.tokens import label_tokens
 from symtune_pipeline.sections import TUNING_PER_CATEGORY, SymbolsConfig
 from symtune_pipeline.tables import CATEGORIES, Category
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 ALL_PER_CATEGORY = 100_000
 TRIES = 1_000  # rounds of drawing prompts again whose symbols clash
 HARDLY_EVER = 20  # a chance of e^-20
+CANDIDATES = 64  # of which the nearest or the farthest symbol is taken
 
 
 def symbol_pool(config: SymbolsConfig, natural_labels: Collection[str]) -> pl.DataFrame:
@@ -88,23 +91,22 @@ def shared_token_sequences(
     return [symbol for symbol, found in with_ids if found in known]
 
 
-def first_tokens(
+def symbol_tokens(
     pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase], chat: bool = False
-) -> NDArray[np.int64]:
-    """The first token id of each tuning symbol in a prompt: shape [tokenizers, symbols].
+) -> list[list[list[int]]]:
+    """The token ids of each tuning symbol in a prompt, by tokenizer.
 
-    It is -1 for a symbol that has no token. With `chat` each tokenizer has two rows: of the symbols of
-    exemplars, which stand in the message, and of those that are its answer.
+    With `chat` each tokenizer has two entries, one after the other: of the symbols of exemplars, which
+    stand in the message, and of those that are its answer.
     """
     tuning = pool.filter(split="tuning")["symbol"].to_list()
     forms = (False, True) if chat else (False,)
-    return np.array(
-        [
-            [ids[0] if ids else -1 for ids in label_tokens(tuning, tokenizer, form)]
-            for tokenizer in tokenizers
-            for form in forms
-        ]
-    )
+    return [label_tokens(tuning, tokenizer, form) for tokenizer in tokenizers for form in forms]
+
+
+def first_tokens(tokens: Sequence[Sequence[Sequence[int]]]) -> NDArray[np.int64]:
+    """The first token id of each symbol of `symbol_tokens`, -1 where there is none: [entries, symbols]."""
+    return np.array([[ids[0] if ids else -1 for ids in of_symbols] for of_symbols in tokens])
 
 
 def in_both_splits(pool: pl.DataFrame) -> list[str]:
@@ -117,12 +119,17 @@ class SymbolSampler:
     """Draws symbols of one split: the category first, each equally often, then uniformly inside it."""
 
     def __init__(
-        self, pool: pl.DataFrame, split: str, first_tokens: NDArray[np.int64] | None = None
+        self,
+        pool: pl.DataFrame,
+        split: str,
+        first_tokens: NDArray[np.int64] | None = None,
+        nearness: Nearness | None = None,
     ) -> None:
         """`pool` is of `tables.SYMBOL_POOL`; `split` is 'tuning' or 'evaluation'.
 
         With `first_tokens` [tokenizers, symbols of the split], symbols that are drawn together
-        differ in their first token too.
+        differ in their first token too. With `nearness`, which has a vector for each symbol of the split,
+        the second and later symbols of a row are chosen by it among `CANDIDATES` drawn at random.
         """
         of_split = pool.filter(split=split)
         self.symbols = of_split["symbol"].to_numpy()
@@ -131,6 +138,7 @@ class SymbolSampler:
         by_category = [rows[categories == category] for category in CATEGORIES]
         self._rows = [rows for rows in by_category if len(rows)]
         self._distinct = [rows, *([] if first_tokens is None else first_tokens)]
+        self._nearness = nearness
         # The chance that two symbols are the same, in what must differ most often.
         counts = [np.unique(values, return_counts=True)[1] for values in self._distinct]
         self._same = max(float(((count / len(rows)) ** 2).sum()) for count in counts)
@@ -142,7 +150,7 @@ class SymbolSampler:
         the later of two that are the same is.
         Raises UserError where the pool does not have enough symbols that differ.
         """
-        drawn = self._draw_rows((prompts, classes), rng)
+        drawn = self._draw_together(prompts, classes, rng)
         clash = np.arange(prompts)
         # Where two symbols are the same with a chance of p, c of them differ with about exp(-c²p / 2).
         one_by_one = classes**2 * self._same > 2 * HARDLY_EVER
@@ -156,13 +164,29 @@ class SymbolSampler:
                 rows[again] = self._draw_rows((int(again.sum()),), rng)
                 drawn[clash] = rows
             else:
-                drawn[clash] = self._draw_rows((len(clash), classes), rng)
+                drawn[clash] = self._draw_together(len(clash), classes, rng)
         differing = "" if len(self._distinct) == 1 else " that differ in their first token"
         way_out = " or switch mixture.distinct_first_token off" if differing else ""
         raise UserError(
             f"No {classes} symbols{differing} were found for a prompt in {TRIES:,} tries; name more"
             f" symbols.categories, raise symbols.tuning_size{way_out}."
         )
+
+    def _draw_together(
+        self, prompts: int, classes: int, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Symbols of shape [prompts, classes] that are as near or far as asked; some may be the same."""
+        if self._nearness is None:
+            return self._draw_rows((prompts, classes), rng)
+        drawn = self._draw_rows((prompts, 1), rng)
+        for _ in range(1, classes):
+            candidates = self._draw_rows((prompts, CANDIDATES), rng)
+            taken = np.zeros(candidates.shape, dtype=np.bool_)
+            for values, column in product(self._distinct, drawn.T):
+                taken |= values[candidates] == values[column][:, None]
+            chosen = self._nearness.choose(drawn, candidates, taken)
+            drawn = np.concatenate([drawn, chosen[:, None]], axis=1)
+        return drawn
 
     def _draw_rows(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
         category = rng.integers(len(self._rows), size=shape)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import torch
 import yaml
 from conftest import ROOT, Ended, Home
 from graph import Here, materialise
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assets.location import code_location
 from assets.variants import own_keys
@@ -68,6 +71,20 @@ def together(folder: Path, *chosen: str) -> Experiment:
     return load_experiment(str(path))
 
 
+def _likeness(labels: pl.Series, model: Path) -> float:
+    """The mean cosine between the symbols of a prompt, in transformers' own embeddings of the model."""
+    table = AutoModelForCausalLM.from_pretrained(model).get_input_embeddings().weight.detach()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    found = []
+    for symbols in labels:
+        means = [
+            table[tokenizer.encode(f" {symbol}", add_special_tokens=False)].mean(dim=0)
+            for symbol in symbols
+        ]
+        found += [float(torch.cosine_similarity(*pair, dim=0)) for pair in combinations(means, 2)]
+    return sum(found) / len(found)
+
+
 @pytest.mark.slow
 def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(
     smoke_run: tuple[Home, Ended], tmp_path: Path
@@ -104,6 +121,13 @@ def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(
     natural = mixture("exemplars_natural")
     assert natural["targets"].equals(whole["targets"])
     assert not natural["labels"].equals(whole["labels"]) and not natural["instructed"].any()
+
+    spread = {way: mixture(f"symbol_spread_{way}") for way in ("near", "far")}
+    assert all(drawn.drop("labels").equals(whole.drop("labels")) for drawn in spread.values())
+    assert not store.find("symbol_pool_symbol_spread_near"), "the pool is the same"
+    like = {way: _likeness(drawn["labels"], store.folder("base_model", "micro")) for way, drawn in
+            (spread | {"random": whole}).items()}  # fmt: skip
+    assert like["near"] > like["random"] > like["far"]
 
     variant = "pool_size_symbols_30"
     made = materialise(

@@ -97,6 +97,16 @@ def test_a_setting_that_written_prompts_cannot_follow_is_refused(
     assert reason in str(error.value) and "setting 'mixture" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changed", [{"categories": ["word"]}, {"tuning_size": 30}, {"spread": "near"}]
+)
+def test_a_setting_of_symbols_that_are_written_is_refused(
+    changed: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"so that symbols\.{next(iter(changed))} changes nothing"):
+        experiment(tmp_path, mixture=TASKSOURCE, symbols=changed)
+
+
 def fill(mirror: Mirror) -> None:
     """Good rows of three tasks, one of them long, and two that cannot be right."""
     rows: list[Any] = [

@@ -92,13 +92,14 @@ def test_a_variant_may_be_tuned_from_the_pretrained_parent(tmp_path: Path) -> No
     assert graph["eval_icl"] - plain["eval_icl"] == {tuned}, "the parent itself is not asked"
 
 
-def test_symbols_that_differ_in_their_first_token_do_so_for_the_parents_tokenizer(
+def test_symbols_that_differ_or_lie_far_apart_do_so_for_the_parent(
     tmp_path: Path,
 ) -> None:
-    distinct = {"prompts": 60, "distinct_first_token": True}
-    graph = inputs(of_smollm(tmp_path, mixture=distinct))
-    assert "base_model" in graph["tuning_mixture"]
-    assert "pretrained_model" in graph["tuning_mixture_base"]
+    distinct = {"mixture": {"prompts": 60, "distinct_first_token": True}}
+    for setting in (distinct, {"symbols": {"spread": "far"}}):
+        graph = inputs(of_smollm(tmp_path, **setting))
+        assert "base_model" in graph["tuning_mixture"]
+        assert "pretrained_model" in graph["tuning_mixture_base"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from symtune_pipeline.commands.show_prompt import evaluation_prompts, printed, t
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.suites import classification_suite
 from symtune_pipeline.prompts.mixture import mixture_chunks
+from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.prompts.text import render, segments
 from symtune_pipeline.sections import EvaluationConfig, MixtureConfig
 from symtune_pipeline.tables import SETTINGS, ZERO_SHOT, flipped_setting
@@ -30,7 +31,7 @@ TUNING, HELD_OUT = find_dataset("news_topics"), find_dataset("life_events")
 @pytest.fixture(scope="module")
 def mixture(tuning_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
     config = MixtureConfig(prompts=80, exemplars_per_class=(1, 2), instructed_share=0.4)
-    return pl.concat(mixture_chunks(tuning_examples, symbols, config, 0))
+    return pl.concat(mixture_chunks(tuning_examples, SymbolSampler(symbols, "tuning"), config, 0))
 
 
 @pytest.fixture(scope="module")

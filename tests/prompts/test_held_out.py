@@ -12,6 +12,7 @@ import pytest
 from symtune_pipeline.prompts.held_out import QUERIES, held_out_prompts
 from symtune_pipeline.prompts.held_out_tokens import packed_held_out
 from symtune_pipeline.prompts.mixture import mixture_chunks
+from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.prompts.text import render, segments
 from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import HELD_OUT_PROMPTS, PACKED_HELD_OUT
@@ -22,13 +23,15 @@ CONFIG = MixtureConfig(prompts=20, exemplars_per_class=(2, 4), held_out_prompts=
 def drawn(examples: pl.DataFrame, symbols: pl.DataFrame, seen: Any = (), **options: Any) -> Any:
     config = CONFIG.model_copy(update=options)
     return HELD_OUT_PROMPTS.checked(
-        held_out_prompts(examples, symbols, config, 0, np.array(seen, np.int64))
+        held_out_prompts(
+            examples, SymbolSampler(symbols, "tuning"), config, 0, np.array(seen, np.int64)
+        )
     )
 
 
 @pytest.fixture(scope="module")
 def mixture(tuning_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
-    return pl.concat(mixture_chunks(tuning_examples, symbols, CONFIG, 0))
+    return pl.concat(mixture_chunks(tuning_examples, SymbolSampler(symbols, "tuning"), CONFIG, 0))
 
 
 def test_the_sets_take_turns_and_ask_as_many_queries(

@@ -21,7 +21,7 @@ from symtune_pipeline.prompts.mixture import (
     sets_to_draw,
     short_prompts,
 )
-from symtune_pipeline.prompts.symbols import first_tokens
+from symtune_pipeline.prompts.symbols import SymbolSampler, first_tokens, symbol_tokens
 from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import TUNING_MIXTURE
 
@@ -39,7 +39,9 @@ def _mixture(
     config = MixtureConfig(
         prompts=prompts, exemplars_per_class=exemplars, max_characters=limit, **options
     )
-    return pl.concat(mixture_chunks(examples, symbols, config, seed, tokens))
+    return pl.concat(
+        mixture_chunks(examples, SymbolSampler(symbols, "tuning", tokens), config, seed)
+    )
 
 
 def _toy(**classes: int) -> pl.DataFrame:
@@ -181,7 +183,7 @@ def test_the_same_seed_gives_the_same_mixture_and_another_seed_another(
 
 def test_a_mixture_comes_in_chunks_that_all_differ(symbols: pl.DataFrame) -> None:
     config = MixtureConfig(prompts=mixture_module.CHUNK + 5, exemplars_per_class=(1, 2))
-    first, second = mixture_chunks(_toy(no=9, yes=9), symbols, config, 0)
+    first, second = mixture_chunks(_toy(no=9, yes=9), SymbolSampler(symbols, "tuning"), config, 0)
     assert (len(first), len(second)) == (mixture_module.CHUNK, 5)
     assert second["prompt"].to_list() == [mixture_module.CHUNK + i for i in range(5)]
     assert second["labels"].to_list() != first["labels"][:5].to_list()
@@ -372,7 +374,7 @@ def test_symbols_of_a_prompt_can_differ_in_their_first_token(
         first = [[tokenizer.encode(f" {label}")[0] for label in row] for row in rows["labels"]]
         return sum(len(set(row)) < len(row) for row in first)
 
-    tokens = first_tokens(symbols, [tokenizer])
+    tokens = first_tokens(symbol_tokens(symbols, [tokenizer]))
     differing = _mixture(tuning_examples, symbols, tokens=tokens)
     assert clashes(mixture) > 0.1 * PROMPTS
     assert clashes(differing) == 0
@@ -383,9 +385,14 @@ def test_chunks_become_row_groups_of_one_file(symbols: pl.DataFrame, tmp_path: P
     from pyarrow import parquet
 
     config = MixtureConfig(prompts=mixture_module.CHUNK + 5, exemplars_per_class=(1, 2))
-    write_frames(tmp_path / "m.parquet", mixture_chunks(_toy(no=9, yes=9), symbols, config, 0))
+    write_frames(
+        tmp_path / "m.parquet",
+        mixture_chunks(_toy(no=9, yes=9), SymbolSampler(symbols, "tuning"), config, 0),
+    )
     assert parquet.ParquetFile(tmp_path / "m.parquet").num_row_groups == 2
-    whole = pl.concat(mixture_chunks(_toy(no=9, yes=9), symbols, config, 0))
+    whole = pl.concat(
+        mixture_chunks(_toy(no=9, yes=9), SymbolSampler(symbols, "tuning"), config, 0)
+    )
     assert TUNING_MIXTURE.checked(pl.read_parquet(tmp_path / "m.parquet")).equals(whole)
 
 

@@ -19,6 +19,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.prompts import blocks as packing
 from symtune_pipeline.prompts.blocks import TooLong, fill, packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
+from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
 from symtune_pipeline.prompts.text import Role, Segment, render, segments, tuning_prompt
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
@@ -63,7 +64,7 @@ def inputs(tuning_examples: pl.DataFrame) -> pl.Series:
 @pytest.fixture(scope="module")
 def mixture(tuning_examples: pl.DataFrame, symbols: pl.DataFrame) -> pl.DataFrame:
     config = MixtureConfig(prompts=120, exemplars_per_class=(2, 5), instructed_share=0.2)
-    return pl.concat(mixture_chunks(tuning_examples, symbols, config, 0))
+    return pl.concat(mixture_chunks(tuning_examples, SymbolSampler(symbols, "tuning"), config, 0))
 
 
 @pytest.fixture(scope="module")

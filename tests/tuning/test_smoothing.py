@@ -19,6 +19,7 @@ from symtune_pipeline.files import read_table
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.blocks import packed_blocks
 from symtune_pipeline.prompts.mixture import mixture_chunks
+from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.prompts.targets import FIRST, QUERY, SEEN
 from symtune_pipeline.prompts.tokens import label_tokens
 from symtune_pipeline.sections import LossName, MixtureConfig
@@ -107,7 +108,9 @@ def test_rivals_are_the_other_symbols_of_real_prompts(
     tuning_examples: pl.DataFrame, symbols: pl.DataFrame, tokenizer: Any
 ) -> None:
     config = MixtureConfig(prompts=30, exemplars_per_class=(1, 3))
-    mixture = pl.concat(mixture_chunks(tuning_examples, symbols, config, 0))
+    mixture = pl.concat(
+        mixture_chunks(tuning_examples, SymbolSampler(symbols, "tuning"), config, 0)
+    )
     inputs = tuning_examples.sort("example")["input"]
     several = 0
     for prompt in mixture.iter_slices(1):
