@@ -200,8 +200,8 @@ class asset:  # in lower case, as a decorator is
 
     What its content depends on, beside its inputs: the modules `code` (by default the function's
     own) and all that they import, the values that `settings` takes from the experiment, and what
-    `sources` says of the world outside and of the partition's model alone. `after` is called once
-    the artifact is there, and gives more metadata.
+    `sources` says of the world outside and of the partition's model alone. The function also makes
+    the artifacts `beside` it. `after` is called once the artifact is there, and gives more metadata.
     """
 
     group: str
@@ -211,6 +211,7 @@ class asset:  # in lower case, as a decorator is
     settings: Callable[[Experiment], object] = _nothing
     sources: Callable[[Step], object] = _nothing
     tables: Sequence[Table] = ()
+    beside: Sequence[str] = ()
     checks: Sequence[Check] = ()
     partitioned: bool = False  # by model
     pool: str | None = None
@@ -277,7 +278,11 @@ class KeptAsset:
         with user_errors():
             sources = self.about.sources(step)
             made = step.resource.make(
-                step.context, partial(self.build, step), columns=words, sources=sources
+                step.context,
+                partial(self.build, step),
+                columns=words,
+                sources=sources,
+                beside=[step.key(key) for key in self.about.beside],
             )
             checks = [check.result(step) for check in self.about.checks]
             more = self.about.after(step) or {}

@@ -88,6 +88,7 @@ LEARNS_SYMBOLS = Check(
     code=CODE,
     settings=_settings,
     sources=_plan,
+    beside=[LOG],
     checks=[FINITE_LOSS, LEARNS_SYMBOLS],
     partitioned=True,
     pool=GPU,

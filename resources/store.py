@@ -49,13 +49,15 @@ class StoreResource(dg.ConfigurableResource[Store]):
         key: dg.AssetKey | None = None,
         columns: Mapping[str, str] | None = None,
         sources: object = None,
+        beside: Sequence[str] = (),
     ) -> dg.MaterializeResult:
         """Run `build` on an empty folder and keep what it writes, unless nothing has changed.
 
         An asset is up to date when it was made from the same code version, the same versions of its
-        inputs and the same `sources` (what it reads from outside the graph, as JSON); it is then
-        recognised and left as it is. Of two runs at once the second waits, and recognises what the
-        first has made. `columns` describes the table's columns in words.
+        inputs and the same `sources` (what it reads from outside the graph, as JSON), and where the
+        artifacts that `build` makes `beside` it are whole; it is then recognised and left as it is. Of
+        two runs at once the second waits, and recognises what the first has made. `columns` describes
+        the table's columns in words.
         """
         if interrupted():
             # A library has swallowed the exception of a signal, as some do while they are imported.
@@ -68,12 +70,12 @@ class StoreResource(dg.ConfigurableResource[Store]):
         made_from = content_hash(
             [context.assets_def.code_versions_by_key[key], self.inputs(context, key), sources]
         )
-        known = self.artifacts.up_to_date(name, partition, made_from)
+        known = self._known(name, partition, made_from, beside)
         if known is not None:
             context.log.info(f"{name}: up to date")
             return self._result(known, name, partition, key, {}, columns)
         with self._alone(name, partition, context.log.info):
-            known = self.artifacts.up_to_date(name, partition, made_from)
+            known = self._known(name, partition, made_from, beside)
             if known is not None:
                 context.log.info(f"{name}: made by another run meanwhile")
                 return self._result(known, name, partition, key, {}, columns)
@@ -86,6 +88,13 @@ class StoreResource(dg.ConfigurableResource[Store]):
         context.log.info(f"{name}: {rows}made in {duration(took)}")
         metadata |= {MADE_IN: dg.MetadataValue.float(took)}
         return self._result(manifest, name, partition, key, metadata, columns)
+
+    def _known(
+        self, name: str, partition: str | None, made_from: str, beside: Sequence[str]
+    ) -> Manifest | None:
+        """The manifest of what need not be made."""
+        whole = all(self.artifacts.is_whole(key, partition) for key in beside)
+        return self.artifacts.up_to_date(name, partition, made_from) if whole else None
 
     @contextmanager
     def _alone(

@@ -20,7 +20,7 @@ def test_a_few_faults_of_a_quick_kind_do_no_harm(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = smoke_run[0].copy(tmp_path / "golden")
+    whole = smoke_run[0].copy(tmp_path / "golden-local")
     for name, value in whole.environment.items():
         monkeypatch.setenv(name, value)
     tried = list(kind(Random(0), tmp_path / "kind", count))

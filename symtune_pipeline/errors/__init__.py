@@ -14,11 +14,20 @@ if TYPE_CHECKING:
 
 
 # How pydantic names, among the names that lead to a setting, a kind that the setting may be of, or a key.
-KIND = re.compile(r"^constrained-|\[")
+KIND = re.compile(r"^constrained-|^[\w-]*\[.*\]$")
 
 
 class UserError(Exception):
-    """One sentence that names the file, the row or the setting, and the way out."""
+    """One sentence that names the file, the row or the setting, and the way out.
+
+    What it quotes of a user's input can hold control characters, which would reach the terminal: these
+    are written as escapes.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(
+            "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence),
+        )
 
 
 class MissingData(UserError):
@@ -80,13 +89,15 @@ def first_fault(error: ValidationError, schema: Mapping[str, Any]) -> tuple[list
     """
     faults = error.errors()
     first = next((fault for fault in faults if fault["type"] == UNKNOWN), faults[0])
+    if first["type"] == UNKNOWN:
+        *sections, name = map(str, first["loc"])  # the name is the user's, whatever it looks like
+        where = [*(part for part in sections if not KIND.search(part)), name]
+        return where, unknown_setting(where, schema)
     if first["loc"] and KIND.search(str(first["loc"][-1])):
         about = first["loc"][:-1]  # of several kinds, the one that was read furthest
         alike = [fault for fault in faults if fault["loc"][: len(about)] == about]
         first = max(alike, key=lambda fault: len(fault["loc"]))
     where = [str(part) for part in first["loc"] if not KIND.search(str(part))]
-    if first["type"] == UNKNOWN:
-        return where, unknown_setting(where, schema)
     if first["type"] == "missing":
         return where, "a required setting is missing"
     if first["type"] == "union_tag_not_found" and isinstance(first["input"], dict):

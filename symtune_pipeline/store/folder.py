@@ -124,6 +124,13 @@ class Store:
             return None
         return known
 
+    def is_whole(self, key: str, partition: str | None) -> bool:
+        """Whether the artifact was made and is undamaged."""
+        try:
+            return self.find(key, partition) is not None and self.folder(key, partition).is_dir()
+        except Damaged:
+            return False
+
     def folder(self, key: str, partition: str | None = None) -> Path:
         """The folder of an artifact, after checking every file against its manifest.
 

@@ -86,7 +86,7 @@ def _bucket(folder: Path) -> Iterator[None]:
         "AWS_ACCESS_KEY_ID": "test-key",
         "AWS_SECRET_ACCESS_KEY": "test-secret",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-east-1",
-        "SYMTUNE_HOME": str(folder / "golden" / "home"),
+        "SYMTUNE_HOME": str(folder / "golden-local" / "home"),
         "SYMTUNE_EXPERIMENT": "smoke",
     }
     boto3.client("s3").create_bucket(Bucket="bucket")

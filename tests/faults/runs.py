@@ -27,20 +27,29 @@ TIMES = "tuning_log"  # the artifact that differs from run to run, as it holds t
 
 
 @cache
-def golden(folder: Path) -> Home:
+def golden(folder: Path, launcher: str = "local") -> Home:
     """A whole run that nothing has disturbed."""
-    home = Home(folder.parent / "golden")
+    home = Home(folder.parent / f"golden-{launcher}")
     if not home.store.root.exists():
-        ended = home.run()
+        ended = home.run(SYMTUNE_LAUNCHER=launcher)
         assert ended.returncode == 0, ended.stderr
     return home
 
 
 def killed(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
-    """The run, or one of the processes that it has started, at any moment; the next run goes on."""
-    whole, home = golden(folder), Home(folder / "killed")
+    """The run, or one of the processes that it has started, at any moment; the next run goes on.
+
+    What several ranks have tuned differs from what one has in the last digits: each launcher has a home
+    of its own.
+    """
+    for launcher, part in (("local", count - count // 2), ("torchrun", count // 2)):
+        if part:
+            yield from _killed(random, folder, launcher, part)
+
+
+def _killed(random: Random, folder: Path, launcher: str, count: int) -> Iterator[Outcome]:
+    whole, home = golden(folder, launcher), Home(folder / f"killed-{launcher}")
     for _ in range(count):
-        launcher = random.choice(["local", "torchrun"])
         sign = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         moment, of_all = random.uniform(1, 40), random.random()
         what = f"{launcher}, {sign.name} after {moment:.1f} s"
@@ -48,8 +57,11 @@ def killed(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
         yield Outcome(f"{what} to {whom}", *_judged(whole, home.store, code, said, sign))
         if code == 0:  # there is nothing left to do for the next
             _forget(random, home)
-    ended = home.run()
-    yield Outcome("the last run", *_judged(whole, home.store, ended.returncode, ended.stderr, None))
+    ended = home.run(SYMTUNE_LAUNCHER=launcher)
+    yield Outcome(
+        f"the last run, {launcher}",
+        *_judged(whole, home.store, ended.returncode, ended.stderr, None),
+    )
 
 
 def on_a_full_disk(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
@@ -132,7 +144,7 @@ def _judged(
     if "Traceback" in said or said == "HANG":
         return "lost", said[-1_500:]
     allowed = (0, 1, 2, -signal.SIGKILL) if sign != signal.SIGKILL else (0, 1, -signal.SIGKILL)
-    if code not in (*allowed, 128 + (sign or 0)):
+    if code not in (*allowed, 128 + (sign or 0), -(sign or 0)):
         return "lost", f"exit status {code}: {said[-500:]}"
     for key, partition in whole.store.artifacts():
         try:
