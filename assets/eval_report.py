@@ -12,6 +12,7 @@ import polars as pl
 
 from assets.starts import needs_parent
 from assets.step import Step, asset
+from assets.tuning_log import LOG, read_log
 from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import find_model
@@ -65,7 +66,7 @@ def eval_report(step: Step, folder: Path) -> Metadata:
     """The evaluation report: an HTML page to open in a browser, the charts as PNG, and summary.json."""
     marts = {name: step.artifacts.read_table(f"mart_{name}") for name in MARTS}
     models = sorted(set(marts["summary"]["model"]))
-    logs = {model: step.artifacts.read_table("tuning_log", model) for model in models}
+    logs = {model: read_log(step, model) for model in models}
     answers, provenance = _answers(step, models), _provenance(step, models)
     write_report(folder, **marts, answers=answers, training_log=logs, provenance=provenance)
     return {}
@@ -142,7 +143,7 @@ def _provenance(step: Step, models: Sequence[str]) -> dict[str, object]:
 def _of_model(step: Step, model: str) -> dict[str, object]:
     found: dict[str, object] = {
         "base model": _read(step, "base_model", model, "provenance.json"),
-        "tuning": _read(step, "tuning_log", model, "settings.json"),
+        "tuning": _read(step, LOG, model, "settings.json"),
         "tuned model version": step.artifacts.manifest("symbol_tuned_model", model).version,
     }
     for name, key in ANSWERS.items():

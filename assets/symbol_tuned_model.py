@@ -10,6 +10,7 @@ import polars as pl
 
 from assets.starts import tuned_from
 from assets.step import GPU, Check, Step, Verdict, asset, clear_work
+from assets.tuning_log import LOG, MADE_BY, read_log
 from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
@@ -22,7 +23,6 @@ from symtune_pipeline.tuning.log import by_set
 from symtune_pipeline.tuning.result import SUMMARY, read_result
 from symtune_pipeline.tuning.settings import job_config
 
-NAME, LOG = "symbol_tuned_model", "tuning_log"
 CODE = ("symtune_pipeline.tuning.job",)  # not the card's wording: no fine-tune is repeated for it
 OF_THIS_MACHINE = {"model_folder", "blocks", "held_out", "output_folder", "checkpoint_url"}
 
@@ -39,7 +39,7 @@ def _plan(step: Step) -> object:
 
 
 def _finite(step: Step) -> Verdict:
-    log = step.artifacts.read_table(step.key(LOG), step.partition)
+    log = read_log(step, step.partition)
     broken = log.filter(~pl.col("loss").is_finite())["step"].to_list()
     return Verdict(
         not broken,
@@ -52,7 +52,7 @@ FINITE_LOSS = Check("finite_loss", "The loss of every step is a finite number.",
 
 
 def _better(step: Step) -> Verdict:
-    log = step.artifacts.read_table(step.key(LOG), step.partition)
+    log = read_log(step, step.partition)
     measured = log.drop_nulls("symbol_accuracy")
     if measured.is_empty():
         return Verdict(True, "Nothing was measured: mixture.held_out_prompts is 0.")
@@ -104,7 +104,6 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     settings = job.model_dump(mode="json", exclude=OF_THIS_MACHINE)
     name = f"{step.experiment.name}-{step.partition}"
     step.context.resources.tracker.log_job(name, summary["log"], settings, step.warn)
-    # The log holds times, so it would make the version of equal models differ.
     with step.artifacts.writing(step.key(LOG), step.partition) as beside:
         TUNING_LOG.checked(log).write_parquet(beside / TABLE)
         TUNING_LOG_BY_SET.write(sets, beside)
@@ -126,7 +125,7 @@ def _job(step: Step) -> JobConfig:
         blocks=packed / TABLE,
         held_out=packed / PACKED_HELD_OUT.file,
         output_folder=step.work_folder,
-        checkpoint_url=step.resource.checkpoint_url(step.key(NAME), step.partition),
+        checkpoint_url=step.resource.checkpoint_url(step.key(MADE_BY), step.partition),
         # The code counts too: no job goes on from the checkpoint of another program.
         inputs=step.inputs() | {"code": code_version(CODE, None)},
     )

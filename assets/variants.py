@@ -12,7 +12,8 @@ from assets import tasksource
 from assets.packed_mixture import packed_mixture
 from assets.step import KeptAsset, Keys
 from assets.symbol_pool import symbol_pool
-from assets.symbol_tuned_model import LOG, symbol_tuned_model
+from assets.symbol_tuned_model import symbol_tuned_model
+from assets.tuning_log import LOG
 from assets.tuning_mixture import tuning_mixture
 from symtune_pipeline.experiment import Experiment
 

@@ -241,7 +241,7 @@ def load_launcher(name: str) -> Launcher:
     path = Path(name) if name.endswith((".yaml", ".yml")) else LAUNCHERS / f"{name}.yaml"
     try:
         text = read_settings(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         known = ", ".join(sorted(p.stem for p in LAUNCHERS.glob("*.yaml")))
         raise UserError(
             f"Launcher file {path} cannot be read ({error}); set SYMTUNE_LAUNCHER to one of {known}"

@@ -334,7 +334,7 @@ def load_experiment(name: str, changes: Sequence[str] = ()) -> Experiment:
     path = Path(name) if name.endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
     try:
         text = read_settings(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.yaml")))
         raise UserError(
             f"Experiment file {path} cannot be read ({error}); set SYMTUNE_EXPERIMENT to one of"

@@ -135,7 +135,7 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def read_settings(path: Path) -> str:
-    """The text of a file with settings; raises OSError and UnicodeDecodeError."""
+    """The text of a file with settings; raises OSError and UnicodeError."""
     return read_bounded(path, MOST_SETTINGS).decode()
 
 

@@ -22,11 +22,8 @@ Positive = Annotated[int, Gt(0), Le(1_000_000_000)]
 Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by one
 Concepts = Annotated[int, Ge(0), Le(100_000)]
 LossName = Literal["all_labels", "final_label"]
-# The default is left out of settings, so that versions are as they were without it.
-MixtureSource = Annotated[Literal["datasets", "tasksource"], Field(exclude_if="datasets".__eq__)]
 OptimizerName = Literal["adamw", "adafactor"]
 Trainable = Literal["all", "attention", "value"]
-SymbolSpread = Annotated[Literal["random", "near", "far"], Field(exclude_if="random".__eq__)]
 TUNING_PER_CATEGORY = 10_000
 
 
@@ -109,7 +106,7 @@ class SymbolsConfig(Section):
     """Symbols in all, spread evenly over the kinds; none: 10,000 of each, which is also the most."""
     leave_out_offensive: bool = False
     """Takes offensive words out of the pool."""
-    spread: SymbolSpread = "random"
+    spread: Literal["random", "near", "far"] = "random"
     """The symbols of a tuning prompt: by chance, or near to or far from each other for the models."""
 
     @field_validator("categories")
@@ -131,7 +128,7 @@ class SymbolsConfig(Section):
 class MixtureConfig(Section):
     """How the symbol-tuning prompts are drawn."""
 
-    source: MixtureSource = "datasets"
+    source: Literal["datasets", "tasksource"] = "datasets"
     """Prompts made of the tuning sets, or those that tasksource has published, with symbols of their own."""
     prompts: Positive
     """How many prompts are drawn."""

@@ -40,6 +40,13 @@ NO_SETTINGS = {
     "half a surrogate": ('name: "\\ud800"', "line 1 escapes what is no character"),
     "a NUL": ('name: "a\\0b"', "line 1 escapes what is no character"),
     "a control character": ("name: \x01", "not valid YAML"),
+    "a name with an escape sequence": ('"\\x1b[2J": 1', r"setting '\x1b[2J': unknown setting"),
+    "a name with a bracket": ("tun[ing: {}", "setting 'tun[ing': unknown setting"),
+    "a name that ends with brackets": ("seed[0]: 1", "setting 'seed[0]': unknown setting"),
+    "a bracket within a section": (
+        "data:\n  so[urce: x",
+        "setting 'data.so[urce': unknown setting",
+    ),
     "2 MB": ("# " + "x" * 2_000_000, "more than 1,000,000 bytes"),
 }
 
@@ -50,7 +57,7 @@ def _refused(path: Path, load: Callable[[str], object]) -> str:
         load(str(path))
     assert time.monotonic() - started < 5
     sentence = str(error.value)
-    assert str(path) in sentence and "\n" not in sentence and sentence.endswith(".")
+    assert str(path) in sentence and sentence.isprintable() and sentence.endswith(".")
     return sentence
 
 
@@ -191,3 +198,10 @@ def test_nobody_waits_for_a_pipe(suffix: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f"mine.{suffix}")
     with pytest.raises(UserError, match="no ordinary file"):
         _examples(tmp_path, f"mine.{suffix}")
+
+
+@pytest.mark.parametrize("load", [load_experiment, load_launcher])
+def test_a_name_that_no_file_can_have_is_one_sentence(load: Callable[[str], object]) -> None:
+    with pytest.raises(UserError, match="cannot be read") as error:
+        load("half a surrogate \ud800.yaml")
+    assert str(error.value).isprintable()

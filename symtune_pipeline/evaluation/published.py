@@ -82,7 +82,7 @@ def _rows(path: Path, *names: str) -> Iterator[tuple[dict[str, Any], str]]:
     """The objects of a file with JSON lines, each with the file and line that it is from."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it from BIG-bench.") from error
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"

@@ -176,6 +176,20 @@ def test_a_second_run_recognises_everything_and_changes_nothing(
     assert again.stdout == ended.stdout.replace(str(first.folder), str(home.folder))
 
 
+def test_a_log_of_tuning_that_is_lost_is_made_again_with_the_model(home: Home) -> None:
+    """Nothing else makes it; what came of the same model stays."""
+    shutil.rmtree(home.store.root / "tuning_log")
+    shutil.rmtree(home.store.root / "eval_report")
+    alone = home.dagster("--select", "eval_report")
+    assert alone.returncode != 0
+    sentence = "materialise 'symbol_tuned_model' for partition 'micro', which makes it."
+    assert sentence in alone.stdout + alone.stderr
+    again = home.run()
+    assert again.returncode == 0, again.stderr
+    assert made(again) == {"symbol_tuned_model", "eval_report"}
+    assert not home.store.read_table("tuning_log", "micro").is_empty()
+
+
 def test_eval_star_runs_the_evaluation_and_nothing_else(home: Home, tmp_path: Path) -> None:
     before = home.files()
     fewer = altered_experiment(tmp_path, queries=3)

@@ -81,6 +81,7 @@ def test_a_query_opens_the_tables_that_it_names_and_no_others(
     [
         ("SHOW words", "'SHOW words' is not one SELECT"),
         ("DROP VIEW words", "is not one SELECT"),
+        ("\x1b[2JDROP\n", r'at or near "\\x1b"'),
         ("COPY words TO 'x.csv'", "is not one SELECT"),
         ("SELECT 1; SELECT 2", "is not one SELECT"),
         ("", "is not one SELECT"),

@@ -241,6 +241,6 @@ def test_a_tokenizer_that_cannot_say_where_tokens_are_is_one_sentence() -> None:
 def test_a_label_without_tokens_is_one_sentence() -> None:
     rows = [row | {"labels": ["FOO", "\u2028"], "instructed": False} for row in odd_rows(1)]
     with pytest.raises(
-        UserError, match=r"The label '\u2028' in prompt 0 of dataset 'set 4' has no"
+        UserError, match=r"The label '\\u2028' in prompt 0 of dataset 'set 4' has no"
     ):
         _sequences(rows, small_tokenizer("wordpiece"))

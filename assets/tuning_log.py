@@ -1,0 +1,19 @@
+"""The log of tuning, an artifact beside the tuned model: it holds times, which differ for equal models."""
+
+import polars as pl
+
+from assets.step import Step
+from symtune_pipeline.errors import UserError
+
+LOG, MADE_BY = "tuning_log", "symbol_tuned_model"
+
+
+def read_log(step: Step, model: str) -> pl.DataFrame:
+    """The log of a model's tuning; raises UserError where it is missing or damaged."""
+    try:
+        return step.artifacts.read_table(step.key(LOG), model)
+    except UserError as error:
+        found = str(error).partition("; ")[0]
+        raise UserError(
+            f"{found}; materialise '{step.key(MADE_BY)}' for partition '{model}', which makes it."
+        ) from error
