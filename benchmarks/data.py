@@ -28,7 +28,7 @@ from symtune_pipeline.sections import MixtureConfig, SymbolsConfig
 from symtune_pipeline.sources.load import load_examples, public_source
 
 BLOCK_TOKENS = 2_048
-PEER_PROMPTS = 1_000
+PEER_PROMPTS = 10_000  # its start counts, as ours does
 SIZES = (10_000, 128_000, 1_000_000)
 
 
