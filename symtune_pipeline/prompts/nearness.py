@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PROMPTS = 500  # at a time: bounds the memory of candidates' vectors
+NUMBERS = 2**24  # of candidates' vectors at a time: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Nearness:
         One that is taken [P, C] is chosen only where all of a row are.
         """
         chosen = np.empty(len(drawn), dtype=np.int64)
-        for start in range(0, len(drawn), PROMPTS):
-            rows = slice(start, start + PROMPTS)
+        at_once = max(1, NUMBERS // (candidates.shape[1] * self.vectors.shape[1]))
+        for start in range(0, len(drawn), at_once):
+            rows = slice(start, start + at_once)
             middle_PD = self.vectors[drawn[rows]].mean(axis=1)
             score_PC = np.einsum("pcd,pd->pc", self.vectors[candidates[rows]], middle_PD)
             score_PC = np.where(taken[rows], -np.inf, score_PC if self.near else -score_PC)
