@@ -59,7 +59,7 @@ test-long: setup  ## run the longest tests: whole runs, in odd folders, on ECS a
 test-faults: setup  ## try thousands of faults: kills, flipped bits, a bad bucket, odd inputs; half an hour on two idle cores
 	PYTHONPATH=tests $(BIN)/python -m faults --seed 0
 
-bench-data bench-scoring bench-harness bench-tuning bench-overhead: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
+bench-data bench-scoring bench-harness bench-tuning bench-overhead bench-load: bench-%: setup  ## compare with common tools (see benchmarks/); takes minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.$*
 

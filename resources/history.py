@@ -58,11 +58,14 @@ class RunsOfTheLocation(SqliteRunStorage):
     def add_run(self, dagster_run: DagsterRun) -> DagsterRun:
         """Keep a new run."""
         if dagster_run.remote_job_origin is None:
-            location = RegisteredCodeLocationOrigin(LOCATION)
-            repository = RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME)
-            job = RemoteJobOrigin(repository, dagster_run.job_name)
-            dagster_run = dagster_run.with_job_origin(job)
+            dagster_run = dagster_run.with_job_origin(job_origin(dagster_run.job_name))
         return super().add_run(dagster_run)
+
+
+def job_origin(job: str) -> RemoteJobOrigin:
+    """Where Dagster's UI finds a job of the code location."""
+    location = RegisteredCodeLocationOrigin(LOCATION)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
 
 
 def _experiment() -> str:

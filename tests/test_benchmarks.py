@@ -1,4 +1,4 @@
-"""The benchmarks of tuning and of Dagster's overhead, in small: both sides do the same work."""
+"""The benchmarks of tuning, of Dagster's overhead and of load, in small."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from conftest import Ended, Home
 
 from benchmarks.common import Record
+from benchmarks.load import SETS, waits
 from benchmarks.overhead import BAR, SLOWEST, overhead
+from resources.history import FOLDER
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +70,19 @@ def test_overhead_counts_all_that_is_not_the_assets_own(smoke_run: tuple[Home, E
     assert len(times) == SLOWEST
     assert times == sorted(times, reverse=True)
     assert sum(times) < seconds
+
+
+@pytest.mark.long
+def test_a_large_experiment_is_loaded_run_and_shown(tmp_path: Path) -> None:
+    few = {
+        "models": ["micro"],
+        "data": {"source": "generated", "datasets": list(SETS)},
+        "mixture": {"prompts": 20},
+        "variants": {"other": {"seed": 1}},
+    }
+    found = {record.measure: record.ours for record in waits(tmp_path, few, events=9, queued=3)}
+    assert found.pop("datasets") == len(SETS) and found.pop("assets") > 40
+    assert len(found) == 6 and min(found.values()) > 0
+    with dg.DagsterInstance.from_config(str(tmp_path / FOLDER / "large")) as instance:
+        queued = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])
+        assert instance.get_runs_count(queued) == 3 < instance.get_runs_count()
