@@ -34,7 +34,7 @@ DISJOINT = Check(
 
 
 def _settings(experiment: Experiment) -> object:
-    """Which symbols of the pool stand together in a prompt is of no account here."""
+    """Which symbols stand together in a prompt changes nothing here."""
     symbols = experiment.symbols.model_copy(update={"spread": "random"})
     return symbols, _natural_labels(experiment)
 

@@ -10,10 +10,10 @@ LOG, MADE_BY = "tuning_log", "symbol_tuned_model"
 
 def read_log(step: Step, model: str) -> pl.DataFrame:
     """The log of a model's tuning; raises UserError where it is missing or damaged."""
-    try:
-        return step.artifacts.read_table(step.key(LOG), model)
-    except UserError as error:
-        found = str(error).partition("; ")[0]
+    key = step.key(LOG)
+    if not step.artifacts.is_whole(key, model):
         raise UserError(
-            f"{found}; materialise '{step.key(MADE_BY)}' for partition '{model}', which makes it."
-        ) from error
+            f"The log of tuning in {step.artifacts.address_of(key, model)} is missing or damaged;"
+            f" materialise '{step.key(MADE_BY)}' for partition '{model}', which makes it."
+        )
+    return step.artifacts.read_table(key, model)

@@ -15,8 +15,7 @@ from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table, write_frames
 from symtune_pipeline.prompts.held_out import held_out_prompts
 from symtune_pipeline.prompts.mixture import mixture_chunks, sets_to_draw, short_prompts
-from symtune_pipeline.prompts.nearness import Nearness
-from symtune_pipeline.prompts.symbols import SymbolSampler, first_tokens, symbol_tokens
+from symtune_pipeline.prompts.symbols import SymbolSampler
 from symtune_pipeline.prompts.text import render, tuning_prompt
 from symtune_pipeline.tables import HELD_OUT_PROMPTS, TUNING_MIXTURE
 
@@ -27,16 +26,19 @@ def _inputs(experiment: Experiment) -> Sequence[str | dg.AssetDep]:
         tuned_from(experiment),
         partition_mapping=dg.SpecificPartitionsPartitionMapping(list(experiment.models)),
     )
-    asked = experiment.mixture.distinct_first_token or experiment.symbols.spread != "random"
-    return ["int_tuning_examples", "symbol_pool", *([models] if asked else [])]
+    asked = [models] if _looks_at_models(experiment) else []
+    return ["int_tuning_examples", "symbol_pool", *asked]
+
+
+def _looks_at_models(experiment: Experiment) -> bool:
+    return experiment.mixture.distinct_first_token or experiment.symbols.spread != "random"
 
 
 def _settings(experiment: Experiment) -> object:
-    """The form of prompts counts where it decides what the tokens of a symbol are."""
-    mixture, spread = experiment.mixture, experiment.symbols.spread
-    in_tokens = mixture.distinct_first_token or spread != "random"
-    chat = in_tokens and experiment.evaluation.chat_template
-    return experiment.seed, mixture, experiment.left_out(), spread, chat
+    """The form of prompts counts where it decides what a symbol's first token is."""
+    mixture, chat = experiment.mixture, experiment.evaluation.chat_template
+    distinct = mixture.distinct_first_token and chat
+    return experiment.seed, mixture, experiment.left_out(), experiment.symbols.spread, distinct
 
 
 @asset(
@@ -84,23 +86,16 @@ def _short(step: Step, file: Path) -> dict[str, int]:
 
 
 def _sampler(step: Step, pool: pl.DataFrame) -> SymbolSampler:
-    """What draws the symbols of a prompt together; it looks at the models where a setting asks for it."""
-    distinct, spread = step.experiment.mixture.distinct_first_token, step.experiment.symbols.spread
-    if not distinct and spread == "random":
+    """What draws the symbols of a prompt together; it looks at the models only where a setting asks so."""
+    experiment = step.experiment
+    if not _looks_at_models(experiment):
         return SymbolSampler(pool, "tuning")
-    from symtune_pipeline.models.embeddings import mean_embeddings
-    from symtune_pipeline.models.opening import open_tokenizer
+    from symtune_pipeline.models.symbols import sampler_of_models
 
-    start, chat = tuned_from(step.experiment), step.experiment.evaluation.chat_template
-    folders = [step.artifacts.folder(start, key) for key in step.experiment.models]
-    tokens = symbol_tokens(pool, [open_tokenizer(folder) for folder in folders], chat)
-    nearness = None
-    if spread != "random":
-        vectors = [
-            mean_embeddings(*pair) for pair in zip(folders, tokens[:: 1 + chat], strict=True)
-        ]
-        nearness = Nearness.of_models(vectors, spread == "near")
-    return SymbolSampler(pool, "tuning", first_tokens(tokens) if distinct else None, nearness)
+    start = tuned_from(experiment)
+    folders = [step.artifacts.folder(start, key) for key in experiment.models]
+    distinct, spread = experiment.mixture.distinct_first_token, experiment.symbols.spread
+    return sampler_of_models(pool, folders, distinct, spread, experiment.evaluation.chat_template)
 
 
 def _seen(mixture: Path) -> NDArray[np.int64]:

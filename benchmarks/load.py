@@ -1,8 +1,8 @@
 """How fast a large experiment stays usable: 278 datasets, 30 variants, 1,000 queued runs, 10,000 events.
 
 The history of the experiment is filled through Dagster's own interface. Then the code location is
-loaded, `symtune run` makes one asset, and Dagster's web server answers the two queries that its pages
-of assets and of runs ask first. Nothing is compared: the figures are times that a person waits.
+loaded, `symtune run` recognises one asset, and Dagster's web server answers for the data of the graph
+and of a page of runs. Nothing is compared: the figures are times that a person waits.
 """
 
 from __future__ import annotations
@@ -67,20 +67,10 @@ def web_server(environment: dict[str, str]) -> Iterator[tuple[str, float]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        "-m",
-        "dagster_webserver",
-        "-w",
-        "workspace.yaml",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "dagster_webserver", "-w", "workspace.yaml"]
+    command += ["-h", "127.0.0.1", "-p", str(port)]
     started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    ) as server:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
             while True:

@@ -113,7 +113,7 @@ class Experiment(Section):
         if mixture.source == "tasksource" and unused:
             raise ValueError(
                 f"the prompts of tasksource have symbols of their own, so that symbols.{next(iter(unused))}"
-                " changes nothing; take it out or set source to datasets"
+                " changes nothing; leave it at its default or set source to datasets"
             )
         return mixture
 

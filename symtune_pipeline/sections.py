@@ -23,6 +23,7 @@ Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by on
 Concepts = Annotated[int, Ge(0), Le(100_000)]
 LossName = Literal["all_labels", "final_label"]
 OptimizerName = Literal["adamw", "adafactor"]
+SymbolSpread = Literal["random", "near", "far"]
 Trainable = Literal["all", "attention", "value"]
 TUNING_PER_CATEGORY = 10_000
 
@@ -106,7 +107,7 @@ class SymbolsConfig(Section):
     """Symbols in all, spread evenly over the kinds; none: 10,000 of each, which is also the most."""
     leave_out_offensive: bool = False
     """Takes offensive words out of the pool."""
-    spread: Literal["random", "near", "far"] = "random"
+    spread: SymbolSpread = "random"
     """The symbols of a tuning prompt: by chance, or near to or far from each other for the models."""
 
     @field_validator("categories")

@@ -25,9 +25,7 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(
-            "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence),
-        )
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence))
 
 
 class MissingData(UserError):

@@ -92,20 +92,24 @@ def shared_token_sequences(
 
 
 def symbol_tokens(
-    pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase], chat: bool = False
+    pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase], answer: bool = False
 ) -> list[list[list[int]]]:
-    """The token ids of each tuning symbol in a prompt, by tokenizer.
-
-    With `chat` each tokenizer has two entries, one after the other: of the symbols of exemplars, which
-    stand in the message, and of those that are its answer.
-    """
+    """The token ids of each tuning symbol in a prompt, by tokenizer; with `answer`, as that of a chat."""
     tuning = pool.filter(split="tuning")["symbol"].to_list()
-    forms = (False, True) if chat else (False,)
-    return [label_tokens(tuning, tokenizer, form) for tokenizer in tokenizers for form in forms]
+    return [label_tokens(tuning, tokenizer, answer) for tokenizer in tokenizers]
 
 
-def first_tokens(tokens: Sequence[Sequence[Sequence[int]]]) -> NDArray[np.int64]:
-    """The first token id of each symbol of `symbol_tokens`, -1 where there is none: [entries, symbols]."""
+def first_tokens(
+    pool: pl.DataFrame, tokenizers: Sequence[PreTrainedTokenizerBase], chat: bool = False
+) -> NDArray[np.int64]:
+    """The first token id of each tuning symbol in a prompt: shape [tokenizers, symbols].
+
+    It is -1 for a symbol that has no token. With `chat` further rows follow, in the same order: symbols
+    of exemplars stand in the message, and those of the further rows are its answer.
+    """
+    tokens = symbol_tokens(pool, tokenizers)
+    if chat:
+        tokens += symbol_tokens(pool, tokenizers, answer=True)
     return np.array([[ids[0] if ids else -1 for ids in of_symbols] for of_symbols in tokens])
 
 

@@ -127,9 +127,12 @@ class Store:
     def is_whole(self, key: str, partition: str | None) -> bool:
         """Whether the artifact was made and is undamaged."""
         try:
-            return self.find(key, partition) is not None and self.folder(key, partition).is_dir()
+            if self.find(key, partition) is None:
+                return False
+            self.folder(key, partition)
         except Damaged:
             return False
+        return True
 
     def folder(self, key: str, partition: str | None = None) -> Path:
         """The folder of an artifact, after checking every file against its manifest.

@@ -12,7 +12,7 @@ from tokenizer_kinds import INPUTS, INSTRUCTIONS, KINDS, LABELS, odd_rows, small
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.prompts.blocks import packed_blocks
-from symtune_pipeline.prompts.symbols import first_tokens, symbol_tokens
+from symtune_pipeline.prompts.symbols import first_tokens
 from symtune_pipeline.prompts.targets import QUERY
 from symtune_pipeline.prompts.text import Segment, render, segments
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
@@ -157,8 +157,8 @@ def test_first_tokens_are_those_in_the_message_and_those_of_the_answer(
 ) -> None:
     some = symbols.filter(pl.int_range(pl.len()).over("split", "category") < 50)
     tokenizer = with_template("gpt2", TEMPLATES["chatml"])
-    inside, answered = first_tokens(symbol_tokens(some, [tokenizer], chat=True))
-    assert inside.tolist() == first_tokens(symbol_tokens(some, [tokenizer]))[0].tolist()
+    inside, answered = first_tokens(some, [tokenizer], chat=True)
+    assert inside.tolist() == first_tokens(some, [tokenizer])[0].tolist()
     asked = chat(tokenizer, "x")
     for symbol, token in zip(some.filter(split="tuning")["symbol"], answered, strict=True):
         assert token == chat(tokenizer, "x", symbol)[len(asked)]

@@ -21,7 +21,7 @@ from symtune_pipeline.prompts.mixture import (
     sets_to_draw,
     short_prompts,
 )
-from symtune_pipeline.prompts.symbols import SymbolSampler, first_tokens, symbol_tokens
+from symtune_pipeline.prompts.symbols import SymbolSampler, first_tokens
 from symtune_pipeline.sections import MixtureConfig
 from symtune_pipeline.tables import TUNING_MIXTURE
 
@@ -374,7 +374,7 @@ def test_symbols_of_a_prompt_can_differ_in_their_first_token(
         first = [[tokenizer.encode(f" {label}")[0] for label in row] for row in rows["labels"]]
         return sum(len(set(row)) < len(row) for row in first)
 
-    tokens = first_tokens(symbol_tokens(symbols, [tokenizer]))
+    tokens = first_tokens(symbols, [tokenizer])
     differing = _mixture(tuning_examples, symbols, tokens=tokens)
     assert clashes(mixture) > 0.1 * PROMPTS
     assert clashes(differing) == 0

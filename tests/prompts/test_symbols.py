@@ -15,7 +15,6 @@ from symtune_pipeline.prompts.symbols import (
     letters,
     shared_token_sequences,
     symbol_pool,
-    symbol_tokens,
 )
 from symtune_pipeline.sections import SymbolsConfig
 from symtune_pipeline.tables import Category
@@ -179,7 +178,7 @@ def test_symbols_drawn_together_differ_in_their_first_token_under_every_tokenize
 def test_first_tokens_are_those_that_a_symbol_has_in_a_prompt(
     symbols: pl.DataFrame, tokenizer: Any
 ) -> None:
-    found = first_tokens(symbol_tokens(symbols, [tokenizer, tokenizer]))
+    found = first_tokens(symbols, [tokenizer, tokenizer])
     tuning = symbols.filter(split="tuning")["symbol"]
     assert found.shape == (2, len(tuning))
     for row in (0, 12_345, len(tuning) - 1):

@@ -26,7 +26,6 @@ from symtune_pipeline.prompts.symbols import (
     SymbolSampler,
     first_tokens,
     shared_token_sequences,
-    symbol_tokens,
 )
 from symtune_pipeline.prompts.targets import QUERY
 from symtune_pipeline.prompts.text import Segment, label_text, render, segments
@@ -191,7 +190,7 @@ def test_symbols_differ_in_the_first_token_that_follows_a_prompt(
     tokenizer = small_tokenizer(kind, "begin")
     some = symbols.filter(pl.int_range(pl.len()).over("split", "category") < 300)
     tuning = some.filter(split="tuning")["symbol"].to_list()
-    [first] = first_tokens(symbol_tokens(some, [tokenizer]))
+    [first] = first_tokens(some, [tokenizer])
     before = "Input: a\nOutput:"
     for symbol, token in zip(tuning, first, strict=True):
         prompt, whole = (read(tokenizer, text) for text in (before, f"{before} {symbol}"))
