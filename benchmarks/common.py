@@ -73,10 +73,15 @@ def base_model(key: str = "smollm2-135m") -> Path:
 
 def report(name: str, records: list[Record]) -> None:
     """Print the table and write `benchmarks/results/<name>.json`."""
+    write(name, records)
+    print_table(records)
+
+
+def write(name: str, records: list[Record]) -> None:
+    """Write `benchmarks/results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps([asdict(r) for r in records], indent=1) + "\n", encoding="utf-8")
-    print_table(records)
 
 
 def print_table(records: list[Record]) -> None:

@@ -27,7 +27,7 @@ import polars as pl
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import ROOT, Record, print_table, report
+from benchmarks.common import ROOT, Record, print_table, write
 from benchmarks.gpu_bundle import BLOCKS, BUNDLE, CASES, TOKENIZER
 from benchmarks.gpu_peers import plain_scores, plain_step
 from symtune_pipeline.catalog.models import find_model
@@ -48,7 +48,7 @@ from symtune_pipeline.tuning.working import Working
 MODELS = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
 SCORED = ("smollm2-135m", "smollm2-1.7b")
 STEP_TOKENS = 16_384  # on a CPU two blocks
-WARM_UP, STEPS = 3, 5
+WARM_UP, STEPS = 3, 5  # in the first two, blocks run one by one (see `Passes`)
 PEER_TOKENS = (16_384, 8_192, 2_048)  # a pass
 PEER_BATCHES = (32, 128, 512)
 PEER_QUERIES = 500  # to find the best batch by
@@ -169,13 +169,16 @@ def steps_of(bench: Bench, blocks: list[Block]) -> Iterator[list[Block]]:
 def measured_steps(
     bench: Bench, blocks: list[Block], meter: Meter, step: Callable[[int, list[Block]], float]
 ) -> Speed:
-    """Run steps; the first ones, which choose kernels and take memory, do not count."""
+    """Run steps, and then the last of them again, which count.
+
+    In the first run, kernels are chosen, memory is taken, and layers are compiled for each new shape.
+    """
     bench.forget()
     steps = list(steps_of(bench, blocks))
-    losses = [step(number, those) for number, those in enumerate(steps[:WARM_UP], start=1)]
+    losses = [step(number, those) for number, those in enumerate(steps, start=1)]
     counted = steps[WARM_UP:]
     seconds = bench.timed(
-        lambda: losses.extend(step(WARM_UP + n, those) for n, those in enumerate(counted, start=1))
+        lambda: [step(len(steps) + n, those) for n, those in enumerate(counted, start=1)]
     )
     tokens = sum(sum(block.lengths) for those in counted for block in those)
     flops = sum(
@@ -186,6 +189,7 @@ def measured_steps(
 
 def ours(bench: Bench, key: str, blocks: list[Block], config: JobConfig) -> Speed:
     """The steps of our job."""
+    bench.forget()
     model = bench.model(key, torch.float32, "eager")
     choose_path(model)
     model.train()
@@ -231,6 +235,7 @@ def peer_with(
     bench: Bench, key: str, blocks: list[Block], config: JobConfig, together: int, compiled: bool
 ) -> Speed:
     """The steps of a plain loop with so many blocks a pass."""
+    bench.forget()
     model = bench.model(key, torch.float32, "sdpa").train()
     if compiled:
         compile_layers(bench, model)
@@ -368,6 +373,7 @@ def differences(bench: Bench, folder: Path, block_tokens: int) -> list[Record]:
 
 def fine_tune(bench: Bench, key: str, folder: Path, block_tokens: int, rate: float) -> list[Record]:
     """The whole job on real blocks: how its loss falls, and its speed with all that belongs to it."""
+    bench.forget()  # the job is another process, which takes what is free
     config = config_of(bench, key, folder, block_tokens)
     blocks = pl.read_parquet(bench.bundle / BLOCKS.format(block_tokens))
     blocks.write_parquet(config.blocks)
@@ -414,10 +420,14 @@ def main(arguments: list[str] | None = None) -> None:
     bench = Bench(device, given.bundle, name)
     print(f"{name}, torch {torch.__version__}", flush=True)
     records: list[Record] = []
+    started = time.monotonic()
 
     def add(found: list[Record]) -> None:
         records.extend(found)
         print_table(found)
+        print(f"{time.monotonic() - started:.0f} s so far", flush=True)
+        if bench.is_gpu:
+            write("gpu", records)  # whatever stops a later part, these are kept
 
     for key in given.models:
         for block_tokens in given.blocks:
@@ -429,8 +439,6 @@ def main(arguments: list[str] | None = None) -> None:
         saved(bench, key, folder)
         add(differences(bench, folder, block_tokens))
         add(fine_tune(bench, key, folder, block_tokens, records[0].ours))
-    if bench.is_gpu:
-        report("gpu", records)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """What `benchmarks/gpu.py` reads and needs, as a folder that travels: `make gpu-bundle`.
 
 Blocks of the quickstart's mixture, two suites, a tokenizer, and the wheels that a machine with torch and
-transformers lacks. Wheels are for Python 3.12 on x86-64 Linux unless `--python` says otherwise. Where the
-folder is larger than 60 MiB, leave `wheels/` or the rest out of the first transfer.
+transformers lacks. Wheels are for Python 3.12 on x86-64 Linux unless `--python` says otherwise. No file is
+larger than 60 MiB, so the folder can travel in several transfers of that size.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from benchmarks.common import ROOT, base_model
 from benchmarks.scoring import SYMBOLS, TWO_CLASSES, Case, write_inputs
@@ -23,10 +26,8 @@ CASES = {
     "shared": Case("shared", TWO_CLASSES, SYMBOLS, contexts=16, queries=50, bar=0),
     "per-query": Case("per query", TWO_CLASSES, SYMBOLS, contexts=200, queries=1, bar=0),
 }
-PACKAGES = (
-    "polars", "polars-runtime-32", "pydantic", "pydantic-core", "annotated-types",
-    "typing-inspection", "platformdirs", "dagster-pipes",
-)  # fmt: skip
+HAS = ("torch", "transformers")  # packages of the other machine, with all that they require
+JOBS = ("symtune_pipeline.tuning", "symtune_pipeline.evaluation")
 
 
 def write_bundle(folder: Path, counts: Mapping[int, int], prompts: int, model: str) -> None:
@@ -46,12 +47,30 @@ def write_bundle(folder: Path, counts: Mapping[int, int], prompts: int, model: s
 
 
 def download_wheels(folder: Path, python: str) -> None:
-    """The pinned packages for another machine."""
-    from resources.wheels import download  # with Dagster, which the other machine lacks
+    """What the jobs need on another machine beside what it has."""
+    from resources.wheels import download, needed  # with Dagster, which the other machine lacks
 
-    pins = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), re.M)
-    wanted = {name: version for name, version in pins if name in PACKAGES}
-    download(wanted, folder, python, "x86_64")
+    there = with_requirements(HAS)
+    found = {k: v for job in JOBS for k, v in needed(job, python, "x86_64", HAS).items()}
+    download({name: v for name, v in found.items() if name not in there}, folder, python, "x86_64")
+
+
+def with_requirements(names: tuple[str, ...]) -> set[str]:
+    """Packages and what they require, by their names in the index; extras are left out."""
+    waiting, seen = list(names), set[str]()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            required = map(Requirement, requires(name) or ())
+        except PackageNotFoundError:  # that of another system
+            continue
+        waiting += [
+            each.name for each in required if not each.marker or each.marker.evaluate({"extra": ""})
+        ]
+    return seen
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmarks.kept import Kept
 from symtune_pipeline.report.plots import inline
-from symtune_pipeline.report.tables import OVER_DRAWS, Row, setting_label
+from symtune_pipeline.report.tables import Row, setting_label
+from symtune_pipeline.report.variants import OVER_SEEDS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -17,32 +18,38 @@ TITLES = {"tokens": "tokens of tuning", "sets": "tuning sets"}
 
 
 def measured_at(kept: Kept, varied: Varied) -> list[tuple[int, str]]:
-    """The variants that differ from `tuned` in nothing else, with `tuned`: (figure, variant), least first."""
+    """The recipes that differ from `tuned` in nothing else, with `tuned`: (figure, recipe), least first.
+
+    The figure is that of the recipe's first seed.
+    """
     (cost,) = kept.facts["cost"].values()
     same = "sets" if varied == "tokens" else "steps"
+    first = set(kept.facts["recipes"].values())
     return sorted(
-        (of[varied], name) for name, of in cost.items() if of[same] == cost["tuned"][same]
+        (of[varied], name)
+        for name, of in cost.items()
+        if name in first and of[same] == cost["tuned"][same]
     )
 
 
 def chart(rows: Sequence[Row], points: Sequence[tuple[int, str]], varied: Varied) -> alt.FacetChart:
-    """Gains with their intervals over draws, in points, against `varied`; a panel a setting.
+    """Gains with their intervals, in points, against `varied`; a panel a setting.
 
-    `rows` are of the mart of variants, against the untuned model.
+    `rows` are gains of recipes over the untuned model.
     """
     import altair as alt
 
     figure = {name: value for value, name in points}
     drawn = [
         {
-            "x": figure[row["variant"]],
+            "x": figure[row["recipe"]],
             "setting": setting_label(row["benchmark"], row["setting"]),
             "gain": 100 * row["gain"],
-            "low": 100 * row[f"{OVER_DRAWS}_low"],
-            "high": 100 * row[f"{OVER_DRAWS}_high"],
+            "low": 100 * row[f"{OVER_SEEDS}_low"],
+            "high": 100 * row[f"{OVER_SEEDS}_high"],
         }
         for row in rows
-        if row["variant"] in figure
+        if row["recipe"] in figure
     ]
     base = alt.Chart().encode(
         x=alt.X(

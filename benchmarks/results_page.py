@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import polars as pl
 
@@ -41,7 +42,8 @@ CHART = "docs/images/law_{}.svg"
 PLACE = re.compile(
     r"(<!-- results: ([\w-]+) (\w+)(?: ([\w,]+))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
-MEASURES = {"accuracy": "", "calibrated": ", calibrated"}
+Measure = Literal["accuracy", "calibrated"]
+MEASURES: dict[Measure, str] = {"accuracy": "", "calibrated": ", calibrated"}
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"wrote {page.relative_to(ROOT)}")
     law_kept = read("law")
-    rows = gains_of_variants(law_kept)
+    rows = gains_of_recipes(law_kept, "accuracy")
     for varied in TITLES:
         drawn = chart(rows, measured_at(law_kept, varied), varied)
         drawn.save(ROOT / CHART.format(varied))
@@ -133,9 +135,7 @@ def recipes(kept: Kept) -> str:
     The n-th seeds of both are compared on the same queries, and stand by themselves in the last column.
     The interval is over seeds and draws.
     """
-    seeds: dict[str, list[str]] = {}
-    for variant, recipe in kept.facts["recipes"].items():
-        seeds.setdefault(recipe, []).append(variant)
+    seeds = seeds_of_recipes(kept)
     untuned, lines = untuned_rows(kept), []
     asked = in_order(kept.outcomes.filter(measure="accuracy"))
     for (benchmark, setting), rows in asked.group_by("benchmark", "setting", maintain_order=True):
@@ -173,30 +173,89 @@ def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str])
     }
 
 
+def over_tuned(kept: Kept) -> str:
+    """A line a recipe, and by setting how far the mean over its seeds is above that of `tuned`.
+
+    The n-th seeds of both are compared on the same queries. A recipe with fewer seeds is left out.
+    """
+    seeds = seeds_of_recipes(kept)
+    tuned = seeds.pop("tuned")
+    asked = in_order(kept.outcomes.filter(measure="accuracy"))
+    settings = dict(iter(asked.group_by("benchmark", "setting", maintain_order=True)))
+    lines = [
+        (
+            recipe,
+            *(
+                gain_text(_difference(rows, variants, tuned), OVER_SEEDS)
+                for rows in settings.values()
+            ),
+        )
+        for recipe, variants in seeds.items()
+        if len(variants) == len(tuned)
+    ]
+    labels = (setting_label(str(benchmark), str(setting)) for benchmark, setting in settings)
+    return markdown(("variant", *labels), lines)
+
+
 def tokens(kept: Kept) -> str:
     """A line a number of tokens of tuning: the gain over the untuned model in every setting."""
-    return law(kept, "tokens")
+    return law(kept, "tokens", "accuracy")
+
+
+def tokens_calibrated(kept: Kept) -> str:
+    """As `tokens`, of calibrated choices."""
+    return law(kept, "tokens", "calibrated")
 
 
 def sets(kept: Kept) -> str:
     """A line a number of tuning sets: the gain over the untuned model in every setting."""
-    return law(kept, "sets")
+    return law(kept, "sets", "accuracy")
 
 
-def law(kept: Kept, varied: Varied) -> str:
-    """Gains with their intervals over draws, by what varies."""
+def law(kept: Kept, varied: Varied, measure: Measure) -> str:
+    """Gains with their intervals, by what varies."""
     cells: dict[str, dict[str, str]] = {}
-    for row in gains_of_variants(kept):
+    for row in gains_of_recipes(kept, measure):
         label = setting_label(row["benchmark"], row["setting"])
-        cells.setdefault(row["variant"], {})[label] = gain_text(row, OVER_DRAWS)
-    lines = [(f"{at:,}", *cells[name].values()) for at, name in measured_at(kept, varied)]
-    return markdown((TITLES[varied], *cells["tuned"]), lines)
+        cells.setdefault(row["recipe"], {})[label] = gain_text(row, OVER_SEEDS)
+    count = {recipe: len(each) for recipe, each in seeds_of_recipes(kept).items()}
+    lines = [
+        (f"{at:,}", str(count[name]), *cells[name].values())
+        for at, name in measured_at(kept, varied)
+    ]
+    return markdown((TITLES[varied], "seeds", *cells["tuned"]), lines)
 
 
-def gains_of_variants(kept: Kept) -> list[Row]:
-    """The rows of the mart of variants of raw choices, against the untuned model."""
-    rows = mart("mart_variants", kept).filter(measure="accuracy", versus="untuned")
-    return in_order(rows).to_dicts()
+def gains_of_recipes(kept: Kept, measure: Measure) -> list[Row]:
+    """By setting and recipe the gain over the untuned model, with its interval.
+
+    That is the mean over seeds with an interval over seeds and draws; of one seed it is over draws.
+    """
+    several = mart("mart_seeds", kept).filter(measure=measure)
+    alone = (
+        mart("mart_variants", kept)
+        .filter(measure=measure, versus="untuned")
+        .with_columns(
+            recipe=pl.col("variant"),
+            gain_low=pl.col(f"{OVER_DRAWS}_low"),
+            gain_high=pl.col(f"{OVER_DRAWS}_high"),
+        )
+        .filter(
+            pl.col("recipe").is_in(
+                [recipe for recipe, each in seeds_of_recipes(kept).items() if len(each) == 1]
+            )
+        )
+    )
+    columns = ["benchmark", "setting", "measure", "recipe", "gain", "gain_low", "gain_high"]
+    return in_order(pl.concat([several.select(columns), alone.select(columns)])).to_dicts()
+
+
+def seeds_of_recipes(kept: Kept) -> dict[str, list[str]]:
+    """The variants of each recipe, which differ in their seeds alone."""
+    seeds: dict[str, list[str]] = {}
+    for variant, recipe in kept.facts["recipes"].items():
+        seeds.setdefault(recipe, []).append(variant)
+    return seeds
 
 
 def untuned_rows(kept: Kept) -> dict[tuple[str, str, str], Row]:
@@ -279,7 +338,19 @@ def cost(kept: Kept) -> str:
 
 TABLES: Mapping[str, Callable[[Kept], str]] = {
     each.__name__: each
-    for each in (headline, variants, recipes, datasets, models, language, cost, tokens, sets)
+    for each in (
+        headline,
+        variants,
+        recipes,
+        over_tuned,
+        datasets,
+        models,
+        language,
+        cost,
+        tokens,
+        tokens_calibrated,
+        sets,
+    )
 }
 
 

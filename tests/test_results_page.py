@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from benchmarks.kept import Kept, read
 from benchmarks.law import chart, measured_at
-from benchmarks.results_page import PAGES, gains_of_variants, law, models, recipes, with_tables
+from benchmarks.results_page import PAGES, gains_of_recipes, law, models, recipes, with_tables
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -35,12 +35,12 @@ def test_a_law_varies_one_thing_and_its_chart_draws_what_its_table_says(varied, 
     points = measured_at(kept, varied)
     assert len(points) >= 4
     assert {cost[name][same] for _, name in points} == {cost["tuned"][same]}
-    drawn = chart(gains_of_variants(kept), points, varied).data.values
-    table = law(kept, varied).splitlines()[2:]
+    drawn = chart(gains_of_recipes(kept, "accuracy"), points, varied).data.values
+    table = law(kept, varied, "accuracy").splitlines()[2:]
     assert [line.split(" | ")[0].strip("| ") for line in table] == [f"{at:,}" for at, _ in points]
     for line, (at, _) in zip(table, points, strict=True):
         gains = [f"{row['gain']:+.1f}" for row in drawn if row["x"] == at]
-        assert gains == [cell.split(" ")[0] for cell in line.strip("| ").split(" | ")[1:]]
+        assert gains == [cell.split(" ")[0] for cell in line.strip("| ").split(" | ")[2:]]
 
 
 def test_recipes_are_compared_seed_by_seed_on_the_same_queries():

@@ -29,8 +29,8 @@ class Gpu(Fact):
 
 
 # What a job reaches of a GPU's peak, least and most, for models of up to so many parameters. Measured on an
-# H100 while tuning with compiled layers: 18% of it at 135M and 30% at 360M (docs/results.md); by hand 45% at
-# 1.7B, and 7% at 135M without compiling. At 8B, 22 to 39% were published.
+# H100 while tuning with compiled layers: 16 to 18% of it at 135M, 30% at 360M and 44% at 1.7B
+# (docs/results.md); and 7% at 135M without compiling. At 8B, 22 to 39% were published.
 UTILISATION = ((250e6, 0.07, 0.18), (1e9, 0.15, 0.30), (inf, 0.20, 0.45))
 
 

@@ -105,7 +105,8 @@ class Pack:
     def runs(self) -> tuple[torch.Tensor, int]:
         """Bounds of the runs of tokens that see those before them in it, and the longest's tokens.
 
-        The second is rounded up to a power of two: a layer is compiled anew for every other number.
+        The second is rounded up to a power of two: where it is another than before, a compiled layer is
+        compiled once more, and for all numbers from then on.
         """
         lengths = [length for length in self._runs() if length]
         return self._bounds(lengths), 1 << (max(lengths) - 1).bit_length()

@@ -387,7 +387,7 @@ def test_the_tokens_of_a_mixture_are_estimated_from_the_texts_of_its_sets(
     assert 2 < twice < 3
 
 
-@pytest.mark.parametrize(("name", "variants"), [("law", 7), ("families", 24)])
+@pytest.mark.parametrize(("name", "variants"), [("law", 21), ("families", 24)])
 def test_variants_of_the_sets_have_prompts_for_all_their_steps(name: str, variants: int) -> None:
     law = load_experiment(name)
     assert len(law.variants) == variants
