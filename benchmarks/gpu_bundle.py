@@ -8,8 +8,8 @@ larger than 60 MiB, so the folder can travel in several transfers of that size.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, requires
+from collections.abc import Iterable, Mapping
+from importlib.metadata import requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -26,7 +26,7 @@ CASES = {
     "shared": Case("shared", TWO_CLASSES, SYMBOLS, contexts=16, queries=50, bar=0),
     "per-query": Case("per query", TWO_CLASSES, SYMBOLS, contexts=200, queries=1, bar=0),
 }
-HAS = ("torch", "transformers")  # packages of the other machine, with all that they require
+HAS = ("torch", "transformers")  # packages of the other machine
 JOBS = ("symtune_pipeline.tuning", "symtune_pipeline.evaluation")
 
 
@@ -46,31 +46,26 @@ def write_bundle(folder: Path, counts: Mapping[int, int], prompts: int, model: s
         write_inputs(folder / name, case)
 
 
-def download_wheels(folder: Path, python: str) -> None:
-    """What the jobs need on another machine beside what it has."""
-    from resources.wheels import download, needed  # with Dagster, which the other machine lacks
+def lacking(python: str) -> dict[str, str]:
+    """What the jobs need on another machine beside what it has: packages and their versions here."""
+    from resources.wheels import needed  # with Dagster, which the other machine lacks
 
-    there = with_requirements(HAS)
+    there = direct_requirements(HAS).union(HAS)
     found = {k: v for job in JOBS for k, v in needed(job, python, "x86_64", HAS).items()}
-    download({name: v for name, v in found.items() if name not in there}, folder, python, "x86_64")
+    return {name: version for name, version in found.items() if name not in there}
 
 
-def with_requirements(names: tuple[str, ...]) -> set[str]:
-    """Packages and what they require, by their names in the index; extras are left out."""
-    waiting, seen = list(names), set[str]()
-    while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            required = map(Requirement, requires(name) or ())
-        except PackageNotFoundError:  # that of another system
-            continue
-        waiting += [
-            each.name for each in required if not each.marker or each.marker.evaluate({"extra": ""})
-        ]
-    return seen
+def direct_requirements(names: Iterable[str]) -> set[str]:
+    """What packages require themselves, without extras: of these, others beside them could break them.
+
+    What those require in turn differs between versions of transformers, and travels.
+    """
+    return {
+        canonicalize_name(each.name)
+        for name in names
+        for each in map(Requirement, requires(name) or ())
+        if not each.marker or each.marker.evaluate({"extra": ""})
+    }
 
 
 def main() -> None:
@@ -78,8 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_bundle")
     parser.add_argument("--python", default="3.12", help="the other machine's version")
     python = parser.parse_args().python
+    from resources.wheels import download
+
     write_bundle(BUNDLE, COUNTS, PROMPTS, "smollm2-135m")
-    download_wheels(BUNDLE / WHEELS, python)
+    download(lacking(python), BUNDLE / WHEELS, python, "x86_64")
     size = sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file())
     print(f"{BUNDLE.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
 

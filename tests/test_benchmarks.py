@@ -56,6 +56,15 @@ def test_every_part_of_the_gpu_benchmark_runs_on_a_cpu(
     assert by_name["micro, job of 10 steps, loss at its end (peer: at its start)"].holds
 
 
+def test_the_gpu_bundle_brings_what_torch_and_transformers_do_not() -> None:
+    from benchmarks.gpu_bundle import lacking
+
+    packages = lacking("3.12")
+    assert {"polars", "polars-runtime-32", "pyarrow", "pandera", "pydantic-core"} <= packages.keys()
+    # Another version of these beside the machine's own torch and transformers would break them.
+    assert packages.keys().isdisjoint({"torch", "transformers", "numpy", "tokenizers", "triton"})
+
+
 def test_overhead_counts_all_that_is_not_the_assets_own(smoke_run: tuple[Home, Ended]) -> None:
     folder = smoke_run[0].history
     with dg.DagsterInstance.from_config(str(folder)) as instance:
