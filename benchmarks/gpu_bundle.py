@@ -70,11 +70,11 @@ def direct_requirements(names: Iterable[str]) -> set[str]:
 
 def main() -> None:
     """Fill the folder and say how large it is."""
+    from resources.wheels import download
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_bundle")
     parser.add_argument("--python", default="3.12", help="the other machine's version")
     python = parser.parse_args().python
-    from resources.wheels import download
-
     write_bundle(BUNDLE, COUNTS, PROMPTS, "smollm2-135m")
     download(lacking(python), BUNDLE / WHEELS, python, "x86_64")
     size = sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file())
