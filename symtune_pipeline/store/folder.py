@@ -42,8 +42,9 @@ from symtune_pipeline.files import (
 
 MANIFEST = "manifest.json"
 WORK = "work"  # the folder, beside the artifacts, of what is not finished
-# What is written beside: an artifact by host and process, a manifest by process.
-LEFT = re.compile(r"(\.writing-.+|\.manifest\.json)-(\d{1,10})(?:-[0-9a-f]{8})?")
+# What is written beside: an artifact by host and process, a manifest by process. The host is what is left of
+# the process, so it is matched as short as can be: the random part may look like a process.
+LEFT = re.compile(r"(\.writing-.+?|\.manifest\.json)-(\d{1,10})(?:-[0-9a-f]{8})?")
 ABANDONED = 3 * 24 * 60 * 60  # seconds without a write, after which another host's writer is gone
 VERSION = re.compile(r"[0-9a-f]{16}")
 

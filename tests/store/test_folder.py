@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,6 +113,19 @@ def test_a_killed_writer_leaves_the_old_artifact_and_the_next_one_tidies_up(stor
     _write(store, NEW)
     assert store.read_table("numbers").equals(NEW)
     assert len(list(home.iterdir())) == 2
+
+
+@pytest.mark.parametrize("token", ["0123abcd", "51781234"], ids=["letters", "digits alone"])
+def test_what_a_dead_process_has_left_goes_whatever_the_random_part_of_its_name(
+    store: Store, token: str
+) -> None:
+    _write(store, OLD)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = store.root / "numbers" / f".writing-{socket.gethostname()}-{dead.pid}-{token}"
+    left.mkdir()
+    _write(store, NEW)
+    assert not left.exists()
 
 
 def test_what_writers_of_other_hosts_have_left_goes_when_nobody_can_be_at_work(
