@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 Varied = Literal["tokens", "sets"]
-TITLES = {"tokens": "tokens of tuning", "sets": "tuning sets"}
+TITLES: dict[Varied, str] = {"tokens": "tokens of tuning", "sets": "tuning sets"}
 
 
 def measured_at(kept: Kept, varied: Varied) -> list[tuple[int, str]]:

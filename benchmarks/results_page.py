@@ -1,24 +1,26 @@
 """Writes the tables and charts of docs/results.md and of the README from the kept outcomes of experiments.
 
-A table stands between `<!-- results: <experiment> <table> -->` and `<!-- end -->`; names of datasets, with
-commas between them, may follow the table's. All else in the page stays as it is.
+A table stands between `<!-- results: <experiment> <table> -->` and `<!-- end -->`. What it is about may
+follow its name: `datasets=agn,trec`, `model=gemma3-270m`, `k=4` (exemplars of each class). All else in the
+page stays as it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from benchmarks import exemplars as of_exemplars
+from benchmarks import law as of_law
 from benchmarks.common import ROOT
+from benchmarks.exemplars import by_exemplars
 from benchmarks.kept import Kept, read
-from benchmarks.law import TITLES, Varied, chart, measured_at
+from benchmarks.law import TITLES, Varied, measured_at
+from benchmarks.marts import MEASURES, Measure, in_order, mart, only, seeds_of_recipes, untuned_rows
 from symtune_pipeline.report.tables import (
     OVER_DRAWS,
     Row,
@@ -28,22 +30,22 @@ from symtune_pipeline.report.tables import (
     gain_text,
     p_text,
     points_text,
-    rank,
     setting_label,
 )
 from symtune_pipeline.report.variants import OVER_SEEDS, by_setting
-from symtune_pipeline.sql.engine import run_model
-from symtune_pipeline.sql.model import SqlModel, load_models
 from symtune_pipeline.sql.statistics import crossed_high, crossed_low
-from symtune_pipeline.tables import BENCHMARKS, SETTINGS, SOURCES
+from symtune_pipeline.tables import SETTINGS
+
+if TYPE_CHECKING:
+    import altair as alt
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-CHART = "docs/images/law_{}.svg"
+LAW = "docs/images/law_{}.svg"
+EXEMPLARS = "docs/images/real_by_exemplars.svg"
 PLACE = re.compile(
-    r"(<!-- results: ([\w-]+) (\w+)(?: ([\w,]+))? -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- results: ([\w-]+) (\w+)((?: \w+=[\w,.-]+)*) -->\n).*?(<!-- end -->)", re.DOTALL
 )
-Measure = Literal["accuracy", "calibrated"]
-MEASURES: dict[Measure, str] = {"accuracy": "", "calibrated": ", calibrated"}
+MAIN = "generated-to-real", "smollm2-135m"  # whose accuracy is drawn by the number of exemplars
 
 
 def main() -> None:
@@ -51,36 +53,36 @@ def main() -> None:
     for page in PAGES:
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"wrote {page.relative_to(ROOT)}")
-    law_kept = read("law")
-    rows = gains_of_recipes(law_kept, "accuracy")
+    for path, chart in charts():
+        chart.save(ROOT / path)
+        print(f"wrote {path}")
+
+
+def charts() -> Iterator[tuple[str, alt.FacetChart]]:
+    """The charts of the pages, each with its path."""
+    kept = read("law")
+    rows = gains_of_recipes(kept, "accuracy")
     for varied in TITLES:
-        drawn = chart(rows, measured_at(law_kept, varied), varied)
-        drawn.save(ROOT / CHART.format(varied))
-        print(f"wrote {CHART.format(varied)}")
+        yield LAW.format(varied), of_law.chart(rows, measured_at(kept, varied), varied)
+    experiment, model = MAIN
+    yield EXEMPLARS, of_exemplars.chart(by_exemplars(only(read(experiment), model=model)))
 
 
 def with_tables(page: str) -> str:
     """The page with its tables made anew."""
 
     def table(place: re.Match[str]) -> str:
-        head, name, kind, datasets, end = place.groups()
-        kept = read(name)
-        if datasets:
-            kept = replace(kept, outcomes=of_datasets(kept.outcomes, datasets.split(",")))
+        head, name, kind, about, end = place.groups()
+        kept = only(read(name), **dict(each.split("=") for each in about.split()))
         return f"{head}{TABLES[kind](kept)}\n{end}"
 
     return PLACE.sub(table, page)
 
 
-def of_datasets(outcomes: pl.DataFrame, datasets: Sequence[str]) -> pl.DataFrame:
-    """The outcomes on these datasets; algorithmic benchmarks have none, and are left out."""
-    return outcomes.filter(pl.col("dataset").is_in(datasets))
-
-
 def headline(kept: Kept) -> str:
-    """A line a setting: untuned, the mean over seeds, and the gains of raw and of calibrated choices."""
+    """A line a setting: untuned, the mean over the seeds of `tuned`, and the gains, raw and calibrated."""
     untuned = untuned_rows(kept)
-    rows = in_order(mart("mart_seeds", kept)).to_dicts()
+    rows = in_order(mart("mart_seeds", kept).filter(recipe="tuned")).to_dicts()
     calibrated = {
         (row["benchmark"], row["setting"]): gain_text(row, OVER_SEEDS)
         for row in rows
@@ -164,7 +166,7 @@ def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str])
         for left, right in zip(first, second, strict=True)
     ]
     more, n = ([float(v) for cell in cells for v in cell[name]] for name in ("more", "n"))
-    gains = [cell["more"].sum() / cell["n"].sum() for cell in cells]
+    gains = [sum(cell["more"]) / sum(cell["n"]) for cell in cells]
     return {
         "seeds": gains,
         "gain": sum(gains) / len(gains),
@@ -250,28 +252,13 @@ def gains_of_recipes(kept: Kept, measure: Measure) -> list[Row]:
     return in_order(pl.concat([several.select(columns), alone.select(columns)])).to_dicts()
 
 
-def seeds_of_recipes(kept: Kept) -> dict[str, list[str]]:
-    """The variants of each recipe, which differ in their seeds alone."""
-    seeds: dict[str, list[str]] = {}
-    for variant, recipe in kept.facts["recipes"].items():
-        seeds.setdefault(recipe, []).append(variant)
-    return seeds
-
-
-def untuned_rows(kept: Kept) -> dict[tuple[str, str, str], Row]:
-    """The untuned model's accuracy over all datasets, by benchmark, setting and measure."""
-    alone = replace(kept, outcomes=kept.outcomes.filter(variant="untuned"))
-    rows = mart("int_scores", alone).filter(level="all")
-    return {(r["benchmark"], r["setting"], r["measure"]): r for r in rows.iter_rows(named=True)}
-
-
 def datasets(kept: Kept) -> str:
     """A line a dataset: untuned, and the mean over the seeds of `tuned`, without an instruction."""
     shown = [setting.name for setting in SETTINGS if not setting.instructed]
     asked = kept.outcomes.filter(pl.col("setting").is_in(shown), measure="accuracy")
     lines = []
     for name in sorted(asked["dataset"].unique()):
-        own = replace(kept, outcomes=of_datasets(asked, [name]))
+        own = only(replace(kept, outcomes=asked), datasets=name)
         untuned, over_seeds = untuned_rows(own), mart("mart_seeds", own).filter(recipe="tuned")
         lines.append([name])
         for setting in shown:
@@ -283,6 +270,23 @@ def datasets(kept: Kept) -> str:
             lines[-1] += [" → ".join(accuracies), gain_text(after, OVER_SEEDS)]
     heads = ["dataset", "chance", *(head for name in shown for head in (name, "points"))]
     return markdown(heads, lines)
+
+
+def exemplars(kept: Kept) -> str:
+    """A line a setting and number of exemplars of each class: untuned, the mean of `tuned`, and the gain."""
+    lines = [
+        (
+            row["setting"],
+            f"{row['k']}",
+            fraction_text(row["untuned"]),
+            fraction_text(row["tuned"]),
+            gain_text(row, OVER_SEEDS),
+        )
+        for row in by_exemplars(kept)
+    ]
+    return markdown(
+        ("setting", "examples of each class", "untuned", "tuned, mean", "points"), lines
+    )
 
 
 def models(kept: Kept) -> str:
@@ -344,6 +348,7 @@ TABLES: Mapping[str, Callable[[Kept], str]] = {
         recipes,
         over_tuned,
         datasets,
+        exemplars,
         models,
         language,
         cost,
@@ -352,37 +357,6 @@ TABLES: Mapping[str, Callable[[Kept], str]] = {
         sets,
     )
 }
-
-
-def mart(name: str, kept: Kept) -> pl.DataFrame:
-    """The table of a SQL model over what is kept."""
-    tables = {
-        "int_outcomes": kept.outcomes,
-        "eval_language": kept.language,
-        "catalog_variants": kept.variants,
-    }
-    sql = sql_models()[name]
-    with TemporaryDirectory() as folder:
-        out = Path(folder) / "mart.parquet"
-        run_model(sql, {table: tables[table] for table in sql.depends_on}, {}, out)
-        return pl.read_parquet(out)
-
-
-@cache
-def sql_models() -> dict[str, SqlModel]:
-    """The project's SQL models by name."""
-    return load_models(ROOT / "dbt_like_sql", SOURCES)
-
-
-def in_order(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows in reading order: by benchmark, setting and measure."""
-    return rows.sort(
-        rank("benchmark", tuple(BENCHMARKS)),
-        rank("setting", tuple(setting.name for setting in SETTINGS)),
-        "setting",
-        rank("measure", tuple(MEASURES)),
-        maintain_order=True,
-    )
 
 
 def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

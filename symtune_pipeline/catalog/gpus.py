@@ -29,9 +29,9 @@ class Gpu(Fact):
 
 
 # What a job reaches of a GPU's peak, least and most, for models of up to so many parameters. Measured on an
-# H100 while tuning with compiled layers: 16 to 18% of it at 135M, 30% at 360M and 44% at 1.7B
-# (docs/results.md); and 7% at 135M without compiling. At 8B, 22 to 39% were published.
-UTILISATION = ((250e6, 0.07, 0.18), (1e9, 0.15, 0.30), (inf, 0.20, 0.45))
+# H100 and an H200 while tuning with compiled layers: 13 to 18% of it at 135M, 30 to 33% at 360M and 44% at
+# 1.7B (docs/results.md); and 7% at 135M without compiling. At 8B, 22 to 39% were published.
+UTILISATION = ((250e6, 0.07, 0.18), (1e9, 0.15, 0.33), (inf, 0.20, 0.45))
 
 
 def utilisation(parameters: int) -> tuple[float, float]:
