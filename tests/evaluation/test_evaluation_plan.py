@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from conftest import ROOT
 from evaluation_jobs import FEW, Asked, save_model_that_reads
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -278,10 +279,15 @@ def test_a_plan_is_read_at_80_columns(paper: Experiment) -> None:
 
 
 def test_every_model_of_the_catalogue_is_planned(paper: Experiment) -> None:
-    tiny = Questions("", [Part("icl", 1, 100, 10)])
+    asked = estimated(paper, "estimated")
     plans = [
-        plan_evaluation(paper, model, tiny) for key, model in all_models().items() if key != "micro"
+        plan_evaluation(paper, model, asked)
+        for key, model in all_models().items()
+        if key != "micro"  # which is measured
     ]
     assert all(plan.fits for plan in plans)
     table = evaluation_markdown(plans).splitlines()
     assert {line.count("|") for line in table} == {table[0].count("|")}
+    shown = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    old = [line for line in table if line not in shown]
+    assert not old, "docs/scaling.md shows what `symtune --experiment paper plan --all` said once"

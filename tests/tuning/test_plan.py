@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from rich.console import Console
 from tiny_models import SETTINGS, random_blocks, save_tiny_tokenizer, tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -425,6 +426,9 @@ def test_every_model_is_planned_so_that_it_fits(paper: Experiment) -> None:
     table = markdown(plans).splitlines()
     assert len(table) == 2 + len(plans)
     assert {line.count("|") for line in table} == {table[0].count("|")}
+    shown = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    old = [line for line in table if line not in shown and "`micro`" not in line]
+    assert not old, "docs/scaling.md shows what `symtune --experiment paper plan --all` said once"
 
 
 def test_a_plan_for_some_projections_says_so_and_refuses_adapters() -> None:
