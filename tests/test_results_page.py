@@ -6,8 +6,11 @@ import polars as pl
 import pytest
 from conftest import ROOT
 
+from benchmarks.exemplars import by_exemplars
+from benchmarks.exemplars import chart as draw_exemplars
 from benchmarks.kept import Kept, read
 from benchmarks.law import chart, measured_at
+from benchmarks.marts import only
 from benchmarks.results_page import PAGES, gains_of_recipes, law, models, recipes, with_tables
 
 
@@ -41,6 +44,32 @@ def test_a_law_varies_one_thing_and_its_chart_draws_what_its_table_says(varied, 
     for line, (at, _) in zip(table, points, strict=True):
         gains = [f"{row['gain']:+.1f}" for row in drawn if row["x"] == at]
         assert gains == [cell.split(" ")[0] for cell in line.strip("| ").split(" | ")[2:]]
+
+
+def test_a_table_of_a_part_holds_that_part_alone():
+    kept = read("generated-to-real")
+    part = only(kept, datasets="sst2,rt", model="smollm2-135m", k="8")
+    whole = kept.outcomes.filter(
+        pl.col("dataset").is_in(["sst2", "rt"]), pl.col("setting").str.ends_with(", k = 8")
+    )
+    assert part.outcomes.height == whole.height > 0
+    assert not part.outcomes["setting"].str.contains(", k = ").any()
+    assert set(part.outcomes["dataset"]) == {"sst2", "rt"}
+
+
+def test_the_chart_by_exemplars_draws_the_shares_of_right_answers():
+    kept = read("generated-to-real")
+    rows = by_exemplars(kept)
+    assert [row["k"] for row in rows[:4]] == [1, 2, 4, 8]
+    drawn = draw_exemplars(rows).data.values
+    for setting in ("symbols, no instruction", "relevant labels, instruction"):
+        for k in (1, 8):
+            asked = kept.outcomes.filter(setting=f"{setting}, k = {k}", measure="accuracy")
+            mine = [row for row in drawn if (row["setting"], row["k"]) == (setting, k)]
+            shares = {row["model"]: row["accuracy"] for row in mine}
+            of = {v: asked.filter(variant=v)["correct"].mean() for v in asked["variant"].unique()}
+            seeds = [of[name] for name in ("tuned", "seed_1", "seed_2")]
+            assert shares == pytest.approx({"untuned": of["untuned"], "tuned": sum(seeds) / 3})
 
 
 def test_recipes_are_compared_seed_by_seed_on_the_same_queries():
