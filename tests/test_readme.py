@@ -1,4 +1,4 @@
-"""The commands of the README's section "In Dagster", as they stand, in a shell after `source .envrc`.
+"""The README's commands of "In Dagster" and "Next steps", as they stand, in a shell after `source .envrc`.
 
 They run in a copy of the checkout, so that `.envrc` itself says where Dagster's files and the store
 lie: nothing that it sets is set otherwise or left out, and nobody's own store is touched. A smoke
@@ -31,13 +31,28 @@ from sockets import listening
 pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## In Dagster\n")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"^```\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
-COMMANDS = [line.split("  ")[0] for block in BLOCKS for line in block.splitlines()]
+
+
+def commands_of(section: str) -> list[str]:
+    """The lines of a section's code blocks, without what is said of them."""
+    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [line.split("  ")[0] for block in blocks for line in block.splitlines()]
+
+
+COMMANDS = commands_of("In Dagster")
 SERVERS = [command for command in COMMANDS if command.endswith(" dev")]
 EVALUATIONS = [command for command in COMMANDS if "'eval*'" in command]
 LOADS = [command for command in COMMANDS if "raw_hotel_reviews" in command]
 CHECKS = ["dg list defs", "dg check defs"]
+NEXT = {  # what each says
+    "symtune report --open": "Report: ",
+    "symtune show prompt --dataset hotel_reviews": "[[",
+    'symtune query "FROM mart_summary"': "symbols, no instruction",
+    "symtune plan --model olmo2-7b --gpus 8 --gpu h100": "It fits: ",
+    "symtune init mine.yaml --data my.csv": "mine.yaml",
+    "symtune doctor": "memory",
+}
 PATIENCE = 120  # seconds for what takes a few on a machine that does nothing else
 SERVING = re.compile(r"Serving dagster-webserver on (http://127\.0\.0\.1:\d+)")
 WORKSPACE = """{ workspaceOrError { ... on Workspace { locationEntries {
@@ -239,3 +254,17 @@ def test_what_there_is_is_listed(checkout: Checkout) -> None:
 def test_the_other_commands_of_dagster_find_the_code_location(checkout: Checkout) -> None:
     assert checkout.run("dagster asset list --select eval_report").split() == ["eval_report"]
     assert "weekly_refresh" in checkout.run("dagster schedule list")
+
+
+@pytest.mark.parametrize(("command", "said"), NEXT.items())
+def test_a_next_step_is_taken(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    monkeypatch.setenv("BROWSER", "true")  # one that opens anything
+    rows = [f"day {n} at the sea,{n % 2}" for n in range(60)]
+    (checkout.folder / "my.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    assert said in checkout.run(command)
+
+
+def test_every_next_step_is_tried() -> None:
+    assert commands_of("Next steps") == list(NEXT)

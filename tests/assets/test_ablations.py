@@ -42,8 +42,8 @@ def test_an_ablation_is_the_quickstart_with_one_thing_changed(path: Path) -> Non
         assert own_keys(found, name)["symbol_tuned_model"] == f"symbol_tuned_model_{name}"
 
 
-def together(folder: Path, *chosen: str) -> Experiment:
-    """All ablations, or those chosen, as variants of one experiment on `micro` and a few prompts."""
+def together(folder: Path) -> Experiment:
+    """All ablations as variants of one experiment on `micro` and a few prompts."""
     files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES]
     changes: dict[str, dict[str, Any]] = {}
     for path, settings in zip(FILES, files, strict=True):
@@ -64,7 +64,7 @@ def together(folder: Path, *chosen: str) -> Experiment:
             "exemplars_per_class": NUMBERS, "contexts": 1, "queries": 2, "list_functions": 1,
             "turing_programs": 1, "language_texts": 2, "finetuned": {"steps": 1},
         },
-        "variants": {name: changes[name] for name in chosen or changes},
+        "variants": changes,
     }  # fmt: skip
     path = folder / "ablations.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -86,13 +86,10 @@ def _likeness(labels: pl.Series, model: Path) -> float:
 
 
 @pytest.mark.slow
-def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(
+def test_every_variant_of_every_ablation_runs(
     smoke_run: tuple[Home, Ended], tmp_path: Path
 ) -> None:
-    """Those two together: a variant with a pool of its own, asked with all numbers of exemplars.
-
-    What comes after the mixture is the same for every variant, and takes each its seconds.
-    """
+    """All together: each is tuned, and asked with all numbers of exemplars."""
     root, of = tmp_path / "store", together(tmp_path)
     shutil.copytree(smoke_run[0].store.root / "base_model", root / "base_model")
     made = materialise(of, root, ["group:raw or group:examples or group:mixture"])
@@ -129,21 +126,19 @@ def test_all_ablations_draw_their_mixtures_and_the_most_different_two_run(
             (spread | {"random": whole}).items()}  # fmt: skip
     assert like["near"] > like["random"] > like["far"]
 
-    variant = "pool_size_symbols_30"
-    made = materialise(
-        together(tmp_path, variant), root, ["* and not key:eval_report"], "micro", Here()
-    )
+    made = materialise(of, root, ["* and not key:eval_report"], "micro", Here())
     assert made.success, made.get_failed_step_keys()
+    variants = {"tuned", *of.variants}
     curves = store.read_table("mart_exemplars").filter(benchmark="icl", measure="accuracy")
-    assert len(curves) == 4 * len(("untuned", "tuned", variant)) * len(NUMBERS)
+    assert len(curves) == 4 * len({"untuned", *variants}) * len(NUMBERS)
     assert curves["n"].unique().to_list() == [2]
     ways = store.read_table("mart_finetuned")
     assert set(ways["way"]) == {"zero-shot", "in context", "fine-tuned", "both"}
-    assert set(ways["variant"]) == {"untuned", "tuned", variant}
-    assert len(ways) == 4 * 3 * 2  # of two settings
+    assert set(ways["variant"]) == {"untuned", *variants}
+    assert len(ways) == 4 * len({"untuned", *variants}) * 2  # of two settings
     assert set(ways["setting"]) == {
         f"{labels}, no instruction, k = {NUMBERS[-1]}" for labels in ("relevant labels", "symbols")
     }
     compared = store.read_table("mart_variants").filter(benchmark="icl", measure="accuracy")
-    assert set(compared["variant"]) == {"tuned", variant}
+    assert set(compared["variant"]) == variants
     assert compared["setting"].n_unique() == 4 * len(NUMBERS)
