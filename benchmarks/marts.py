@@ -21,12 +21,16 @@ Measure = Literal["accuracy", "calibrated"]
 MEASURES: dict[Measure, str] = {"accuracy": "", "calibrated": ", calibrated"}
 
 
-def only(kept: Kept, datasets: str = "", model: str = "", k: str = "") -> Kept:
-    """What is kept of these datasets, of one model, and of so many exemplars of each class.
+def only(
+    kept: Kept, benchmarks: str = "", datasets: str = "", model: str = "", k: str = ""
+) -> Kept:
+    """What is kept of these benchmarks and datasets, of one model, and of so many exemplars of each class.
 
     Algorithmic benchmarks have no datasets and no classes, and are left out where those are asked for.
     """
     outcomes, language, facts = kept.outcomes, kept.language, kept.facts
+    if benchmarks:
+        outcomes = outcomes.filter(pl.col("benchmark").is_in(benchmarks.split(",")))
     if datasets:
         outcomes = outcomes.filter(pl.col("dataset").is_in(datasets.split(",")))
     if model:

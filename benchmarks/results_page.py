@@ -1,8 +1,8 @@
 """Writes the tables and charts of docs/results.md and of the README from the kept outcomes of experiments.
 
 A table stands between `<!-- results: <experiment> <table> -->` and `<!-- end -->`. What it is about may
-follow its name: `datasets=agn,trec`, `model=gemma3-270m`, `k=4` (exemplars of each class). All else in the
-page stays as it is.
+follow its name: `datasets=agn,trec`, `model=gemma3-270m`, `k=4` (exemplars of each class), and more (`only`).
+All else in the page stays as it is.
 """
 
 from __future__ import annotations

@@ -11,28 +11,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 from tempfile import TemporaryDirectory
 
-from faults import damage, inputs, runs
-from faults.outcome import Kind, Outcome
-
-KINDS: dict[str, tuple[Kind, int]] = {
-    "kills": (runs.killed, 50),
-    "inputs": (inputs.odd, 20_000),
-    "bucket": (runs.on_a_bad_bucket, 20),
-    "disk": (runs.on_a_full_disk, 10),
-    "store": (damage.in_a_store, 1_000),
-    "objects": (damage.in_a_bucket, 150),
-    "checkpoints": (damage.in_checkpoints, 50),
-}
+from faults import runs
+from faults.kinds import KINDS, counts, tried
 
 
 def main() -> int:
@@ -53,32 +41,8 @@ def main() -> int:
             ]
             for done in as_completed(each):
                 total += done.result()
-    print(f"all: {_counts(total)}")
+    print(f"all: {counts(total)}")
     return 1 if total["lost"] or total["silently wrong"] else 0
-
-
-def tried(kind: str, seed: int, share: float, folder: Path) -> Counter[str]:
-    """Try one kind; returns how often it ended how."""
-    work, count = KINDS[kind]
-    found: Counter[str] = Counter()
-    started = time.monotonic()
-    for outcome in work(Random(f"{seed} {kind}"), folder / kind, max(1, round(count * share))):
-        found[outcome.result] += 1
-        if outcome.result != "survived":
-            _print_harm(kind, outcome)
-    print(f"{kind}: {_counts(found)}, in {time.monotonic() - started:.0f} s", flush=True)
-    return found
-
-
-def _print_harm(kind: str, outcome: Outcome) -> None:
-    what = outcome.what.encode(errors="backslashreplace").decode()
-    seen = outcome.seen.encode(errors="backslashreplace").decode()
-    print(f"{kind}: {outcome.result}: {what[:500]}\n    {seen}", flush=True)
-
-
-def _counts(found: Counter[str]) -> str:
-    kinds = ("survived", "lost", "silently wrong")
-    return f"{found.total()} tried, " + ", ".join(f"{found[each]} {each}" for each in kinds)
 
 
 @contextmanager

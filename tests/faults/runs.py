@@ -36,19 +36,13 @@ def golden(folder: Path, launcher: str = "local") -> Home:
     return home
 
 
-def killed(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
+def killed(random: Random, folder: Path, count: int, launcher: str = "local") -> Iterator[Outcome]:
     """The run, or one of the processes that it has started, at any moment; the next run goes on.
 
     What several ranks have tuned differs from what one has in the last digits: each launcher has a home
     of its own.
     """
-    for launcher, part in (("local", count - count // 2), ("torchrun", count // 2)):
-        if part:
-            yield from _killed(random, folder, launcher, part)
-
-
-def _killed(random: Random, folder: Path, launcher: str, count: int) -> Iterator[Outcome]:
-    whole, home = golden(folder, launcher), Home(folder / f"killed-{launcher}")
+    whole, home = golden(folder, launcher), Home(folder / "killed")
     for _ in range(count):
         sign = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         moment, of_all = random.uniform(1, 40), random.random()
@@ -62,6 +56,11 @@ def _killed(random: Random, folder: Path, launcher: str, count: int) -> Iterator
         f"the last run, {launcher}",
         *_judged(whole, home.store, ended.returncode, ended.stderr, None),
     )
+
+
+def killed_with_ranks(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
+    """The same, where two ranks work on each job."""
+    return killed(random, folder, count, "torchrun")
 
 
 def on_a_full_disk(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
