@@ -6,6 +6,7 @@ Started once, a job is one rank. Started by torchrun, or where torch.distributed
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ T = TypeVar("T")
 # How long a rank waits for another one's word: it may be at work, and where one has died the launcher
 # ends all.
 WAIT = timedelta(days=7)
+PATIENCE = 30  # seconds in which a launcher notices that a rank has died, and ends the others
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,34 @@ def joined() -> Iterator[Ranks]:
 
 def work_as_rank(folder: Path, say: Say, work: Callable[[Ranks, Say], Path]) -> Path:
     """Work as one of the ranks on what is kept in a folder; only rank 0 speaks."""
-    with joined() as ranks:
+    with _without_another(), joined() as ranks:
         if ranks.rank:
             return work(ranks, lambda _: None)
         with only_job(folder, say):
             return work(ranks, say)
+
+
+@contextmanager
+def _without_another() -> Iterator[None]:
+    """Where another rank has died, wait for the launcher: it ends all, and says which has died and how.
+
+    Raises UserError where it does not, as where the network is at fault.
+    """
+    try:
+        yield
+    except BaseException as error:  # torch's own of a checkpoint is no Exception
+        if not _is_lost_connection(error):
+            raise
+        time.sleep(PATIENCE)
+        raise UserError(
+            "A rank of the job lost its connection to another one; start the job again, which goes on where"
+            " it was."
+        ) from error
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    # Gloo's are plain RuntimeErrors, with the place in its source.
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 @contextmanager

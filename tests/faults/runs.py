@@ -141,7 +141,7 @@ def _judged(
 ) -> tuple[Result, str]:
     """How a run has ended, and whether what it has left is what an undisturbed run makes."""
     if "Traceback" in said or said == "HANG":
-        return "lost", said[-1_500:]
+        return "lost", said[max(0, said.find("Traceback") - 300) :][:3_000]
     allowed = (0, 1, 2, -signal.SIGKILL) if sign != signal.SIGKILL else (0, 1, -signal.SIGKILL)
     if code not in (*allowed, 128 + (sign or 0), -(sign or 0)):
         return "lost", f"exit status {code}: {said[-500:]}"

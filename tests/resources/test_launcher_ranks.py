@@ -74,6 +74,22 @@ def test_more_processes_than_blocks_in_a_step_are_one_sentence(tmp_path: Path) -
     assert error and error.startswith("3 processes were started for steps of 2 blocks")
 
 
+@pytest.mark.parametrize("of_the_last", [-1, -2], ids=["second", "first"])
+def test_a_dead_rank_is_named_and_the_other_one_ends_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], of_the_last: int
+) -> None:
+    config = tiny_job(tmp_path, epochs=500)
+    killed = kill_when_at_work(
+        config, lambda: [sorted(descendants(os.getpid(), "symtune_pipeline.tuning"))[of_the_last]]
+    )
+    error = launch(TorchrunLauncher(processes=2), config).error
+    assert killed
+    assert error and "goes on from the last checkpoint" in error
+    said = "".join(capfd.readouterr())
+    assert f"Rank {2 + of_the_last} ended with code -9" in said
+    assert "Traceback" not in said
+
+
 def test_a_dead_worker_is_replaced_and_the_losses_are_those_of_one_process(tmp_path: Path) -> None:
     alone = Launched(run_job(tiny_job(tmp_path / "alone", epochs=10), print), None, []).losses()
     config = tiny_job(tmp_path / "ray", epochs=10)
