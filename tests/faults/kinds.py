@@ -14,12 +14,12 @@ from faults.outcome import Kind, Outcome
 KINDS: dict[str, tuple[Kind, int]] = {
     "ranks": (runs.killed_with_ranks, 25),
     "kills": (runs.killed, 25),
-    "disk": (runs.on_a_full_disk, 10),
     "bucket": (runs.on_a_bad_bucket, 20),
-    "inputs": (inputs.odd, 20_000),
-    "store": (damage.in_a_store, 1_000),
+    "disk": (runs.on_a_full_disk, 10),
     "objects": (damage.in_a_bucket, 150),
+    "inputs": (inputs.odd, 20_000),
     "checkpoints": (damage.in_checkpoints, 50),
+    "store": (damage.in_a_store, 1_000),
 }
 
 
