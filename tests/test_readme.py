@@ -48,7 +48,7 @@ CHECKS = ["dg list defs", "dg check defs"]
 NEXT = {  # what each says
     "symtune report --open": "Report: ",
     "symtune show prompt --dataset hotel_reviews": "[[",
-    'symtune query "FROM mart_summary"': "symbols, no instruction",
+    'symtune query "SELECT setting, variant, accuracy FROM mart_summary"': "symbols, no instruction",
     "symtune plan --model olmo2-7b --gpus 8 --gpu h100": "It fits: ",
     "symtune init mine.yaml --data my.csv": "mine.yaml",
     "symtune doctor": "memory",

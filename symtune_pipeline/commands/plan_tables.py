@@ -30,8 +30,8 @@ def details(plan: Plan, experiment: str) -> Group:
         "tuned": _tuned(plan),
         "parameters": f"{short(plan.sizes.parameters)}, of which"
         f" {short(plan.trained_parameters)} are trained",
-        "tokens": f"{short(plan.tokens)} in {plan.steps:,} steps of {plan.job.tokens_per_step:,}"
-        f" ({plan.load.source})",
+        "tokens": f"{short(plan.tokens)} in {plan.steps:,} step{'s' * (plan.steps != 1)}"
+        f" of {plan.job.tokens_per_step:,} ({plan.load.source})",
         "computation": f"{plan.flops:.2g} FLOP",
         "time": _time(plan),
         "price": price(plan),
