@@ -44,7 +44,7 @@ PROGRAMS = {
 # What is not there before a reader has added it: these commands are parsed, not run. A server is
 # scored in tests/test_cli.py, a result collected in tests/resources/test_launcher_folder.py, and what
 # runs and writes an experiment is in tests/commands/.
-OWN = ("emails", "reviews", "mini", "score-endpoint", "collect", "run", "init")
+OWN = ("emails", "reviews", "mine.yaml", "mini", "score-endpoint", "collect", "run", "init")
 MADE_BY_THE_READER = {"symtune_pipeline/evaluation/benchmarks/words.py"}
 # What stands for the reader's own, or takes a model that a smoke run has.
 STANDS_FOR = {"smollm2-135m": "micro", "OWNER/NAME": "someone/something"}
