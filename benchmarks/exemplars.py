@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from benchmarks.kept import Kept
-from benchmarks.marts import in_order, mart, only, untuned_rows
+from benchmarks.marts import in_order, mart, untuned_rows
 from symtune_pipeline.report.plots import VARIANT_COLOURS, colours, inline
 from symtune_pipeline.report.tables import Row, setting_label
 from symtune_pipeline.report.variants import OVER_SEEDS
@@ -15,28 +17,23 @@ from symtune_pipeline.report.variants import OVER_SEEDS
 if TYPE_CHECKING:
     import altair as alt
 
+AT = ", k = "  # between a setting and its number of exemplars
+
 
 def by_exemplars(kept: Kept) -> list[Row]:
     """By setting and number of exemplars of each class the accuracies before and after, and the gain."""
-    raw = replace(kept, outcomes=kept.outcomes.filter(measure="accuracy"))
-    numbers = raw.outcomes["setting"].str.extract(r", k = (\d+)$").drop_nulls().unique()
-    rows = [
-        row
-        | {
-            "k": k,
-            "chance": before["chance"],
-            "untuned": before["accuracy"],
-            "tuned": row["accuracy"],
-        }
-        for k in sorted(map(int, numbers))
-        for of_k in [only(raw, k=str(k))]
-        for untuned in [untuned_rows(of_k)]
-        for row in in_order(mart("mart_seeds", of_k).filter(recipe="tuned")).to_dicts()
-        for before in [untuned[row["benchmark"], row["setting"], "accuracy"]]
-    ]
-    labelled = [row | {"setting": setting_label(row["benchmark"], row["setting"])} for row in rows]
-    settings = list(dict.fromkeys(row["setting"] for row in labelled))
-    return sorted(labelled, key=lambda row: settings.index(row["setting"]))
+    raw = kept.outcomes.filter(pl.col("setting").str.contains(AT), measure="accuracy")
+    several = replace(kept, outcomes=raw)
+    untuned, rows = untuned_rows(several), []
+    for row in mart("mart_seeds", several).filter(recipe="tuned").iter_rows(named=True):
+        before = untuned[row["benchmark"], row["setting"], "accuracy"]
+        setting, k = row["setting"].split(AT)
+        accuracies = {"untuned": before["accuracy"], "tuned": row["accuracy"]}
+        rows.append(
+            row | accuracies | {"setting": setting, "k": int(k), "chance": before["chance"]}
+        )
+    ordered = in_order(pl.DataFrame(rows, infer_schema_length=None).sort("k")).to_dicts()
+    return [row | {"setting": setting_label(row["benchmark"], row["setting"])} for row in ordered]
 
 
 def chart(rows: Sequence[Row]) -> alt.FacetChart:

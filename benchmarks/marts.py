@@ -21,26 +21,21 @@ Measure = Literal["accuracy", "calibrated"]
 MEASURES: dict[Measure, str] = {"accuracy": "", "calibrated": ", calibrated"}
 
 
-def only(
-    kept: Kept, benchmarks: str = "", datasets: str = "", model: str = "", k: str = ""
-) -> Kept:
-    """What is kept of these benchmarks and datasets, of one model, and of so many exemplars of each class.
+def only(kept: Kept, benchmarks: str = "", datasets: str = "", k: str = "") -> Kept:
+    """The outcomes of these benchmarks and datasets alone, and of so many exemplars of each class.
 
     Algorithmic benchmarks have no datasets and no classes, and are left out where those are asked for.
     """
-    outcomes, language, facts = kept.outcomes, kept.language, kept.facts
+    outcomes = kept.outcomes
     if benchmarks:
         outcomes = outcomes.filter(pl.col("benchmark").is_in(benchmarks.split(",")))
     if datasets:
         outcomes = outcomes.filter(pl.col("dataset").is_in(datasets.split(",")))
-    if model:
-        outcomes, language = outcomes.filter(model=model), language.filter(model=model)
-        facts = facts | {"cost": {model: facts["cost"][model]}}
     if k:
         end = f", k = {k}"
         asked = outcomes.filter(pl.col("setting").str.ends_with(end))
         outcomes = asked.with_columns(pl.col("setting").str.strip_suffix(end))
-    return Kept(outcomes, language, facts)
+    return replace(kept, outcomes=outcomes)
 
 
 def mart(name: str, kept: Kept) -> pl.DataFrame:

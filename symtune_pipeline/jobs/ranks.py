@@ -143,8 +143,10 @@ def _without_another() -> Iterator[None]:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    # Gloo's are plain RuntimeErrors, with the place in its source.
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+    """Whether another rank is gone; what else a backend complains of is this rank's own fault."""
+    # Gloo's are plain RuntimeErrors with the place in its source; NCCL's have one class for every reason.
+    said = ("gloo/transport", "ncclRemoteError")
+    return isinstance(error, dist.DistNetworkError) or any(words in str(error) for words in said)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ from faults.outcome import Kind, Outcome
 
 # The longest first: two are tried at a time.
 KINDS: dict[str, tuple[Kind, int]] = {
-    "ranks": (runs.killed_with_ranks, 25),
+    "ranks": (partial(runs.killed, launcher="torchrun"), 25),
     "kills": (runs.killed, 25),
     "bucket": (runs.on_a_bad_bucket, 20),
     "disk": (runs.on_a_full_disk, 10),

@@ -58,11 +58,6 @@ def killed(random: Random, folder: Path, count: int, launcher: str = "local") ->
     )
 
 
-def killed_with_ranks(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
-    """The same, where two ranks work on each job."""
-    return killed(random, folder, count, "torchrun")
-
-
 def on_a_full_disk(random: Random, folder: Path, count: int) -> Iterator[Outcome]:
     """A run that may write no file above a size, wherever it meets that; the next run goes on."""
     whole, home = golden(folder), Home(folder / "full")

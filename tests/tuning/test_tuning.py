@@ -32,7 +32,8 @@ from tiny_models import (
 
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.files import sha256
-from symtune_pipeline.jobs.ranks import only_job
+from symtune_pipeline.jobs import ranks
+from symtune_pipeline.jobs.ranks import only_job, work_as_rank
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.sections import LossName
 from symtune_pipeline.store.bucket import Bucket
@@ -526,3 +527,26 @@ def test_a_bad_job_file_ends_in_one_sentence(content: str | None, tmp_path: Path
     assert (ended.returncode, ended.stderr) == (2, "")
     (line,) = ended.stdout.splitlines()
     assert line.startswith(f"Job file {path} cannot be used (")
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        (
+            "remote process exited or there was a network error\nncclRemoteError: A call failed",
+            True,
+        ),
+        ("invalid usage\nncclInvalidUsage: Duplicate GPU detected", False),
+    ],
+)
+def test_only_what_says_that_another_rank_is_gone_is_taken_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, lost: bool
+) -> None:
+    monkeypatch.setattr(ranks, "PATIENCE", 0)
+
+    def work(*_: object) -> Path:
+        raise torch.distributed.DistBackendError(said)
+
+    kind, words = (UserError, "lost its connection") if lost else (RuntimeError, "Duplicate GPU")
+    with pytest.raises(kind, match=words):
+        work_as_rank(tmp_path, print, work)
