@@ -149,7 +149,8 @@ def recipes(kept: Kept) -> str:
         difference = _difference(rows, *seeds.values())
         points = gain_text(difference, OVER_SEEDS), ", ".join(map(points_text, difference["seeds"]))
         lines.append((setting_label(str(benchmark), str(setting)), f"{n:,}", *shares, *points))
-    return markdown(("setting", "n", "untuned", *seeds, "points", "by seed"), lines)
+    compared = f"points, {' over '.join(seeds)}"
+    return markdown(("setting", "n", "untuned", *seeds, compared, "by seed"), lines)
 
 
 def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str]) -> Row:
