@@ -56,7 +56,7 @@ def plan(
 
     Options that you leave out have the values of the model's entry in the catalogue.
 
-    Example: symtune plan --model olmo2-7b --gpus 8 --gpu h100
+    Example: symtune --experiment paper plan --model olmo2-7b --gpus 8 --gpu h100
     """
     if gpu:
         find_gpu(gpu)  # before anything that takes time
@@ -105,11 +105,11 @@ def workload(store: Store, experiment: Experiment, model: Model) -> Workload:
 
 
 def _lengths(store: Store, experiment: Experiment) -> dict[str, float]:
-    """The mean characters of the inputs of the tuning sets that have been loaded."""
+    """The mean characters of the inputs of the sets that have been loaded."""
     found: dict[str, float] = {}
     for entry in experiment.datasets():
         asset = f"raw_{entry.key}"
-        if entry.role == "tuning" and (entry.hub or entry.files) and store.find(asset):
+        if (entry.hub or entry.files) and store.find(asset):
             mean = store.read_table(asset)["input"].str.len_chars().mean()
             found |= {entry.key: mean} if isinstance(mean, float) else {}
     return found
@@ -125,11 +125,11 @@ def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
     if model.key not in store.partitions(BASE) or not all(
         store.find(key) for key in (EXAMPLES, *{table.asset for table in suites.values()})
     ):
-        return estimated(experiment, ESTIMATED)
+        return estimated(experiment, ESTIMATED, _lengths(store, experiment))
     # The tokenizer alone: the weights beside it may be large.
     weights = store.location(BASE, model.key, store.manifest(BASE, model.key))
     if not (weights / "tokenizer.json").is_file():
-        return estimated(experiment, ESTIMATED)
+        return estimated(experiment, ESTIMATED, _lengths(store, experiment))
     tables = {
         suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
     }

@@ -12,10 +12,11 @@ import polars as pl
 from symtune_pipeline.evaluation.ways import WAYS, in_all_ways
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.sections import EvaluationConfig
+from symtune_pipeline.sources.lengths import example_tokens
 from symtune_pipeline.tables import SETTINGS, Suite, benchmarks_of
 
-# Tokens of an example with its label, and of a label; for estimates.
-GENERATED_TOKENS, PUBLIC_TOKENS, LABEL_TOKENS = 22, 45, 2
+# For estimates: tokens of a label.
+LABEL_TOKENS = 2
 CONCEPT_TOKENS = 40  # of an example of an algorithmic concept
 NEW_TOKENS = 32  # that the longest answer to one has
 
@@ -40,43 +41,51 @@ class Questions:
     parts: Sequence[Part]
 
 
-def estimated(experiment: Experiment, source: str) -> Questions:
-    """What the settings of the evaluation let expect; `source` says that it is an estimate."""
-    config = experiment.evaluation
-    example = GENERATED_TOKENS if experiment.data.source == "generated" else PUBLIC_TOKENS
-    classes = [len(entry.labels) for entry in experiment.datasets() if entry.role == "evaluation"]
+def estimated(
+    experiment: Experiment, source: str, lengths: Mapping[str, float] | None = None
+) -> Questions:
+    """What the settings and the sets let expect; `source` says that it is an estimate.
+
+    `lengths` are the mean characters of the inputs of sets where known; else generated sets are drawn.
+    """
+    config, known = experiment.evaluation, lengths or {}
+    sets = [
+        (len(entry.labels), example_tokens(entry, known.get(entry.key)))
+        for entry in experiment.datasets()
+        if entry.role == "evaluation"
+    ]
     contexts, queries = (
         (config.contexts, config.queries) if config.protocol == "shared" else (config.queries, 1)
     )
     numbers, shown = len(config.exemplar_counts), sum(config.exemplar_counts)
 
-    def asked(name: str, classes: Sequence[int], ways: int, bare: int) -> Part:
+    def asked(name: str, sets: Sequence[tuple[int, float]], ways: int, bare: int) -> Part:
         """Every way to ask with each number of exemplars, and `bare` ways without any."""
-        per_class, times = sum(classes) * contexts, ways * numbers
+        exemplars, times = contexts * sum(n * example for n, example in sets), ways * numbers
         # One query more a context has no content.
-        queried = len(classes) * contexts * (queries + 1) * example
-        tokens = ways * per_class * example * shown + (times + bare) * queried
-        labels = per_class * (queries + 1) * LABEL_TOKENS
+        queried = contexts * (queries + 1) * sum(example for _, example in sets)
+        tokens = ways * exemplars * shown + (times + bare) * queried
+        labels = contexts * sum(n for n, _ in sets) * (queries + 1) * LABEL_TOKENS
         # By channel a context shows its exemplars once more, and every query once after each label.
-        inputs = per_class * example * queries if config.channel else 0
-        again = ways * per_class * example * shown if config.channel else 0
+        inputs = exemplars * queries if config.channel else 0
+        again = ways * exemplars * shown if config.channel else 0
         return Part(
             name,
-            len(classes) * contexts * (times + bare),
+            len(sets) * contexts * (times + bare),
             tokens + again + (times + bare) * (labels / 2 + inputs),
             (times + bare) * (labels + inputs),
         )
 
     two = config.flipped_sets == "two_labels"
-    flipped = [n for n in classes if n == 2] if two else classes
+    flipped = [(n, example) for n, example in sets if n == 2 or not two]
     flips = len(config.flipped_percents)
     of_symbols = sum(not setting.relevant for setting in SETTINGS)
     noisy = of_symbols * sum(share > 0 for share in config.label_noise)
     concepts = config.list_functions + config.turing_programs + sum(config.concepts.values())
     prompts = concepts * config.algorithmic_queries
-    texts = len(classes) * config.language_texts
+    read = config.language_texts * sum(example for _, example in sets)
     parts = [
-        asked("icl", classes, len(SETTINGS) + noisy, 0),
+        asked("icl", sets, len(SETTINGS) + noisy, 0),
         asked("flipped", flipped, flips, 1 if flips else 0),
         Part(
             "algorithmic",
@@ -86,13 +95,13 @@ def estimated(experiment: Experiment, source: str) -> Questions:
             prompts,
             NEW_TOKENS,
         ),
-        Part("language", texts, texts * example, texts * example),
+        Part("language", len(sets) * config.language_texts, read, read),
     ]
     uninstructed = sum(not setting.instructed for setting in SETTINGS) * contexts
-    exemplars = uninstructed * sum(classes) * config.exemplar_counts[-1] * example
-    queried = uninstructed * len(classes) * (queries + 1) * example
+    exemplars = uninstructed * config.exemplar_counts[-1] * sum(n * example for n, example in sets)
+    queried = uninstructed * (queries + 1) * sum(example for _, example in sets)
     steps = config.finetuned.steps
-    parts += _finetuned(steps, uninstructed * len(classes), exemplars, queried)
+    parts += _finetuned(steps, uninstructed * len(sets), exemplars, queried)
     return Questions(source, parts)
 
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
 from pathlib import Path
 
 import polars as pl
 
-from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table
 from symtune_pipeline.prompts.mixture import sets_to_draw
 from symtune_pipeline.prompts.targets import LEAST_KIND
 from symtune_pipeline.sections import LossName
-from symtune_pipeline.sources.generated import generate
+from symtune_pipeline.sources.lengths import example_tokens
 
-# For estimates: tokens of an example with its label whose text is not at hand; what stands around a
-# text, and characters of a token in it; one token in TOKENS_PER_TARGET is a target.
-PUBLIC_TOKENS, FRAME_TOKENS, CHARACTERS_PER_TOKEN, TOKENS_PER_TARGET = 45, 9, 4.2, 8
-LOOKED_AT = 24  # texts of a generated set
+TOKENS_PER_TARGET = 8  # for estimates
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def estimated_workload(
     exemplars = sum(k * len(entry.labels) for entry in sets) / count
     prompt_tokens = (
         sum(
-            (k * len(entry.labels) + 1) * _example_tokens(entry, known.get(entry.key))
+            (k * len(entry.labels) + 1) * example_tokens(entry, known.get(entry.key))
             for entry in sets
         )
         / count
@@ -92,18 +87,3 @@ def estimated_workload(
         round(tuning.block_tokens / share),
         prompt_tokens,
     )
-
-
-def _example_tokens(entry: Dataset, characters: float | None) -> float:
-    """Tokens of an example of a set with its label, on average."""
-    if characters is None and entry.hub is None and entry.files is None:
-        characters = _drawn_characters(entry.key)
-    if characters is None:
-        return PUBLIC_TOKENS
-    return FRAME_TOKENS + characters / CHARACTERS_PER_TOKEN
-
-
-@cache
-def _drawn_characters(key: str) -> float:
-    drawn = generate(key, "train", LOOKED_AT, seed=0).drop("label").rows()
-    return sum(len(" | ".join(texts)) for texts in drawn) / LOOKED_AT
