@@ -6,7 +6,9 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from assets.predictions import GENERATING, SCORING
 from assets.step import GPU, as_metadata, user_errors
+from assets.versions import code_version
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder, unready
@@ -81,6 +83,7 @@ def _accuracy(
     )
     inputs = artifacts.read_table(EXAMPLES).sort("example")["input"].to_list()
     versions = [artifacts.manifest(key).version for key in (CLASSIFICATION_SUITE.asset, EXAMPLES)]
+    versions.append(code_version([SCORING, GENERATING], None))
     return score_folder(
         artifacts, folder, classification, algorithmic, inputs, versions, config, context.log.info
     )

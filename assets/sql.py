@@ -85,11 +85,9 @@ def _check_specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
 def _run(step: Step, model: SqlModel) -> dg.MaterializeResult:
     """Make the table or recognise it, then test its claims."""
     with user_errors():
-        tables = _tables(step, model)
-        build = partial(_build, step.experiment, model, tables)
-        made = step.resource.make(step.context, build, columns=model.columns)
+        made = step.resource.make(step.context, partial(_build, step, model), columns=model.columns)
         path = step.artifacts.folder(model.name) / TABLE
-        tested = run_tests(model, tables, path)
+        tested = run_tests(model, _tables(step, model), path)
     passed = sum(found.passed for found in tested)
     step.say(f"{model.name}: {passed} of {len(tested)} tests hold")
     more = {
@@ -103,8 +101,10 @@ def _run(step: Step, model: SqlModel) -> dg.MaterializeResult:
     )
 
 
-def _build(experiment: Experiment, model: SqlModel, tables: Tables, folder: Path) -> Metadata:
-    run_model(model, tables, _variables(experiment), folder / TABLE)
+def _build(step: Step, model: SqlModel, folder: Path) -> Metadata:
+    # Inputs are looked up after what the table is made from was noted: one that another run makes
+    # meanwhile is read too early at worst, and the table is then made once more.
+    run_model(model, _tables(step, model), _variables(step.experiment), folder / TABLE)
     return {}
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from assets.starts import tuned_from
 from assets.step import Step, asset
 from resources.store import Metadata
+from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table, write_frames
 from symtune_pipeline.prompts.held_out import held_out_prompts
@@ -38,7 +39,9 @@ def _settings(experiment: Experiment) -> object:
     """The form of prompts counts where it decides what a symbol's first token is."""
     mixture, chat = experiment.mixture, experiment.evaluation.chat_template
     distinct = mixture.distinct_first_token and chat
-    return experiment.seed, mixture, experiment.left_out(), experiment.symbols.spread, distinct
+    models = [experiment.models] if _looks_at_models(experiment) else []
+    spread = experiment.symbols.spread
+    return experiment.seed, mixture, experiment.left_out(), spread, distinct, *models
 
 
 @asset(
@@ -54,6 +57,11 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
     sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
+    if config.sets and len(sets) < config.sets:
+        raise UserError(
+            f"mixture.sets asks for {config.sets} tuning sets, and {len(sets)} are there; lower it, or"
+            " bring the sets that are missing."
+        )
     drawn_from = examples.filter(pl.col("dataset").is_in(sets))
     pool = step.artifacts.read_table(step.key("symbol_pool"))
     sampler = _sampler(step, pool)

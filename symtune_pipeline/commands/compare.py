@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,14 @@ def compare(
     runs = [run for name in experiments for run in _runs(load_experiment(name))]
     if len({run.store.root for run in runs}) < len(experiments) or len(experiments) < 2:
         raise UserError("Name two experiments or more, each with a name of its own.")
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
+            raise UserError(
+                f"Two of what is compared are called '{name}', a variant being called after its"
+                " experiment; set another `name` in one of the experiments."
+            )
+    if page and (page.is_dir() or not page.parent.is_dir()):
+        raise UserError(f"--page {page} is no file in a folder that exists; choose another path.")
     key = model or _common_model(runs)
     differing = list(differences({run.name: run.experiment for run in runs}))
     answers = {run.name: answers_of(run, key) for run in runs}
@@ -146,9 +155,23 @@ def _asked(run: Run, suite: Table, answers: pl.DataFrame, examples: str) -> pl.D
     where = [name for name in PLACE if name in table.columns and name in answers.columns]
     asked = table.with_columns(question=pl.Series(hashes, dtype=pl.String))
     own = answers.filter(pl.col("variant") == run.variant, pl.col("setting") != ZERO_SHOT)
-    joined = own.join(asked.select(*where, QUESTION), on=where)
+    if not _are_to(own, asked, where):
+        raise UserError(
+            f"The answers of '{run.name}' are to other questions than those of its settings now; evaluate it"
+            " again with `symtune run --select 'eval*'`."
+        )
+    joined = own.join(asked.select(*where, QUESTION), on=where, nulls_equal=True)
     of_what = "dataset" if "dataset" in where else "concept"
     return joined.select("benchmark", "setting", of_what, "context", QUESTION, "correct")
+
+
+def _are_to(answers: pl.DataFrame, suite: pl.DataFrame, where: Sequence[str]) -> bool:
+    """Whether all answers are to questions of the suite: one made anew has other labels or targets."""
+    if "labels" in answers.columns:
+        labels = pl.col("labels").list.join("\0")
+        answers, suite = answers.with_columns(labels), suite.with_columns(labels)
+    same = [*where, *(name for name in ("labels", "target") if name in answers.columns)]
+    return answers.join(suite, on=same, how="anti", nulls_equal=True).is_empty()
 
 
 def _print(

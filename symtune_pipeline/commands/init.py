@@ -94,6 +94,8 @@ def init(
         raise UserError(f"{path} must end with .yaml, as every experiment; choose another name.")
     if path.exists():
         raise UserError(f"{path} is there already; choose another name, or remove it first.")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is no folder; make it first, or choose another one.")
     found = _describe(data, look_at(data), text or [], label)
     written = _experiment(path, data, found, role, model)
     counts = _kept(path, written)
@@ -129,6 +131,12 @@ def _describe(
     if not input_:
         raise UserError(f"No column of {path} but the label has text; name one with --text.")
     words = words_for(columns, guess)
+    if len(words) < 2:
+        only = "only one label" if words else "no label"
+        raise UserError(
+            f"Column '{guess.name}' of {path} has {only}, and a task needs two; name another column with"
+            " --label."
+        )
     if asked and all(value == word for value, word in words.items()):
         unclear = [value for value in words if not any(c.isalpha() for c in value)]
         for value in unclear:

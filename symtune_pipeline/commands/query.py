@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import duckdb
 import polars as pl
 import typer
+from duckdb.sqltypes import DuckDBPyType
 from sqlglot import exp, parse_one
 from sqlglot.errors import SqlglotError
 
@@ -34,6 +35,7 @@ _ALONE: dict[str, str | bool | int | float | list[str]] = {
 Part = tuple[str, str | None, str]  # key, partition and file
 Format = Literal["table", "csv", "json", "markdown"]
 ROWS = 50  # of a table on a screen
+NO_TEXT = {"blob", "bit", "interval", "union", "variant", "geometry"}  # types of DuckDB
 
 # sqlglot warns of a statement that it does not know; we refuse it in a sentence.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -94,7 +96,27 @@ def print_query(store: Store, sql: str, rows: int | None = None, form: Format = 
         if form == "table":
             print_rows(found, rows or ROWS)
         else:
+            _check_columns(found)
             print_frame(found.pl(), rows, form)
+
+
+def _check_columns(found: duckdb.DuckDBPyRelation) -> None:
+    """Raises UserError for a column of a type that other formats than a table have no text for."""
+    for name, kind in zip(found.columns, found.types, strict=True):
+        if unknown := NO_TEXT.intersection(_types_within(kind)):
+            raise UserError(
+                f"Column '{name}' has the type {min(unknown).upper()}, which only a table shows; leave out"
+                " --format, or cast the column to VARCHAR."
+            )
+
+
+def _types_within(kind: DuckDBPyType) -> Iterator[str]:
+    """The name of a type, and those of the types that it is made of."""
+    yield kind.id
+    if kind.id in ("list", "array", "struct", "map"):
+        for _, inner in kind.children:
+            if isinstance(inner, DuckDBPyType):  # an array also has its length
+                yield from _types_within(inner)
 
 
 def _every_table(store: Store) -> pl.DataFrame:
@@ -183,7 +205,7 @@ def _tables_named(sql: str) -> set[str]:
     try:
         statement = parse_one(sql, read="duckdb")
         named = tables_read(statement)
-    except SqlglotError as error:
+    except (SqlglotError, RecursionError) as error:
         raise UserError(
             f"The tables that '{sql}' names cannot be read from it; write it in another way."
         ) from error

@@ -57,8 +57,9 @@ def print_report(store: Store) -> Path:
     if store.find(FINETUNED):
         print_finetuned(console, store.read_table(FINETUNED))
     for model in store.partitions("tuning_log"):
-        console.print(cost(model, store.read_table("tuning_log", model)), soft_wrap=True)
-    console.print(f"Report: {page}", soft_wrap=True)
+        line = cost(model, store.read_table("tuning_log", model))
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(f"Report: {page}", soft_wrap=True, markup=False)
     return page
 
 

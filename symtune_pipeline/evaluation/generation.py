@@ -5,8 +5,7 @@ It runs with transformers' own attention: prompts of a batch are padded, not pac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import ALONE, BATCH, Asking
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision, fitting
-from symtune_pipeline.models.generating import Batch, Generating, choose_generating
+from symtune_pipeline.models.generating import Batch, Generating, choose_generating, configured
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
@@ -192,7 +191,7 @@ def continued(
         padding = ends[0] if ends else 0  # whichever: the mask hides it
     batch = Batch.of(prompts, groups, padding, way.shared)
     greedy = _greedy(new_tokens, stops, ends, padding, way.cached)
-    with torch.inference_mode(), _configured(model, greedy):
+    with torch.inference_mode(), configured(model, greedy):
         found = batch.generate(model, tokenizer=tokenizer)
     # An end token need not be special to the tokenizer, which would then write it out.
     added = [
@@ -225,17 +224,3 @@ def end_tokens(*configurations: object) -> list[int]:
         if ends is not None:
             return list(ends) if isinstance(ends, list | tuple) else [ends]
     return []
-
-
-@contextmanager
-def _configured(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """The model generates as `config` says, and by nothing of its own.
-
-    Given to `generate` as an argument, a configuration would be filled up from the model's own, of
-    which generation_config.json may ask for a repetition penalty, forced tokens and others.
-    """
-    own, model.generation_config = model.generation_config, config
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -54,15 +54,17 @@ def score_folder(
     """Accuracy of the model in `folder` on the two suites, with 95% Wilson intervals.
 
     A row per setting of every benchmark, as `by_setting` gives them, by name. `inputs` are those of
-    the classification suite by example number, `versions` those of the suites and the inputs. The
-    predictions are kept in the store as `incoming_classification` and `incoming_algorithmic`, by the
-    folder's name; where they were made from the same files and versions they are read from there.
+    the classification suite by example number, `versions` those of the suites, the inputs and the code
+    that asks. The predictions are kept in the store as `incoming_classification` and
+    `incoming_algorithmic`, by the folder's name; where they were made from the same files and versions
+    on a device of the same kind, they are read from there.
     Raises UserError where the folder holds no complete model that transformers loads, and where
     `SegmentTokenizer` does.
     """
     check_complete(folder)
     from symtune_pipeline.evaluation.classification import classify
     from symtune_pipeline.evaluation.generation import generate
+    from symtune_pipeline.models.device import device_and_precision
     from symtune_pipeline.models.opening import open_tokenizer, read_config
     from symtune_pipeline.prompts.tokens import SegmentTokenizer
 
@@ -73,7 +75,8 @@ def score_folder(
 
     name = folder.name
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    form = config.chat_template, config.precision, list(CLASSIFICATION_PREDICTIONS.columns)
+    held = list(map(str, device_and_precision(config.precision)))
+    form = config.chat_template, held, list(CLASSIFICATION_PREDICTIONS.columns)
     made_from = content_hash([files, list(versions), form])
     by_channel = content_hash([made_from, config.channel])
 

@@ -9,7 +9,8 @@ Shapes: S prompts, G groups of them, T tokens of the longest, P tokens of the lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.trial import (
@@ -171,8 +173,7 @@ def _continues(model: PreTrainedModel, strings: list[torch.Tensor], way: Generat
 
 
 def _generated(model: Any, batch: Batch, cached: bool) -> Any:
-    return batch.generate(
-        model,
+    greedy = GenerationConfig(
         use_cache=cached,
         max_new_tokens=NEW,
         min_new_tokens=NEW,
@@ -181,3 +182,19 @@ def _generated(model: Any, batch: Batch, cached: bool) -> Any:
         return_dict_in_generate=True,
         output_logits=True,
     )
+    with configured(model, greedy):
+        return batch.generate(model)
+
+
+@contextmanager
+def configured(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """The model generates as `config` says, and by nothing of its own.
+
+    Given to `generate` as an argument, a configuration would be filled up from the model's own, of
+    which generation_config.json may ask for beams, a repetition penalty, forced tokens and others.
+    """
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own

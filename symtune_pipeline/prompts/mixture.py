@@ -41,13 +41,8 @@ class ClassPool:
 def class_pools(examples: pl.DataFrame) -> list[ClassPool]:
     """Pools from a table of examples (example, dataset, label, label_id), datasets in order.
 
-    Raises UserError for a dataset with one class, or with fewer than two examples of a class, and
-    where there is no dataset.
+    Raises UserError for a dataset with one class, or with fewer than two examples of a class.
     """
-    if examples.is_empty():
-        raise UserError(
-            "There is no example to tune on; add a set with 'role: tuning' to the experiment."
-        )
     pools = []
     for (dataset,), group in examples.group_by("dataset", maintain_order=True):
         classes = (
@@ -93,7 +88,12 @@ def mixture_chunks(
     query of any class, fresh symbols of the sampler and one of the formats (Wei et al. 2023). k is
     lowered where the prompt would exceed `config.max_characters` or a class has too few examples.
     Each exemplar shows another class's symbol with a chance of `config.label_noise`.
+    Raises UserError where there is no example.
     """
+    if examples.is_empty():
+        raise UserError(
+            "There is no example to tune on; add a set with 'role: tuning' to the experiment."
+        )
     pools = class_pools(examples)
     characters = lengths_of(examples)
     shares = _shares(pools, config.temperature)

@@ -29,6 +29,7 @@ from symtune_pipeline.report.tables import (
     p_text,
     setting_label,
     several_models,
+    shown,
     unbroken,
 )
 from symtune_pipeline.tables import EXEMPLARS, VARIANTS
@@ -83,7 +84,7 @@ def share_lines(title: str, lines: list[Line]) -> Table:
     for name, pair in lines:
         shares = (fraction_text(pair.rows.get(key, {}).get("accuracy")) for key in variants)
         gain, p = gain_text(pair.tuned, OVER_DRAWS), p_text(pair.tuned.get("p"))
-        n = counts_text(row["n"] for row in pair.rows.values())
+        n = counts_text(row["n"] for row in shown(pair))
         table.add_row(*map(Text, (name, n, *shares, gain, p)))
     return table
 
@@ -95,8 +96,8 @@ def loss_lines(language: pl.DataFrame) -> Table:
     variants = [name for name in VARIANTS if name in language["variant"]]
     table = plain_table("plain texts, nats per token", ("tokens", *variants, "change"))
     for row in losses(language):
-        shown = (row[name].split(" ")[0] for name in variants)
-        table.add_row(*map(Text, (row["model"], row["tokens"], *shown, row["change"])))
+        values = (row[name].split(" ")[0] for name in variants)
+        table.add_row(*map(Text, (row["model"], row["tokens"], *values, row["change"])))
     return table
 
 
@@ -166,7 +167,7 @@ def language_table(mart: pl.DataFrame) -> GT | None:
                 **({"model": row["model"]} if several else {}),
                 "dataset": row["dataset"] or "all datasets",
                 "tokens": row["tokens"],
-                **{name: unbroken(row[name]) for name in VARIANTS if row[name]},
+                **{name: unbroken(row[name]) for name in VARIANTS if name in mart["variant"]},
                 "change": unbroken(row["change"]),
             }
             for row in losses(mart)
@@ -214,7 +215,9 @@ def losses(language: pl.DataFrame) -> Iterator[Row]:
         yield {
             "model": model,
             "dataset": dataset,
-            "tokens": counts_text(rows["tokens"]),
+            "tokens": counts_text(
+                by_variant[name]["tokens"] for name in VARIANTS if name in by_variant
+            ),
             **{name: loss_text(by_variant.get(name), "loss", "") for name in VARIANTS},
             "change": loss_text(by_variant.get("tuned"), "change", "+"),
         }

@@ -215,7 +215,7 @@ def comparison_table(
             {
                 "group": group,
                 first_column: name,
-                "n": counts_text(row["n"] for row in pair.rows.values()),
+                "n": counts_text(row["n"] for row in shown(pair)),
                 **accuracies(pair, VARIANTS),
                 "chance": fraction_text(pair.first["chance"]),
                 "points": unbroken(gain_text(pair.tuned, interval)),
@@ -230,6 +230,11 @@ def comparison_table(
     body = body.select(name for name in body.columns if body[name].fill_null("").ne("").any())
     table = GT(body, groupname_col="group" if "group" in body.columns else None)
     return table.cols_align("right", [name for name in body.columns if name in figures])
+
+
+def shown(pair: Comparison) -> list[Row]:
+    """The rows of a comparison that a table has a column for, in the order of the columns."""
+    return [pair.rows[variant] for variant in VARIANTS if variant in pair.rows]
 
 
 def accuracies(pair: Comparison, variants: Sequence[str]) -> dict[str, str]:

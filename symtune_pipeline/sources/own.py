@@ -47,16 +47,16 @@ def read_own(dataset: Dataset, path: Path) -> tuple[pl.DataFrame, list[int] | No
 def read_cells(path: Path) -> dict[str, tuple[list[str | None], bool]]:
     """All columns of a file: their cells as text, and whether all of these are texts in the file.
 
-    Columns with a list or an object are left out. Raises UserError as `read_own` does.
+    Columns with a list, an object or what has no text are left out. Raises UserError as `read_own` does.
     """
     if path.suffix not in OWN_SUFFIXES:
         raise UserError(f"{path} must end with one of {', '.join(OWN_SUFFIXES)}.")
     content = _content(path, "choose a CSV, TSV, JSONL or Parquet file")
     if path.suffix == ".parquet":
         frame = _parquet(path, content)
-        flat = [column for column in frame if not column.dtype.is_nested()]
         texts = (pl.String, pl.Categorical, pl.Enum)
-        return {column.name: (_as_text(column).to_list(), column.dtype in texts) for column in flat}
+        cells = {column.name: (_text_cells(column), column.dtype in texts) for column in frame}
+        return {name: (found, text) for name, (found, text) in cells.items() if found is not None}
     rows = [row for _, row in _lines(path, content, [])]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
@@ -87,6 +87,14 @@ def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(
         labels.zip_with(~small.is_in(["true", "false"]).fill_null(False), small)
     )
+
+
+def _text_cells(values: pl.Series) -> list[str | None] | None:
+    """The cells as text; None for a type that has none, such as a list, a duration or other bytes."""
+    try:
+        return None if values.dtype.is_nested() else values.cast(pl.String).to_list()
+    except pl.exceptions.PolarsError:
+        return None
 
 
 def _as_text(values: pl.Series) -> pl.Series:

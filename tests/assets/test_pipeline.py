@@ -319,6 +319,20 @@ def test_symbols_can_differ_in_the_first_token_of_every_model(home: Home, tmp_pa
     )
 
 
+def test_fewer_tuning_sets_than_asked_for_are_one_sentence(home: Home, tmp_path: Path) -> None:
+    """The experiment names enough; of a public source, some may be missing."""
+    examples = home.store.read_table("int_tuning_examples")
+    kept = examples["dataset"].unique().sort()[:3]
+    made_from = home.store.manifest("int_tuning_examples").made_from
+    with home.store.writing("int_tuning_examples", None, made_from) as folder:
+        examples.filter(pl.col("dataset").is_in(kept)).write_parquet(folder / TABLE)
+    five = altered_experiment(tmp_path, "mixture", sets=5)
+    ended = home.dagster("--select", "tuning_mixture", experiment=five)
+    assert ended.returncode != 0
+    sentence = "mixture.sets asks for 5 tuning sets, and 3 are there; lower it, or bring the sets"
+    assert sentence in ended.stdout + ended.stderr
+
+
 def test_an_evaluation_symbol_that_the_tokenizer_makes_a_tuning_symbol_blocks_tuning(
     home: Home,
 ) -> None:

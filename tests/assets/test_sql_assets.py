@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -130,6 +131,27 @@ def test_a_declared_test_that_fails_ends_the_run_with_a_sentence_and_status_1(
     assert error == (
         f"error: stg_examples: unique_example_id fails 1 times, as in example_id='{name}', copies=2."
     )
+
+
+def test_a_table_is_made_from_what_another_run_makes_until_then(
+    data_side: DataSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run makes an input once this one has begun with the table, and takes away the old one."""
+    root = tmp_path / "smoke"
+    shutil.copytree(data_side.store.root, root)
+    store = StoreResource(root=str(root)).artifacts
+    raw = store.read_table("raw_trades")
+    make = StoreResource.make
+
+    def slow(self: StoreResource, *arguments: Any, **options: Any) -> dg.MaterializeResult:
+        with store.writing("raw_trades") as folder:
+            raw.head(7).write_parquet(folder / TABLE)
+        return make(self, *arguments, **options)
+
+    monkeypatch.setattr(StoreResource, "make", slow)
+    result = materialise(load_experiment("smoke"), root, ["stg_examples"])
+    assert result.success, failures(result)
+    assert len(store.read_table("stg_examples").filter(dataset="trades")) == 7
 
 
 @pytest.mark.parametrize("text", ["nope", "+("])

@@ -106,15 +106,17 @@ def test_a_chat_template_makes_stale_what_holds_or_answers_prompts(project: Path
 
 
 def test_another_model_in_the_experiment_makes_only_the_report_stale(project: Path) -> None:
-    """What was made of the first model stays; a fine-tune may have cost a day."""
+    """What was made of the first model stays, unless it was drawn by looking at all of them."""
     settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
-    found = []
-    for models in (["micro"], ["micro", "smollm2-135m"]):
-        settings["models"] = models
-        (project / "models.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-        found.append(versions(project, "models.yaml"))
-    changed = {name for name, version in found[0].items() if version != found[1][name]}
-    assert changed == {"eval_report"}
+    for distinct in (False, True):
+        settings["mixture"]["distinct_first_token"] = distinct
+        found = []
+        for models in (["micro"], ["micro", "smollm2-135m"]):
+            settings["models"] = models
+            (project / "models.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+            found.append(versions(project, "models.yaml"))
+        changed = {name for name, version in found[0].items() if version != found[1][name]}
+        assert changed == {"eval_report"} | ({"tuning_mixture"} if distinct else set())
 
 
 def test_the_precision_of_answers_makes_predictions_stale(project: Path) -> None:

@@ -99,6 +99,8 @@ def test_questions_that_only_one_run_was_asked_are_not_paired(home: Home, compar
         (("quickstart",), "No model was evaluated in all of smoke, quickstart"),
         (("nowhere.yaml",), "nowhere.yaml cannot be read"),
         (("other.yaml", "--model", "smollm2-135m"), "smollm2-135m"),
+        (("other.yaml", "--page", "nowhere/page.html"), "nowhere/page.html is no file in a folder"),
+        (("other.yaml", "--page", "."), "--page . is no file in a folder that exists"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
@@ -108,3 +110,31 @@ def test_what_cannot_be_compared_is_one_sentence(
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and sentence in line
+
+
+def test_answers_to_earlier_questions_are_refused(home: Home, compare: Compare) -> None:
+    """The suite was made anew with other labels, and the model not asked again."""
+    other = Store(home.store.root.with_name("other"))
+    kept = other.folder("eval")
+    with other.writing("eval") as folder:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        suite = pl.read_parquet(folder / CLASSIFICATION_SUITE.file)
+        changed = pl.when(pl.col("setting") == SETTING).then(pl.col("labels").list.reverse())
+        suite.with_columns(labels=changed.otherwise("labels")).write_parquet(
+            folder / CLASSIFICATION_SUITE.file
+        )
+    ended = compare("other.yaml")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: The answers of 'other' are to other questions than those of its")
+
+
+def test_two_runs_of_one_name_are_one_sentence(home: Home, compare: Compare) -> None:
+    """A variant is called after its experiment, which may be what another one is called."""
+    for name, settings in (("other", {"variants": {"b": {"seed": 1}}}), ("other-b", {})):
+        written = yaml.safe_load((home.folder / "other.yaml").read_text(encoding="utf-8"))
+        (home.folder / f"{name}.yaml").write_text(yaml.safe_dump(written | settings))
+    ended = compare("other.yaml", "other-b.yaml")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: Two of what is compared are called 'other-b'")

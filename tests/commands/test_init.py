@@ -8,6 +8,7 @@ import pty
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         ([*reviews(), {"text": "x" * 100_001, "stars": 1}], (), "line 13: the text in 'text' has"),
         ([*reviews(), {"stars": 1}], (), "line 13 has no 'text'"),
         ([], (), "holds no row"),
+        (
+            [row | {"kind": ""} for row in reviews()],
+            ("--label", "kind"),
+            "has no label, and a task",
+        ),
+        (
+            [row | {"kind": "a"} for row in reviews()],
+            ("--label", "kind"),
+            "has only one label, and",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_and_nothing_is_written(
@@ -141,8 +152,23 @@ def test_what_cannot_run_is_refused_and_nothing_is_written(
     assert not (tmp_path / "mine.yaml").exists()
 
 
+def test_columns_without_a_text_are_left_out(tmp_path: Path) -> None:
+    rows = pl.DataFrame(reviews()).with_columns(
+        code=pl.lit(b"\xff\xfe"), took=pl.lit(timedelta(seconds=3)), parts=pl.lit([1, 2])
+    )
+    rows.write_parquet(tmp_path / "data.parquet")
+    init(tmp_path / "data.parquet")
+    assert described(tmp_path).columns == ("text",)
+
+
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     data = write(tmp_path / "data.csv", reviews())
+    with pytest.raises(UserError, match=r"nowhere is no folder; make it first"):
+        CliRunner().invoke(
+            app,
+            ["init", str(tmp_path / "nowhere" / "mine.yaml"), "--data", str(data)],
+            catch_exceptions=False,
+        )
     (tmp_path / "mine.yaml").write_text("my own")
     with pytest.raises(UserError, match=r"mine\.yaml is there already"):
         init(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from symtune_pipeline.commands.query import print_query
+from symtune_pipeline.commands.query import Format, print_query
 from symtune_pipeline.commands.show_table import print_table
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import TABLE
@@ -93,6 +93,10 @@ def test_a_query_opens_the_tables_that_it_names_and_no_others(
             '"eval.nope" does not exist because .*; choose one of eval.algorithmic, ',
         ),
         ("SELECT nope FROM words", 'column "nope" not found'),
+        (
+            "SELECT " + "(" * 900 + "1" + ")" * 900,
+            "cannot be read from it; write it in another way",
+        ),
     ],
 )
 def test_what_is_refused_opens_no_other_table_and_is_one_sentence(
@@ -165,6 +169,31 @@ def lists(tmp_path: Path) -> Store:
         frame = pl.DataFrame({"name": ["a|b", "c,d", None], "scores": [[1.5, 2.0], [], None]})
         frame.write_parquet(folder / TABLE)
     return store
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "markdown"])
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("INTERVAL 1 DAY", "INTERVAL"),
+        ("'x'::BLOB", "BLOB"),
+        ("[{'a': INTERVAL 1 DAY}]", "INTERVAL"),
+        ("union_value(a := 1)", "UNION"),
+        ("'101'::BIT", "BIT"),
+    ],
+)
+def test_a_type_without_a_text_is_one_sentence(
+    lists: Store, sql: str, kind: str, form: Format
+) -> None:
+    with pytest.raises(UserError, match=f"^Column 'it' has the type {kind}, .* cast the column"):
+        print_query(lists, f"SELECT {sql} AS it", form=form)
+
+
+def test_a_column_called_like_such_a_type_is_written(
+    lists: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_query(lists, "SELECT {'BLOB': 1} AS \"BIT\"", form="json")
+    assert json.loads(capsys.readouterr().out) == [{"BIT": {"BLOB": 1}}]
 
 
 def test_rows_are_written_for_other_programs(

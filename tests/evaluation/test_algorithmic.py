@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.generation import complete
 from symtune_pipeline.evaluation.suites import algorithmic_suite
-from symtune_pipeline.models.generating import Generating
+from symtune_pipeline.models.generating import Generating, choose_generating
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 from symtune_pipeline.sections import EvaluationConfig
 
@@ -156,17 +156,20 @@ def test_a_prompt_in_a_chat_template_is_a_users_message(
         {"num_beams": 3, "length_penalty": 2.0},
         {"max_length": 3, "forced_eos_token_id": 5, "begin_suppress_tokens": list(range(200))},
         {"bad_words_ids": [[i] for i in range(40, 300)], "max_time": 1e-9},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 3},
     ],
     ids=lambda asked: next(iter(asked)),
 )
 def test_the_models_own_generation_settings_change_no_completion(
     model: Any, words: Any, suite: pl.DataFrame, asked: dict[str, Any]
 ) -> None:
-    expected = complete(model, words, suite, Generating())
+    expected, way = complete(model, words, suite, Generating()), choose_generating(model)
     for name, value in asked.items():
         setattr(model.generation_config, name, value)
     own = model.generation_config
     assert complete(model, words, suite, Generating()).equals(expected)
+    assert choose_generating(model) == way
     assert model.generation_config is own
 
 

@@ -408,6 +408,12 @@ def test_every_flipped_query_is_asked_once_without_exemplars_for_its_true_class(
     assert none.equals(_suite(evaluation_examples, symbols).filter(benchmark="icl"))
 
 
+def test_without_a_dataset_a_suite_is_empty(
+    evaluation_examples: pl.DataFrame, symbols: pl.DataFrame
+) -> None:
+    assert CLASSIFICATION_SUITE.checked(_suite(evaluation_examples.clear(), symbols)).is_empty()
+
+
 def test_texts_are_drawn_by_seed_at_most_so_many_of_a_dataset_each_as_if_alone(
     evaluation_examples: pl.DataFrame,
 ) -> None:
