@@ -16,7 +16,7 @@ from resources.store import Metadata
 from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
-from symtune_pipeline.evaluation.predictions import of_model, paths
+from symtune_pipeline.evaluation.predictions import of_model, paths, what_ran
 from symtune_pipeline.evaluation.server import in_clear
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, content_hash, read_table
@@ -99,28 +99,34 @@ class Asked:
         return as_metadata(of_predictions(table))
 
     def predicted(self, step: Step) -> Iterator[pl.DataFrame]:
-        """Each variant's, kept by variant, so that none is ever asked the same twice."""
-        kept, key = step.artifacts, f"predictions_{self.asset}"
-        variants = self.variants(step)
-        made_from = {
-            variant: content_hash(
-                [self._made_from(step, self._code(step, who)), _version(step, variant, who)]
-            )
-            for variant, who in variants.items()
-        }
-        names = {variant: f"{step.partition}-{variant}" for variant in made_from}
-        lacking = [v for v in made_from if not kept.up_to_date(key, names[v], made_from[v])]
+        """Each variant's, kept by variant: none is asked twice, unless other hardware asks the others."""
+        kept, key, variants = step.artifacts, f"predictions_{self.asset}", self.variants(step)
+        made_from = {variant: self._all_of(step, variant, who) for variant, who in variants.items()}
+        names = {variant: f"{step.partition}-{variant}" for variant in variants}
+        known = [v for v in variants if kept.up_to_date(key, names[v], made_from[v])]
+        tables = {variant: kept.read_table(key, names[variant]) for variant in known}
+        lacking = [variant for variant in variants if variant not in tables]
         if lacking:
-            job = self._job(step, {variant: variants[variant] for variant in lacking})
-            result = step.context.resources.launcher.run(step.context, job)
-        for variant, name in names.items():
-            table = kept.table_once(
-                key,
-                name,
-                made_from[variant],
-                lambda variant=variant: read_table(result / f"{variant}.parquet"),  # type: ignore[misc]
-            )
-            yield of_model(table, str(step.partition), variant)
+            tables |= self._answers(step, {variant: variants[variant] for variant in lacking})
+        if others := _held_otherwise(tables, lacking):
+            step.say(f"{', '.join(others)}: asked again, as other hardware answered before")
+            lacking = [*lacking, *others]
+            tables |= self._answers(step, {variant: variants[variant] for variant in lacking})
+        for variant in lacking:
+            with kept.writing(key, names[variant], made_from[variant]) as folder:
+                tables[variant].write_parquet(folder / TABLE)
+        for variant in variants:
+            yield of_model(tables[variant], str(step.partition), variant)
+
+    def _answers(self, step: Step, variants: Mapping[str, Answering]) -> dict[str, pl.DataFrame]:
+        """What the job finds of some variants."""
+        result = step.context.resources.launcher.run(step.context, self._job(step, variants))
+        return {variant: read_table(result / f"{variant}.parquet") for variant in variants}
+
+    def _all_of(self, step: Step, variant: str, who: Answering) -> str:
+        """The hash of all that a variant's answers depend on, but the hardware."""
+        code = self._made_from(step, self._code(step, who))
+        return content_hash([code, _version(step, variant, who)])
 
     def _job(self, step: Step, variants: Mapping[str, Answering]) -> JobConfig:
         settings = step.experiment.evaluation
@@ -171,6 +177,16 @@ class Asked:
         """Whether no variant is worse than guessing."""
         low = below_chance(step.artifacts.read_table(self.asset, step.partition))
         return Verdict(not low, "; ".join(low) or "No setting is below chance.")
+
+
+def _held_otherwise(tables: Mapping[str, pl.DataFrame], asked: Sequence[str]) -> list[str]:
+    """The variants whose kept answers come from a device, precision or team other than those asked now.
+
+    Their log-probabilities differ by rounding or more, so a comparison would not be of the models alone.
+    """
+    held = {variant: what_ran(table) for variant, table in tables.items()}
+    now = {held[variant] for variant in asked} - {None}
+    return [v for v, by in held.items() if v not in asked and now and by and by not in now]
 
 
 def _version(step: Step, variant: str, who: Answering) -> str:

@@ -23,6 +23,7 @@ from symtune_pipeline.errors import UserError, brief
 from symtune_pipeline.evaluation.answers import KeptAnswers
 from symtune_pipeline.evaluation.asking import Asking
 from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
+from symtune_pipeline.evaluation.predictions import run_on
 from symtune_pipeline.evaluation.spread import RankTeam, ranks_per_model
 from symtune_pipeline.files import content_hash, read_table, sha256
 from symtune_pipeline.jobs.job import Say
@@ -82,6 +83,9 @@ def _run(config: JobConfig, ranks: Ranks, say: Say) -> Path:
         name = _kept_as(made_from, model, ranks)
         answers = _answers(config, ranks, name, progress, of_team)
         table = _predict(config, suite, model, progress, answers)
+        if isinstance(model, Weights):
+            held_by = team.size if team else 1
+            table = run_on(table, *device_and_precision(config.precision), held_by)
         if ranks.rank == 0:
             _write(table, path, made_from)
         gc.collect()  # a model may hold itself

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from symtune_pipeline.tables import CLASS
+
+if TYPE_CHECKING:
+    import torch
 
 RANKED = ("setting", "flipped_percent", "dataset", "context", "query", "labels", "target")
 GENERATED = ("benchmark", "setting", "concept", "category", "context", "query", "target")
@@ -106,6 +109,24 @@ def generated(suite: pl.DataFrame, completions: Sequence[str], path: str) -> pl.
 def of_model(predictions: pl.DataFrame, model: str, variant: str) -> pl.DataFrame:
     """The predictions with whose they are: the columns `model` and `variant`."""
     return predictions.with_columns(model=pl.lit(model), variant=pl.lit(variant))
+
+
+def run_on(
+    predictions: pl.DataFrame, device: str, precision: torch.dtype, ranks: int
+) -> pl.DataFrame:
+    """The predictions with what ran the model at the end of their `path`, as `packed, bf16 on cuda`.
+
+    `ranks` is how many hold the model together. Log-probabilities depend on all of these.
+    """
+    together = f" by {ranks} ranks together" if ranks > 1 else ""
+    held = f", {'fp32' if precision.itemsize == 4 else 'bf16'} on {device}{together}"
+    return predictions.with_columns(pl.col("path") + held)
+
+
+def what_ran(predictions: pl.DataFrame) -> str | None:
+    """What `run_on` has added; None of no predictions, and of a model that a server holds."""
+    found = predictions["path"].head(1).str.extract(r", (\w+ on \w+( by \d+ ranks together)?)$")
+    return found[0] if len(found) else None
 
 
 def paths(predictions: pl.DataFrame) -> dict[str, str]:

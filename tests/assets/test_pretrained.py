@@ -80,8 +80,8 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     made = materialised(store, [*ANSWERS, "eval_finetuned"], PARENT)
     assert made.success
     for name, path in (
-        ("eval_icl", "packed"),
-        ("eval_algorithmic", "in batches, beginnings shared"),
+        ("eval_icl", "packed, fp32 on cpu"),
+        ("eval_algorithmic", "in batches, beginnings shared, fp32 on cpu"),
     ):
         [event] = made.asset_materializations_for_node(name)
         shown = dict.fromkeys(("pretrained", "untuned", "tuned"), path)
@@ -113,8 +113,8 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     assert f"{PARENT}.pretrained model.source" in page
     assert f"{ORPHAN}.pretrained model" not in page
     for name, path in (
-        ("scoring.pretrained", "packed"),
-        ("generation.tuned", "in batches, beginnings shared"),
+        ("scoring.pretrained", "packed, fp32 on cpu"),
+        ("generation.tuned", "in batches, beginnings shared, fp32 on cpu"),
     ):
         assert re.search(rf"{PARENT}\.{name}</th><td>{path}<", page)
     assert f"{ORPHAN}.scoring.tuned" in page and f"{ORPHAN}.generation" not in page
@@ -145,6 +145,24 @@ def test_a_variant_is_tuned_from_the_parents_weights_and_says_so(store: Store) -
     assert any(moved)
     card = (tuned / "README.md").read_text(encoding="utf-8")
     assert "base_model: HuggingFaceTB/SmolLM2-135M\n" in card and "its parent" in card
+
+
+def test_answers_of_other_hardware_are_not_compared_with(store: Store) -> None:
+    """The untuned model answered on a GPU; now the tuned one is another, and there is none."""
+    key, untuned = "predictions_eval_icl", f"{PARENT}-untuned"
+    assert materialised(store, ["eval_icl"], PARENT).success
+    expected = store.read_table("eval_icl", PARENT)
+    made_from = store.manifest(key, untuned).made_from
+    path = pl.lit("packed, bf16 on cuda")
+    elsewhere = store.read_table(key, untuned).with_columns(path=path, correct=False)
+    with store.writing(key, untuned, made_from) as folder:
+        elsewhere.write_parquet(folder / TABLE)
+    tuned = store.folder("symbol_tuned_model", PARENT)
+    with store.writing("symbol_tuned_model", PARENT) as folder:
+        shutil.copytree(tuned, folder, dirs_exist_ok=True)
+        (folder / "README.md").write_text("Another version.")
+    assert materialised(store, ["eval_icl"], PARENT).success
+    assert store.read_table("eval_icl", PARENT).equals(expected)
 
 
 def test_a_dropped_model_is_asked_as_those_of_the_graph_are(store: Store, tmp_path: Path) -> None:

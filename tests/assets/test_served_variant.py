@@ -112,7 +112,7 @@ def test_a_served_model_stands_in_tables_marts_and_report_with_the_numbers_of_it
         assert check.passed or check.check_name == "accuracy_not_below_chance"
     [event] = made.asset_materializations_for_node("eval_icl")
     assert event.metadata["path"].value == {
-        "untuned": "packed", "tuned": "packed", SERVED: f"served as {NAME}",
+        "untuned": "packed, fp32 on cpu", "tuned": "packed, fp32 on cpu", SERVED: f"served as {NAME}",
     }  # fmt: skip
     for name in ANSWERS:
         table = store.read_table(name, MODEL)

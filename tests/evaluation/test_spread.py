@@ -74,7 +74,9 @@ def assert_same_answers(found: JobConfig, whole: JobConfig) -> None:
             read_table(job.result_folder / f"{variant}.parquet") for job in (found, whole)
         )
         scores = [name for name in SCORES if name in one.columns]
-        assert one.drop(scores).equals(other.drop(scores)), variant
+        assert one.drop(*scores, "path").equals(other.drop(*scores, "path")), variant
+        held = f"{other['path'][0]} by {found.ranks_per_model} ranks together"
+        assert set(one["path"]) == {held}
         for name in scores:
             differences = (one[name].explode() - other[name].explode()).abs()
             assert differences.max() < 1e-4, (variant, name)  # type: ignore[operator]
