@@ -40,14 +40,14 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which datasets, and where they come from."""
+    """Which datasets, and where they come from. Set `source`, `own` or both."""
 
     source: Literal["generated", "hub"] | None = None
     """Where the catalogue's sets come from; none: there are only the sets in `own`."""
     own: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OwnDataset] = {}
     """Sets of your own by name, in small letters, digits and underscores."""
     datasets: tuple[str, ...] = ()
-    """The catalogue's sets by key or family, or `families`: all of these; empty: all others of the source."""
+    """The catalogue's sets by key or family, or `families` for all of these; empty: the source's main 33."""
     split: str | tuple[str, ...] = PAPER
     """The catalogue's sets to evaluate, all others being tuned on: a split, or a list of sets or families."""
     missing: Literal["error", "leave_out"] = "error"
@@ -146,9 +146,9 @@ class MixtureConfig(Section):
     distinct_first_token: bool = False
     """The symbols of a prompt differ in their first token too, for every model of the experiment."""
     label_noise: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """The share of exemplars with a wrong symbol of their prompt; never the query, nor instructed ones."""
+    """The chance that an exemplar shows a wrong symbol of its prompt; not in instructed prompts."""
     sets: Positive | None = None
-    """How many tuning sets prompts are drawn from, the fewer among the more, by the seed; none: all."""
+    """How many tuning sets prompts are drawn from, by the seed: fewer are a part of more; none: all."""
     leave_out: tuple[str, ...] = ()
     """Tuning sets that no prompt is drawn from: by key, family or task type; tasks of tasksource by name."""
     held_out_prompts: Annotated[int, Ge(0)] = 24
@@ -246,7 +246,7 @@ class Finetuned(Section):
     """Adapters tuned for a few steps on the exemplars of a context, beside showing them in the prompt."""
 
     steps: Annotated[int, Ge(0), Le(10_000)] = 0
-    """Steps on the exemplars of every context before its queries are asked; 0: they are not asked so."""
+    """Steps on the exemplars of every context before its queries are asked; 0: off."""
     learning_rate: Annotated[float, Gt(0), Le(1)] = 1e-3
     """The constant rate of AdamW."""
 
@@ -282,7 +282,7 @@ class EndpointConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How large the evaluation suites are; a set with fewer queries is asked those it has."""
+    """How large the evaluation suites are. A dataset with fewer queries uses all it has."""
 
     protocol: Literal["shared", "per_query"] = "shared"
     """Exemplars drawn once for all queries of a context, or anew for every query (as in the paper)."""

@@ -6,8 +6,10 @@ selections, tests/test_own.py that of docs/own-data.md. Other selections are res
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,7 +49,9 @@ PROGRAMS = {
 OWN = ("emails", "reviews", "mine.yaml", "mini", "score-endpoint", "collect", "run", "init")
 MADE_BY_THE_READER = {"symtune_pipeline/evaluation/benchmarks/words.py"}
 # What stands for the reader's own, or takes a model that a smoke run has.
-STANDS_FOR = {"smollm2-135m": "micro", "OWNER/NAME": "someone/something"}
+STANDS_FOR = {
+    "smollm2-135m": "micro", "OWNER/NAME": "someone/something", "/path/to/mine.yaml": "smoke"
+}  # fmt: skip
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -160,6 +164,39 @@ def test_every_command_of_a_block_runs(
     assert faults == []
     # A page may have none; where the README has none, none is found.
     assert ran or page.name != "README.md"
+
+
+PLANS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, (_, block) in enumerate(FENCED.findall(page.read_text(encoding="utf-8")))
+    if re.search(r"^symtune .*\bplan (?!--model mini)", block, re.MULTILINE)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", PLANS)
+def test_every_plan_is_made_of_the_model_and_experiment_that_it_names(
+    block: str, tmp_path: Path
+) -> None:
+    """With what the block does before it: other settings or GPUs than the plan's would be refused."""
+    for name in ("experiments", "launchers"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    before = r"(sed|cp|export) |symtune .*\bplan "
+    lines = [line for line in block.splitlines() if re.match(before, line)]
+    script = "\n".join(["set -e", *lines]).replace("/shared/me", str(tmp_path))
+    environment = {name: value for name, value in os.environ.items() if "SYMTUNE" not in name} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SYMTUNE_HOME": str(tmp_path),
+    }
+    ended = subprocess.run(
+        ["bash", "-c", script.replace("/path/to/mine.yaml", "smoke")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("It fits: ") + ended.stdout.count("It does not fit") >= 2 * sum(
+        "plan " in line for line in lines
+    )
 
 
 def test_every_selection_selects_something(page: Path) -> None:

@@ -1,5 +1,5 @@
 -- Accuracy against the cost of inference, and what tuning saves of it: the smallest model that is at
--- least as accurate untuned as this one is tuned.
+-- least as accurate untuned as this one is tuned, of those that were asked as many queries.
 WITH sized AS (
     SELECT
         benchmark,
@@ -31,6 +31,7 @@ matched AS (
     INNER JOIN sized AS untuned
         ON tuned.benchmark = untuned.benchmark
         AND tuned.setting = untuned.setting
+        AND tuned.n = untuned.n
         AND tuned.accuracy <= untuned.accuracy
     WHERE tuned.variant = 'tuned' AND untuned.variant = 'untuned'
     GROUP BY ALL

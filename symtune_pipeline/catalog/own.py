@@ -73,7 +73,7 @@ class OwnDataset(Fact):
     label_column: str
     """The column that holds the label."""
     labels: Annotated[dict[str, str], MinLen(2)]
-    """What stands in the data to the natural label, compared as text; a list where they are the same."""
+    """Each value in the data with its natural label, compared as text; a list where they are the same."""
     unlabelled: tuple[str | None, ...] = ()
     """What stands in the data in place of a label, such as -1; these rows are left out and counted."""
     instruction: str

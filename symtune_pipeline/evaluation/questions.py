@@ -49,11 +49,8 @@ def estimated(
     `lengths` are the mean characters of the inputs of sets where known; else generated sets are drawn.
     """
     config, known = experiment.evaluation, lengths or {}
-    sets = [
-        (len(entry.labels), example_tokens(entry, known.get(entry.key)))
-        for entry in experiment.datasets()
-        if entry.role == "evaluation"
-    ]
+    evaluated = [entry for entry in experiment.datasets() if entry.role == "evaluation"]
+    sets = [(len(each.labels), example_tokens(each, known.get(each.key))) for each in evaluated]
     contexts, queries = (
         (config.contexts, config.queries) if config.protocol == "shared" else (config.queries, 1)
     )
@@ -97,11 +94,10 @@ def estimated(
         ),
         Part("language", len(sets) * config.language_texts, read, read),
     ]
-    uninstructed = sum(not setting.instructed for setting in SETTINGS) * contexts
-    exemplars = uninstructed * config.exemplar_counts[-1] * sum(n * example for n, example in sets)
-    queried = uninstructed * (queries + 1) * sum(example for _, example in sets)
-    steps = config.finetuned.steps
-    parts += _finetuned(steps, uninstructed * len(sets), exemplars, queried)
+    often = sum(not setting.instructed for setting in SETTINGS) * contexts
+    exemplars = often * config.exemplar_counts[-1] * sum(n * example for n, example in sets)
+    queried = often * (queries + 1) * sum(example for _, example in sets)
+    parts += _finetuned(config.finetuned.steps, often * len(sets), exemplars, queried)
     return Questions(source, parts)
 
 

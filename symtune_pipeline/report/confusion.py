@@ -57,10 +57,11 @@ def _tables(
 
 
 def _with_most_exemplars(confusion: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the largest number of exemplars where several are asked."""
-    split = [split_number(setting) for setting in confusion["setting"]]
-    most = max(number for _, number in split)
-    return confusion.filter(pl.Series([number == most for _, number in split]))
+    """The rows of the largest number of exemplars that each model was asked with."""
+    numbers = [split_number(setting)[1] for setting in confusion["setting"]]
+    numbered = confusion.with_columns(exemplars=pl.Series(numbers, dtype=pl.Int64))
+    most = pl.col("exemplars").max().over("model")
+    return numbered.filter(pl.col("exemplars") == most).drop("exemplars")
 
 
 def _commonest(choices: pl.DataFrame) -> dict[tuple[str, ...], str]:

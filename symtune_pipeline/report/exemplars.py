@@ -6,7 +6,7 @@ a page and for a terminal, and an empty mart gives none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -36,12 +36,13 @@ def html_tables(exemplars: pl.DataFrame) -> dict[str, str]:
     """HTML of the page's table `exemplars`, of choices that are not calibrated."""
     from great_tables import GT
 
+    numbers = _numbers(curve for _, curves in by_setting(exemplars) for curve in curves)
     body = [
         {
             "setting": setting,
             "variant": curve[0]["variant"],
             "n": f"{curve[0]['n']:,}",
-            **{_name(row): unbroken(accuracy_text(row)) for row in curve},
+            **{name: unbroken(accuracy_text(row)) for name, row in _by_number(curve, numbers)},
             "points": unbroken(gain_text(curve[-1], OVER_DRAWS)),
             "p": p_text(curve[-1]["p"]),
         }
@@ -59,9 +60,13 @@ def print_exemplars(console: Console, exemplars: pl.DataFrame) -> None:
     from rich.text import Text
 
     for setting, curves in by_setting(exemplars):
-        table = plain_table(setting, (*map(_name, curves[0]), "points", "p"))
+        numbers = _numbers(curves)
+        table = plain_table(setting, (*map(_name, numbers), "points", "p"))
         for curve in curves:
-            shares = (fraction_text(row["accuracy"]) for row in curve)
+            shares = (
+                fraction_text(None if row is None else row["accuracy"])
+                for _, row in _by_number(curve, numbers)
+            )
             most = curve[-1]
             figures = (most["variant"], *shares, gain_text(most, OVER_DRAWS), p_text(most["p"]))
             table.add_row(*map(Text, figures))
@@ -83,5 +88,16 @@ def by_setting(exemplars: pl.DataFrame) -> Iterator[tuple[str, list[Curve]]]:
         yield f"{model}: {label}" if several else label, list(curves.values())
 
 
-def _name(row: Row) -> str:
-    return f"k = {row['exemplars_per_class']}"
+def _numbers(curves: Iterable[Curve]) -> list[int]:
+    """The numbers of exemplars of all curves; a model that was asked before may have others."""
+    return sorted({row["exemplars_per_class"] for curve in curves for row in curve})
+
+
+def _by_number(curve: Curve, numbers: Iterable[int]) -> Iterator[tuple[str, Row | None]]:
+    """For each number of exemplars its name, and the curve's row where it has one."""
+    rows = {row["exemplars_per_class"]: row for row in curve}
+    return ((_name(number), rows.get(number)) for number in numbers)
+
+
+def _name(exemplars: int) -> str:
+    return f"k = {exemplars}"

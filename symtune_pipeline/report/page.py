@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -127,7 +127,8 @@ def write_report(
     tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
     tables |= choice_tables(choices) | finetuned_tables(finetuned)
     parts = {"confusion": confusion_html(confusion, choices), "answers": answers_html(answers)}
-    html = render(summary, figures, tables, parts, provenance, training_log)
+    earlier = answers.models() - answers.to_these().models()
+    html = render(summary, figures, tables, parts, provenance, training_log, earlier)
     write(folder / "index.html", html.encode())
 
 
@@ -138,8 +139,12 @@ def render(
     parts: dict[str, str],
     provenance: dict[str, Any],
     training_log: dict[str, pl.DataFrame],
+    earlier: Collection[str],
 ) -> str:
-    """The page's HTML, with the chart library in it once."""
+    """The page's HTML, with the chart library in it once.
+
+    `earlier` are the models whose answers are to the questions of other settings than the experiment's now.
+    """
     return rendered(
         "page.html",
         models=models(summary),
@@ -148,6 +153,7 @@ def render(
             for name, rows in by_model(summary)
         },
         stand_ins=stand_ins(provenance),
+        earlier=earlier,
         figures={kind: list(alike) for kind, alike in groupby(figures, attrgetter("kind"))},
         specs={figure.name: page_spec(figure.chart) for figure in figures},
         tables=tables,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import polars as pl
@@ -60,6 +61,19 @@ def test_a_terminal_of_80_columns_shows_a_line_a_variant() -> None:
     assert max(map(len, lines)) <= 80
     tuned = [line.split() for line in lines if line.startswith("tuned")]
     assert tuned == [["tuned", "0.50", "0.51", "0.52", "+2.0", "[-1.0,", "+5.0]", "0.020"]] * 2
+
+
+def test_a_model_that_was_asked_with_other_numbers_has_its_own_cells() -> None:
+    """As one has that was evaluated before the setting changed."""
+    before = curves().filter(pl.col("exemplars_per_class") < 16)
+    before = before.with_columns(
+        model=pl.lit("a model"), accuracy=0.9, exemplars_per_class=pl.lit(8, pl.Int64)
+    )
+    before = before.unique(["benchmark", "setting", "measure", "variant"])
+    table = html_tables(pl.concat([before, curves()]))["exemplars"]
+    heads = re.findall(r">(k = \d+)<", table.replace(NO_BREAK, " "))
+    assert heads == [f"k = {number}" for number in sorted((*NUMBERS, 8))]
+    assert "None" not in table
 
 
 def test_with_one_number_there_is_nothing_to_show() -> None:

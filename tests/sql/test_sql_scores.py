@@ -195,6 +195,16 @@ def test_models_are_compared_within_a_setting_only(run: Run) -> None:
     assert {(row["as_good_untuned"], row["as_good_flops"]) for row in rows} == {(None, None)}
 
 
+def test_models_that_were_asked_other_numbers_of_queries_are_not_compared(run: Run) -> None:
+    """One of them was asked before the settings changed."""
+    rows = run(
+        "mart_scaling",
+        catalog_models=sized(s=10, l=400),
+        eval_icl=predictions("tuned", "01", model="s") + predictions("untuned", "1110", model="l"),
+    )
+    assert {row["as_good_untuned"] for row in rows} == {None}
+
+
 def test_intervals_over_draws_need_ten_draws_and_count_whole_ones(run: Run) -> None:
     def drawn(number: int) -> list[Row]:
         # In every other draw all are right, in the rest none: ten answers say as much as one.
