@@ -16,6 +16,7 @@ from symtune_pipeline.commands.common import store_of
 from symtune_pipeline.commands.whole_run import missing_roles
 from symtune_pipeline.environment import experiment_name, import_from
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.interrupts import wait_for_next_program
 from symtune_pipeline.experiment import LIBRARY, load_experiment
 
 CHECKOUT = LIBRARY.parent
@@ -59,4 +60,5 @@ def run(
     sys.stderr.flush()
     # Not from the current folder (-P), where a module of the same name may lie.
     program = [sys.executable, "-P", "-m", "assets.run"]
+    wait_for_next_program()
     os.execv(sys.executable, [*program, key, select or "", *changes])

@@ -12,6 +12,7 @@ from types import FrameType
 
 from symtune_pipeline.errors.disk import disk_sentence
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _signals: list[int] = []  # the signals of a command, in their order
 _inbox: list[int] = []  # the file descriptor from which they are read
 
@@ -25,6 +26,7 @@ def run_command(work: Callable[[], int], message: str) -> int:
     """
     with _listening():
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return work()
         except BaseException as error:
             # Not every library lets the exception of a signal through as it is.
@@ -39,15 +41,21 @@ def run_command(work: Callable[[], int], message: str) -> int:
     return status()
 
 
+def wait_for_next_program() -> None:
+    """Let signals wait until the program that takes this one's place runs its own command.
+
+    While an interpreter starts, Python answers a signal with a traceback.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 @contextmanager
 def unbroken() -> Iterator[None]:
     """Within a command, let a signal wait for the end of what runs here, such as imports.
 
     An extension module may abort the process where a signal breaks off its initialisation.
     """
-    before = {
-        number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     try:
         yield
     finally:
@@ -84,9 +92,7 @@ def _listening() -> Iterator[None]:
     os.set_blocking(outbox, False)
     _signals.clear()
     _inbox[:] = [inbox]
-    before = {
-        number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     others = signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
     hook = sys.unraisablehook
 

@@ -189,6 +189,21 @@ def test_a_command_that_is_stopped_says_so(
     assert command.returncode == status
 
 
+@pytest.mark.parametrize("sign", [SIGINT, SIGTERM], ids=str)
+def test_a_signal_while_the_second_program_of_a_run_starts_is_heard_once_it_runs(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, sign: signal.Signals
+) -> None:
+    """`symtune run` gives way to a program with Dagster; its interpreter sends itself the signal."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, sys\nif 'assets.run' in sys.orig_argv: os.kill(os.getpid(), {int(sign)})\n"
+    )
+    process = start(SYMTUNE, "run", PYTHONPATH=str(tmp_path))
+    assert ended(process).splitlines() == [
+        "The run was interrupted; start it again to resume, a fine-tune from the last checkpoint."
+    ]
+    assert process.returncode == 128 + sign
+
+
 def test_a_second_signal_that_comes_at_a_commands_end_prints_nothing() -> None:
     """A launcher passes on a signal that the terminal has sent already."""
     program = """
