@@ -74,16 +74,19 @@ def test_two_runs_are_paired_on_what_both_were_asked(
     assert not re.search("https?://", shown), "the page asks no one for anything"
 
 
-def test_questions_that_only_one_run_was_asked_are_not_paired(home: Home, compare: Compare) -> None:
+def make_suite_anew(home: Home, column: str, changed: pl.Expr) -> None:
+    """Of the other run, with another value in a column of one setting."""
     other = Store(home.store.root.with_name("other"))
     kept = other.folder("eval")
     with other.writing("eval") as folder:
         shutil.copytree(kept, folder, dirs_exist_ok=True)
         suite = pl.read_parquet(folder / CLASSIFICATION_SUITE.file)
-        changed = pl.when(pl.col("setting") == SETTING).then(pl.col("format") + 1)
-        suite.with_columns(format=changed.otherwise("format")).write_parquet(
-            folder / CLASSIFICATION_SUITE.file
-        )
+        value = pl.when(pl.col("setting") == SETTING).then(changed).otherwise(column)
+        suite.with_columns(value.alias(column)).write_parquet(folder / CLASSIFICATION_SUITE.file)
+
+
+def test_questions_that_only_one_run_was_asked_are_not_paired(home: Home, compare: Compare) -> None:
+    make_suite_anew(home, "format", pl.col("format") + 1)
     ended = compare("other.yaml")
     assert ended.returncode == 0, ended.stderr
     table = ended.stdout.split(f"{SETTING} ")[1]
@@ -114,15 +117,7 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 def test_answers_to_earlier_questions_are_refused(home: Home, compare: Compare) -> None:
     """The suite was made anew with other labels, and the model not asked again."""
-    other = Store(home.store.root.with_name("other"))
-    kept = other.folder("eval")
-    with other.writing("eval") as folder:
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
-        suite = pl.read_parquet(folder / CLASSIFICATION_SUITE.file)
-        changed = pl.when(pl.col("setting") == SETTING).then(pl.col("labels").list.reverse())
-        suite.with_columns(labels=changed.otherwise("labels")).write_parquet(
-            folder / CLASSIFICATION_SUITE.file
-        )
+    make_suite_anew(home, "labels", pl.col("labels").list.reverse())
     ended = compare("other.yaml")
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
