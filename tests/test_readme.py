@@ -49,7 +49,7 @@ NEXT = {  # what each says
     "symtune report --open": "Report: ",
     "symtune show prompt --dataset hotel_reviews": "[[",
     'symtune query "SELECT setting, variant, accuracy FROM mart_summary"': "symbols, no instruction",
-    "symtune --experiment paper plan --model olmo2-7b --gpus 8 --gpu h100": "It fits: ",
+    "symtune plan --experiment paper --model olmo2-7b --gpus 8 --gpu h100": "It fits: ",
     "symtune init mine.yaml --data my.csv": "mine.yaml",
     "symtune doctor": "memory",
 }

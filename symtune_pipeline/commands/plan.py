@@ -56,7 +56,7 @@ def plan(
 
     Options that you leave out have the values of the model's entry in the catalogue.
 
-    Example: symtune --experiment paper plan --model olmo2-7b --gpus 8 --gpu h100
+    Example: symtune plan --experiment paper --model olmo2-7b --gpus 8 --gpu h100
     """
     if gpu:
         find_gpu(gpu)  # before anything that takes time

@@ -178,6 +178,7 @@ def _generated(model: Any, batch: Batch, cached: bool) -> Any:
         max_new_tokens=NEW,
         min_new_tokens=NEW,
         do_sample=False,
+        eos_token_id=model.generation_config.eos_token_id,  # which ends a text, so nothing follows it
         pad_token_id=0,
         return_dict_in_generate=True,
         output_logits=True,

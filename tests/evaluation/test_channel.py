@@ -21,6 +21,7 @@ from symtune_pipeline.evaluation.accuracy import by_setting
 from symtune_pipeline.evaluation.classification import classify, predict
 from symtune_pipeline.evaluation.config import JobConfig, Weights
 from symtune_pipeline.evaluation.job import run_job
+from symtune_pipeline.evaluation.predictions import run_on
 from symtune_pipeline.files import read_table
 from symtune_pipeline.models.loading import load_model
 from symtune_pipeline.prompts.text import channel_prompt, render
@@ -201,6 +202,7 @@ def test_the_job_asks_by_channel_where_it_is_told_to(tmp_path: Path) -> None:
         found[by_channel] = read_table(run_job(job, print) / "one.parquet")
     assert found[False]["channel"].null_count() == len(odd_suite())
     expected = classify(model, odd_suite(), INPUTS, EvaluationConfig(channel=True))
+    expected = run_on(expected, "cpu", torch.float32, 1)
     assert found[True].equals(expected)
     (accuracy,) = by_setting(found[True]).to_dicts()
     assert accuracy["channel"] == pytest.approx(expected["channel_correct"].mean())
