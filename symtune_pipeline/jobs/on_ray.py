@@ -9,20 +9,20 @@ import argparse
 import os
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.errors.interrupts import run_command
-from symtune_pipeline.jobs.job import Job, Program, Say
-from symtune_pipeline.jobs.launched import run_launched
-from symtune_pipeline.jobs.on_one_machine import keep_to_loopback
+from symtune_pipeline.errors.interrupts import run_command, unbroken
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
     from ray.util.queue import Queue
+
+    from symtune_pipeline.jobs.job import Job, Say
 
 # Read when Ray is imported. The first keeps Ray on the loopback address, as it otherwise stays on
 # Windows and macOS only. By the second, workers are no nicer than the job is with other launchers:
@@ -47,11 +47,15 @@ def main() -> int:
     parser.add_argument("--gpus-per-worker", type=int, default=0)
     parser.add_argument("--max-failures", type=int, default=3, help="how often to start again")
     options = parser.parse_args()
-    program = Program(options.package)
-    return run_command(
-        lambda: run_launched(options.config, program, partial(run_on_ray, options)),
-        program.interrupted,
-    )
+
+    def launched() -> int:
+        with unbroken():  # once the command can be interrupted, whose imports take seconds
+            from symtune_pipeline.jobs.job import Program
+            from symtune_pipeline.jobs.launched import run_launched
+
+        return run_launched(options.config, Program(options.package), partial(run_on_ray, options))
+
+    return run_command(launched, import_module(options.package).INTERRUPTED)
 
 
 def run_on_ray(options: argparse.Namespace, config: Job, say: Say) -> Path:
@@ -145,6 +149,8 @@ def _meeting_in(folder: Path) -> TorchConfig:
     import ray
     from ray.train.torch import config as of_ray
 
+    from symtune_pipeline.jobs.on_one_machine import keep_to_loopback
+
     class Meeting(of_ray._TorchBackend):
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             gpus = worker_group.get_resources_per_worker().get("GPU", 0)
@@ -175,6 +181,8 @@ def _meeting_in(folder: Path) -> TorchConfig:
 
 def _rank(settings: dict[str, Any]) -> str:
     """What a worker does; its return value is the result's folder."""
+    from symtune_pipeline.jobs.job import Program
+
     messages, program = settings["messages"], Program(settings["package"])
     config = program.config.model_validate_json(settings["config"])
     try:

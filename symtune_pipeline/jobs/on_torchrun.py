@@ -11,19 +11,21 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from symtune_pipeline.errors.interrupts import interrupted, run_command
-from symtune_pipeline.jobs.job import RANK_DIED
-from symtune_pipeline.jobs.on_one_machine import (
-    keep_to_loopback,
-    meeting_folder,
-    torchrun_options,
-)
+from symtune_pipeline.errors.interrupts import interrupted, run_command, unbroken
 
 
 def run_ranks(arguments: Sequence[str]) -> int:
     """Run the ranks to their end, by arguments of torchrun's; they get every SIGINT and SIGTERM, too."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
+    with unbroken():  # once the command can be interrupted, whose imports take seconds
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import main as torchrun
+
+        from symtune_pipeline.jobs.job import RANK_DIED
+        from symtune_pipeline.jobs.on_one_machine import (
+            keep_to_loopback,
+            meeting_folder,
+            torchrun_options,
+        )
 
     keep_to_loopback()
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torchrun would open one for the ranks

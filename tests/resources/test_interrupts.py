@@ -204,6 +204,36 @@ def test_a_signal_while_the_second_program_of_a_run_starts_is_heard_once_it_runs
     assert process.returncode == 128 + sign
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("symtune_pipeline.tuning",),
+        ("symtune_pipeline.evaluation",),
+        ("symtune_pipeline.jobs.on_torchrun", "-m", "symtune_pipeline.tuning"),
+        ("symtune_pipeline.jobs.on_ray", "-m", "symtune_pipeline.tuning"),
+    ],
+    ids=lambda program: program[0],
+)
+def test_a_signal_while_a_job_imports_is_no_traceback(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, program: tuple[str, ...]
+) -> None:
+    """The program sends itself the signal at the first of the imports that take long."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'pydantic':\n"
+        "            sys.meta_path.remove(self)\n"
+        f"            os.kill(os.getpid(), {int(SIGINT)})\n"
+        "sys.meta_path.insert(0, Hook())\n"
+    )
+    process = start(
+        sys.executable, "-m", *program, "--config", "nowhere.json", PYTHONPATH=str(tmp_path)
+    )
+    assert "Traceback" not in ended(process)
+    assert process.returncode == 128 + SIGINT
+
+
 def test_a_second_signal_that_comes_at_a_commands_end_prints_nothing() -> None:
     """A launcher passes on a signal that the terminal has sent already."""
     program = """
