@@ -16,7 +16,7 @@ from resources.store import Metadata
 from symtune_pipeline.contract import Table
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
-from symtune_pipeline.evaluation.predictions import of_model, paths, what_ran
+from symtune_pipeline.evaluation.predictions import of_model, paths, ran_otherwise
 from symtune_pipeline.evaluation.server import in_clear
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import TABLE, content_hash, read_table
@@ -108,7 +108,7 @@ class Asked:
         lacking = [variant for variant in variants if variant not in tables]
         if lacking:
             tables |= self._answers(step, {variant: variants[variant] for variant in lacking})
-        if others := _held_otherwise(tables, lacking):
+        if others := ran_otherwise(tables, lacking):
             step.say(f"{', '.join(others)}: asked again, as other hardware answered before")
             lacking = [*lacking, *others]
             tables |= self._answers(step, {variant: variants[variant] for variant in lacking})
@@ -177,16 +177,6 @@ class Asked:
         """Whether no variant is worse than guessing."""
         low = below_chance(step.artifacts.read_table(self.asset, step.partition))
         return Verdict(not low, "; ".join(low) or "No setting is below chance.")
-
-
-def _held_otherwise(tables: Mapping[str, pl.DataFrame], asked: Sequence[str]) -> list[str]:
-    """The variants whose kept answers come from a device, precision or team other than those asked now.
-
-    Their log-probabilities differ by rounding or more, so a comparison would not be of the models alone.
-    """
-    held = {variant: what_ran(table) for variant, table in tables.items()}
-    now = {held[variant] for variant in asked} - {None}
-    return [v for v, by in held.items() if v not in asked and now and by and by not in now]
 
 
 def _version(step: Step, variant: str, who: Answering) -> str:

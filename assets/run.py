@@ -80,7 +80,7 @@ def execute(
     from assets.location import EVERYTHING
     from resources.console import keep_showing
 
-    os.environ.setdefault("DAGSTER_HOME", str(ROOT / ".dagster"))
+    os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(ROOT / ".dagster")
     job = defs.resolve_job_def(EVERYTHING)
     tags = {"set": " ".join(changes)} if changes else {}
     with dg.DagsterInstance.get() as instance:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from assets.starts import tuned_from
 from assets.step import Step, asset
 from resources.store import Metadata
-from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.files import scan_table, write_frames
 from symtune_pipeline.prompts.held_out import held_out_prompts
@@ -56,7 +55,7 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
-    sets = _sets(step.experiment, examples["dataset"].unique())
+    sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
     drawn_from = examples.filter(pl.col("dataset").is_in(sets))
     pool = step.artifacts.read_table(step.key("symbol_pool"))
     sampler = _sampler(step, pool)
@@ -74,18 +73,6 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
             held_out.filter("seen")["prompt"].n_unique()
         ),
     }
-
-
-def _sets(experiment: Experiment, there: pl.Series) -> list[str]:
-    """The sets that prompts are drawn from, of those that are there; as many as are asked for."""
-    config = experiment.mixture
-    sets = sets_to_draw(there, config, experiment.seed, experiment.left_out())
-    if config.sets and len(sets) < config.sets:
-        raise UserError(
-            f"mixture.sets asks for {config.sets} tuning sets, and {len(sets)} are there; lower it, or"
-            " bring the sets that are missing."
-        )
-    return sets
 
 
 def _short(step: Step, file: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ about models: log-probabilities and completions may come from anywhere. `path` s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,17 @@ def run_on(
     return predictions.with_columns(pl.col("path") + held)
 
 
-def what_ran(predictions: pl.DataFrame) -> str | None:
+def ran_otherwise(tables: Mapping[str, pl.DataFrame], asked: Sequence[str]) -> list[str]:
+    """The variants that another device, precision or number of ranks answered than those just `asked`.
+
+    Their log-probabilities differ by rounding or more, so a comparison would not be of the models alone.
+    """
+    ran = {variant: _what_ran(table) for variant, table in tables.items()}
+    now = {ran[variant] for variant in asked} - {None}
+    return [v for v, by in ran.items() if v not in asked and now and by and by not in now]
+
+
+def _what_ran(predictions: pl.DataFrame) -> str | None:
     """What `run_on` has added; None of no predictions, and of a model that a server holds."""
     found = predictions["path"].head(1).str.extract(r", (\w+ on \w+( by \d+ ranks together)?)$")
     return found[0] if len(found) else None

@@ -68,9 +68,14 @@ def sets_to_draw(
     """The sets that prompts are drawn from: `config.sets` of those that are there, without `left_out`.
 
     They are the first in an order that depends on the seed alone, so that fewer sets are a part of
-    more, and a set that is left out makes room for the next one.
+    more, and a set that is left out makes room for the next one. Raises UserError for more than there are.
     """
     kept = set(there).difference(left_out)
+    if (config.sets or 0) > len(kept):
+        raise UserError(
+            f"mixture.sets is {config.sets}, above the {len(kept)} sets that are there; lower it, or bring"
+            " those that are missing."
+        )
     order = sorted(kept, key=lambda dataset: hashlib.sha256(f"{seed}/{dataset}".encode()).digest())
     return sorted(order[: config.sets])
 

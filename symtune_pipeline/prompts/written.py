@@ -146,12 +146,7 @@ def _tasks(
                 f"mixture.leave_out names '{name}', which no task of tasksource has{hint}"
             )
     left_out = {task for task in there if {task, task.partition("/")[0]} & set(config.leave_out)}
-    tasks = sets_to_draw(there, config, seed, left_out.union(evaluated))
-    if (config.sets or 0) > len(tasks):
-        raise UserError(
-            f"mixture.sets is {config.sets}, above the {len(tasks)} tasks there are; lower it."
-        )
-    return tasks
+    return sets_to_draw(there, config, seed, left_out.union(evaluated))
 
 
 def _in_order(index: pl.DataFrame, config: MixtureConfig, seed: int) -> pl.DataFrame:

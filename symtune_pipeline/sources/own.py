@@ -92,7 +92,7 @@ def as_own(dataset: Dataset, frame: pl.DataFrame) -> pl.DataFrame:
 def _text_cells(values: pl.Series) -> list[str | None] | None:
     """The cells as text; None for a type that has none, such as a list, a duration or other bytes."""
     try:
-        return None if values.dtype.is_nested() else values.cast(pl.String).to_list()
+        return None if values.dtype.is_nested() else _as_text(values).to_list()
     except pl.exceptions.PolarsError:
         return None
 

@@ -329,7 +329,9 @@ def test_fewer_tuning_sets_than_asked_for_are_one_sentence(home: Home, tmp_path:
     five = altered_experiment(tmp_path, "mixture", sets=5)
     ended = home.dagster("--select", "tuning_mixture", experiment=five)
     assert ended.returncode != 0
-    sentence = "mixture.sets asks for 5 tuning sets, and 3 are there; lower it, or bring the sets"
+    sentence = (
+        "mixture.sets is 5, above the 3 sets that are there; lower it, or bring those that are"
+    )
     assert sentence in ended.stdout + ended.stderr
 
 

@@ -145,7 +145,7 @@ def test_tasks_are_chosen_by_number_and_by_name(table: pl.DataFrame) -> None:
         assert "glue/rte" not in shares(draw(table, prompts=6, leave_out=[name]))
     with pytest.raises(UserError, match=r"names 'glu/rte', .*did you mean 'glue/rte'\?"):
         draw(table, prompts=6, leave_out=["glu/rte"])
-    with pytest.raises(UserError, match=r"mixture.sets is 4, above the 3 tasks"):
+    with pytest.raises(UserError, match=r"mixture.sets is 4, above the 3 sets"):
         draw(table, prompts=6, sets=4)
 
 
