@@ -182,10 +182,13 @@ def finding(summary: pl.DataFrame) -> list[str]:
         return ["No setting was measured on both the untuned and the symbol-tuned model."]
     clear = [pair for pair in tested if is_clear(pair)]
     worse = [pair for pair in clear if pair.tuned["gain"] < 0]
+    unknown = sum(interval(pair) is None for pair in tested)
     verdict = (
         f"Of {len(tested)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
         f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0."
     )
+    if unknown:
+        verdict += f" Settings with too few draws for an interval: {unknown}."
     headlines = []
     for key, opening in HEADLINES.items():
         asked = [pair for pair in tested if key == (pair.benchmark, split_number(pair.setting)[0])]
@@ -194,13 +197,19 @@ def finding(summary: pl.DataFrame) -> list[str]:
     return [verdict, *headlines]
 
 
-def is_clear(pair: Comparison) -> bool:
-    """Whether the interval of the gain over draws leaves out 0; where there is none, nothing is claimed.
+def interval(pair: Comparison) -> tuple[float, float] | None:
+    """The gain's interval over draws; a setting with fewer than ten draws has none.
 
     Queries of a context share its exemplars, so a test that takes them for independent claims more.
     """
     low, high = (pair.tuned[f"{OVER_DRAWS}_{end}"] for end in ("low", "high"))
-    return low is not None and (low > 0 or high < 0)
+    return None if low is None else (low, high)
+
+
+def is_clear(pair: Comparison) -> bool:
+    """Whether the interval leaves out 0; where there is none, nothing is claimed."""
+    over_draws = interval(pair)
+    return over_draws is not None and (over_draws[0] > 0 or over_draws[1] < 0)
 
 
 def named(pairs: list[Comparison]) -> str:
@@ -212,7 +221,8 @@ def named(pairs: list[Comparison]) -> str:
 def headline(opening: str, pair: Comparison) -> str:
     """A setting's accuracies and gain in one sentence, with the gain's interval over draws."""
     untuned, tuned = (fraction_text(pair.rows[name]["accuracy"]) for name in ("untuned", "tuned"))
-    doubt = "" if is_clear(pair) else "not significant, "
+    unclear = "not significant, " if interval(pair) else "too few draws for an interval, "
+    doubt = "" if is_clear(pair) else unclear
     number = split_number(pair.setting)[1]
     opening += f", k = {number}" if number else ""
     return (

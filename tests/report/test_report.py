@@ -395,16 +395,20 @@ def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
     assert "0.77 → 0.70, -7.2 [-15.2, -0.2] points (n" in relevant
 
 
-@pytest.mark.parametrize("interval", [(-0.02, 0.12), (None, None)])
+@pytest.mark.parametrize(
+    ("interval", "why"),
+    [((-0.02, 0.12), "not significant"), ((None, None), "too few draws for an interval")],
+)
 def test_the_finding_claims_nothing_that_other_draws_could_turn(
-    interval: tuple[float | None, float | None],
+    interval: tuple[float | None, float | None], why: str
 ) -> None:
     """However small the p of a test that takes queries for independent is."""
     over_draws = dict(zip(("gain_cluster_low", "gain_cluster_high"), interval, strict=True))
     summary = mart(pair("icl", "symbols, no instruction", 0.5, 0.55, 0.001, **over_draws))
     verdict, headline = page.finding(summary)
     assert "improved 0 and worsened 0" in verdict
-    assert "points (not significant, n = 440)" in headline
+    assert f"points ({why}, n = 440)" in headline
+    assert verdict.endswith("too few draws for an interval: 1.") == (interval == (None, None))
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
