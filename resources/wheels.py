@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.errors.interrupts import unbroken
 from symtune_pipeline.experiment import LIBRARY
 
 CHECKOUT = LIBRARY.parent
@@ -114,12 +115,13 @@ def _imported(package: str) -> set[str]:
     """The packages from elsewhere that a job's modules import, directly or not."""
     import grimp
 
-    graph = grimp.build_graph(
-        LIBRARY.name,
-        cache_dir=None,
-        exclude_type_checking_imports=True,
-        include_external_packages=True,
-    )
+    with unbroken():  # grimp panics
+        graph = grimp.build_graph(
+            LIBRARY.name,
+            cache_dir=None,
+            exclude_type_checking_imports=True,
+            include_external_packages=True,
+        )
     job = f"{package}.job"
     spec = find_spec(job)
     assert spec and spec.origin

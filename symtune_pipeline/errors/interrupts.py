@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType
 
 from symtune_pipeline.errors.disk import disk_sentence
@@ -51,18 +52,25 @@ def wait_for_next_program() -> None:
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Within a command, let a signal wait for the end of what runs here, such as imports.
+    """Let a signal wait for the end of what runs here, such as imports or a call of an extension module.
 
-    An extension module may abort the process where a signal breaks off its initialisation.
+    An extension module may abort the process, or print a trace of its own, where a signal breaks it off.
     """
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    if current_thread() is not main_thread():  # which alone hears signals
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: waiting.append(number))
+        for number in SIGNALS
+    }
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if interrupted():
-        _interrupt(_signals[0], None)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def interrupted() -> bool:

@@ -234,6 +234,38 @@ def test_a_signal_while_a_job_imports_is_no_traceback(
     assert process.returncode == 128 + SIGINT
 
 
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "from assets.versions import imported as read",
+        "from resources.wheels import _imported as read",
+    ],
+)
+def test_a_signal_while_imports_are_read_waits_for_the_end(reading: str) -> None:
+    """The extension module that reads them panics where an exception comes to it."""
+    program = f"""
+import os, signal
+import grimp
+from symtune_pipeline.errors.interrupts import run_command
+{reading}
+
+build, built = grimp.build_graph, []
+
+def interrupted(*packages, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    built.append(build(*packages, **options))
+    return built[0]
+
+grimp.build_graph = interrupted
+status = run_command(lambda: read("symtune_pipeline.tuning") and 0, "")
+raise SystemExit(f"{{status}}, {{len(built)}} built")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "130, 1 built\n"
+
+
 def test_a_second_signal_that_comes_at_a_commands_end_prints_nothing() -> None:
     """A launcher passes on a signal that the terminal has sent already."""
     program = """
