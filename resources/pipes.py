@@ -6,15 +6,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from subprocess import TimeoutExpired
+from signal import SIGINT
+from subprocess import Popen, TimeoutExpired
 from uuid import uuid4
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
 
 from symtune_pipeline.errors import JobLost, UserError
+from symtune_pipeline.errors.interrupts import starting_program
 from symtune_pipeline.files import write_text
 from symtune_pipeline.jobs.job import RANK_DIED, Job
 
@@ -28,6 +29,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+INTERRUPT_SECONDS = 20  # for a program that is interrupted, to end
 INTERRUPTED = ("code 130", "code 143")  # how a job ends that was interrupted before it could say so
 # How a program ends that nobody has asked to: killed, or with a dead rank among those that it started.
 LOST = re.compile(rf"code (-\d+|{RANK_DIED})$")
@@ -39,19 +41,41 @@ def run_here(context: dg.AssetExecutionContext, job: Job, *program: str) -> Path
     # In the job's folder, which goes when the job is done: a temporary one outlives a killed run.
     beside = job.output_folder.absolute() / f"pipes-{uuid4().hex[:8]}"
     reader = dg.PipesFileMessageReader(f"{beside}-messages")
-    client = dg.PipesSubprocessClient(
-        env=ENVIRONMENT,
-        context_injector=dg.PipesFileContextInjector(f"{beside}-context"),
-        message_reader=reader,
-    )
-    result = run_client(
-        reader,
-        lambda: client.run(context=context, command=command, extras={"launcher": os.getpid()}),
-        (DagsterPipesExecutionError,),
-        f"The {job.name} {job.output_folder}",
-        job.goes_on,
-    )
-    return Path(result)
+
+    def run() -> None:
+        with dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesFileContextInjector(f"{beside}-context"),
+            message_reader=reader,
+            extras={"launcher": os.getpid()},
+        ) as pipes:
+            _run_program(command, {**os.environ, **ENVIRONMENT, **pipes.get_bootstrap_env_vars()})
+
+    about = f"The {job.name} {job.output_folder}"
+    return Path(run_client(reader, run, (Failed,), about, job.goes_on))
+
+
+class Failed(Exception):
+    """How a program on this machine ended that did not succeed."""
+
+
+def _run_program(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run a program to its end, and pass an interrupt on to it; raises Failed with its exit status.
+
+    Dagster's own client would start it so that an interrupt which comes at once is a traceback.
+    """
+    process = None
+    try:
+        with starting_program():
+            process = Popen(command, env=environment)
+        process.wait()
+    except dg.DagsterExecutionInterruptedError:
+        if process:
+            process.send_signal(SIGINT)
+            process.wait(INTERRUPT_SECONDS)
+        raise
+    if process.returncode:
+        raise Failed(f"its program ended with code {process.returncode}")
 
 
 def write_job(job: Job) -> Path:
@@ -89,7 +113,7 @@ def run_client(
     except tuple(failures) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     except TimeoutExpired:
-        # Dagster has passed an interrupt on and waits no longer; the job ends when this process has.
+        # An interrupt was passed on, and nobody waits any longer; the job ends when this process has.
         raise dg.DagsterExecutionInterruptedError from None
     messages = {
         key: text

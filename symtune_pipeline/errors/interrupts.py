@@ -51,6 +51,16 @@ def wait_for_next_program() -> None:
 
 
 @contextmanager
+def starting_program() -> Iterator[None]:
+    """Let the signals of a program that is started here wait until it runs its own command, likewise."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def unbroken() -> Iterator[None]:
     """Let a signal wait for the end of what runs here, such as imports or a call of an extension module.
 

@@ -160,6 +160,33 @@ def test_a_job_that_is_stopped_ends_whole_and_is_not_taken_for_lost(
     assert not (config.output_folder / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("launcher", "program"),
+    [
+        (LocalLauncher(), "symtune_pipeline.tuning"),
+        (TorchrunLauncher(processes=2), "symtune_pipeline.jobs.on_torchrun"),
+        (RayLauncher(), "symtune_pipeline.jobs.on_ray"),
+    ],
+    ids=lambda x: getattr(x, "kind", None),
+)
+def test_a_signal_while_a_jobs_interpreter_starts_is_heard_once_it_runs(
+    launcher: Launcher,
+    program: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, sys\nif {program!r} == sys.orig_argv[2]: os.kill(os.getpid(), {int(SIGINT)})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = tiny_job(tmp_path)
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        launch(launcher, config)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert not (config.output_folder / "model").exists()
+
+
 def test_a_run_that_is_stopped_in_another_stage_is_cancelled(
     home: Home, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
