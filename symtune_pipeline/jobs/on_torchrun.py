@@ -10,8 +10,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from threading import Event, Thread
 
-from symtune_pipeline.errors.interrupts import interrupted, run_command, unbroken
+from symtune_pipeline.errors.interrupts import (
+    interrupted,
+    run_command,
+    unbroken,
+    wait_for_next_program,
+)
 
 
 def run_ranks(arguments: Sequence[str]) -> int:
@@ -30,6 +36,9 @@ def run_ranks(arguments: Sequence[str]) -> int:
     keep_to_loopback()
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torchrun would open one for the ranks
     folder = meeting_folder()
+    # A rank inherits what waits in this thread, until it runs its own command; another thread hears it here.
+    Thread(target=Event().wait, daemon=True).start()
+    wait_for_next_program()
     try:
         torchrun([*torchrun_options(folder), *arguments])
     except ChildFailedError as error:

@@ -187,6 +187,25 @@ def test_a_signal_while_a_jobs_interpreter_starts_is_heard_once_it_runs(
     assert not (config.output_folder / "model").exists()
 
 
+def test_a_signal_while_the_interpreters_of_ranks_start_is_heard_once_they_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Their launcher gets it from the first of them, and passes it on at once."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "if 'LOCAL_RANK' in os.environ:\n"
+        "    if os.environ['LOCAL_RANK'] == '0':\n"
+        f"        os.kill(os.getppid(), {int(SIGINT)})\n"
+        "    time.sleep(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = tiny_job(tmp_path)
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        launch(TorchrunLauncher(processes=2), config)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert not (config.output_folder / "model").exists()
+
+
 def test_a_run_that_is_stopped_in_another_stage_is_cancelled(
     home: Home, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
