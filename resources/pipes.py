@@ -1,4 +1,4 @@
-"""Running a job through a Dagster Pipes client, and hearing how it ended."""
+"""Running a job through Dagster Pipes, and hearing how it ended."""
 
 from __future__ import annotations
 

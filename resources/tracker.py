@@ -92,17 +92,22 @@ class WandbTracker(dg.ConfigurableResource[None]):
             init_timeout=self.patience,
         )
         wandb.setup(settings=quiet)  # before the login, which would print the server's name
-        with wandb.init(
+        run = wandb.init(
             project=self.project,
             name=name,
             dir=self.folder,
             mode=mode,
             config=settings,
             settings=quiet,
-        ) as run:
+        )
+        whole = False
+        try:  # as a context manager, a run prints the traceback of what ends it
             for row in log:
                 known = {name: value for name, value in row.items() if value is not None}
                 run.log(known, step=int(row["step"]))
+            whole = True
+        finally:
+            run.finish(exit_code=0 if whole else 1)
 
 
 def _reason(error: Exception) -> str:

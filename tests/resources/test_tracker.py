@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
@@ -100,6 +101,25 @@ def test_an_interrupt_still_interrupts(tmp_path: Path, monkeypatch: pytest.Monke
                 WandbTracker(folder=str(tmp_path), patience=4).log_job("run", LOG, {}, print)
         finally:
             calls.cancel()
+
+
+class Interrupting(list[dict[str, float]]):
+    """A log at whose second row somebody presses Ctrl-C."""
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        yield self[0]
+        os.kill(os.getpid(), signal.SIGINT)
+        yield self[1]
+
+
+def test_an_interrupt_while_curves_are_written_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    log = Interrupting([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}])
+    with pytest.raises(KeyboardInterrupt):
+        WandbTracker(folder=str(tmp_path)).log_job("run", log, {}, print)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.slow
