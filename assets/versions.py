@@ -158,7 +158,7 @@ def _imports() -> Any:
     """Who imports whom in the project."""
     import grimp
 
-    with unbroken():  # grimp panics
+    with unbroken():  # grimp panics where a signal breaks it off
         return grimp.build_graph(
             *PACKAGES,
             cache_dir=None,

@@ -115,7 +115,7 @@ def _imported(package: str) -> set[str]:
     """The packages from elsewhere that a job's modules import, directly or not."""
     import grimp
 
-    with unbroken():  # grimp panics
+    with unbroken():  # grimp panics where a signal breaks it off
         graph = grimp.build_graph(
             LIBRARY.name,
             cache_dir=None,

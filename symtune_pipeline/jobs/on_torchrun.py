@@ -36,7 +36,8 @@ def run_ranks(arguments: Sequence[str]) -> int:
     keep_to_loopback()
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # torchrun would open one for the ranks
     folder = meeting_folder()
-    # A rank inherits what waits in this thread, until it runs its own command; another thread hears it here.
+    # Ranks start with the signals blocked that this thread blocks, and unblock them in their own command.
+    # A second thread, which does not block them, keeps this process hearing them.
     Thread(target=Event().wait, daemon=True).start()
     wait_for_next_program()
     try:
