@@ -105,16 +105,20 @@ class Asked:
         names = {variant: f"{step.partition}-{variant}" for variant in variants}
         known = [v for v in variants if kept.up_to_date(key, names[v], made_from[v])]
         tables = {variant: kept.read_table(key, names[variant]) for variant in known}
-        lacking = [variant for variant in variants if variant not in tables]
-        if lacking:
-            tables |= self._answers(step, {variant: variants[variant] for variant in lacking})
-        if others := ran_otherwise(tables, lacking):
-            step.say(f"{', '.join(others)}: asked again, as other hardware answered before")
-            lacking = [*lacking, *others]
-            tables |= self._answers(step, {variant: variants[variant] for variant in lacking})
-        for variant in lacking:
-            with kept.writing(key, names[variant], made_from[variant]) as folder:
+
+        def keep(variant: str, all_of: str) -> None:
+            with kept.writing(key, names[variant], all_of) as folder:
                 tables[variant].write_parquet(folder / TABLE)
+
+        asked = [variant for variant in variants if variant not in tables]
+        while asked:
+            tables |= self._answers(step, {variant: variants[variant] for variant in asked})
+            for variant in asked:
+                keep(variant, made_from[variant])
+            if asked := ran_otherwise(tables, asked):
+                step.say(f"{', '.join(asked)}: asked again, as other hardware answered before")
+            for variant in asked:  # which a run that waits for a machine elsewhere would forget
+                keep(variant, "answers of other hardware")
         for variant in variants:
             yield of_model(tables[variant], str(step.partition), variant)
 

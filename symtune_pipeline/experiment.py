@@ -382,6 +382,11 @@ def _set(settings: Mapping[Any, Any], change: str) -> dict[Any, Any]:
         raise UserError(
             f"Option --set takes a setting and its value, such as tuning.learning_rate=1e-4, not '{change}'."
         )
+    if names == ["name"]:  # the history of runs, and every other command, know the file's
+        raise UserError(
+            "Option --set cannot change the name, which only the experiment's file gives; copy the file under"
+            " another name, and run that."
+        )
     changed = section = dict(settings)  # copies: an alias in YAML is one mapping in two places
     for name in names[:-1]:
         inner = section.get(name)

@@ -363,12 +363,15 @@ def test_settings_can_be_changed_without_a_change_of_the_file(tmp_path: Path) ->
     shared = "tuning: &t {epochs: 1}\nvariants: {longer: {seed: 1, tuning: *t}}\n"
     path.write_text(MODELS + DATA + MIXTURE + shared)
     changes = [
-        *("tuning.learning_rate=1e-4", "mixture.exemplars_per_class=[2, 3]", "name=fast"),
+        *("tuning.learning_rate=1e-4", "mixture.exemplars_per_class=[2, 3]", "mixture.prompts=7"),
         *("evaluation.queries=7", "tuning.epochs=3", "tuning.optimizer="),
     ]
     found = load_experiment(str(path), changes)
-    assert (found.name, found.tuning.learning_rate, found.tuning.epochs) == ("fast", 1e-4, 3)
+    assert (found.name, found.tuning.learning_rate, found.tuning.epochs) == ("mine", 1e-4, 3)
+    assert found.mixture.prompts == 7
     assert found.mixture.exemplars_per_class == (2, 3)
     assert (found.evaluation.queries, found.tuning.optimizer) == (7, None)
     assert found.variants["longer"].tuning == {"epochs": 1}  # an alias stands for its own place
     assert load_experiment(str(path)).tuning.epochs == 1
+    with pytest.raises(UserError, match="cannot change the name, which only the experiment's file"):
+        load_experiment(str(path), ["name=fast"])

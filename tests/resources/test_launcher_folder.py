@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
+import polars as pl
 import pytest
 from conftest import Ended, Home
 from graph import materialise
@@ -29,7 +30,7 @@ from symtune_pipeline.commands.app import app
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.config import JobConfig as EvaluationJob
 from symtune_pipeline.experiment import load_experiment
-from symtune_pipeline.files import sha256
+from symtune_pipeline.files import TABLE, sha256
 from symtune_pipeline.jobs.collecting import AWAITED, awaited, collected
 from symtune_pipeline.jobs.in_folder import bring_back, check_job, expect
 from symtune_pipeline.jobs.job import Program
@@ -183,6 +184,39 @@ def test_an_evaluation_elsewhere_ends_in_the_tables_of_a_local_process(
     assert materialise(smoke, store.root, [name], "micro").success
     assert store.manifest(name, "micro") == local.manifest(name, "micro")
     assert not list((store.root / "work" / name).iterdir())
+
+
+@pytest.mark.slow
+def test_models_that_other_hardware_answered_for_are_sent_and_brought_back_once(
+    machine: Path, smoke_run: tuple[Home, Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The untuned model's answers are a GPU's here, and the tuned model has none."""
+    copy = smoke_run[0].copy(tmp_path / "copy")
+    store, name = copy.store, "eval_algorithmic"
+    expected = store.read_table(name, "micro")
+    shutil.rmtree(store.root / name)
+    shutil.rmtree(store.root / f"predictions_{name}" / "micro-tuned")
+    key, untuned = f"predictions_{name}", "micro-untuned"
+    path = pl.lit("in batches, beginnings shared, bf16 on cuda")
+    elsewhere = store.read_table(key, untuned).with_columns(path=path)
+    with store.writing(key, untuned, store.manifest(key, untuned).made_from) as folder:
+        elsewhere.write_parquet(folder / TABLE)
+    (tmp_path / "mine.yaml").write_text(
+        f"kind: folder\nfolder: {tmp_path / 'sent'}\nwheels: false\n"
+    )
+    monkeypatch.setenv("SYMTUNE_LAUNCHER", str(tmp_path / "mine.yaml"))
+    monkeypatch.setenv("SYMTUNE_HOME", str(store.root.parent))
+    smoke = load_experiment("smoke")
+    carried: set[Path] = set()
+    for _ in ("tuned", "untuned"):
+        assert not materialise(smoke, store.root, [name], "micro").success
+        (sent,) = set((tmp_path / "sent").iterdir()) - carried
+        status, lines = ended(on(machine, sent))
+        assert status == 0, lines
+        collect(sent)
+        carried.add(sent)
+    assert materialise(smoke, store.root, [name], "micro").success
+    assert store.read_table(name, "micro").equals(expected)
 
 
 # --- what comes back incomplete or changed ---------------------------------------------------------
