@@ -107,11 +107,11 @@ def ours(folder: Path, model_folder: Path, precision: str = "float32") -> Scored
     from transformers import AutoTokenizer
 
     from symtune_pipeline.evaluation.classification import predict
-    from symtune_pipeline.models.loading import load_model
+    from symtune_pipeline.models.loading import load_scorer
 
     torch.set_num_threads(THREADS)
     suite, inputs = _read(folder)
-    model = load_model(model_folder, getattr(torch, precision), "cpu").eval()
+    model = load_scorer(model_folder, getattr(torch, precision), "cpu")
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     predict(model, tokenizer, suite.head(1), inputs)  # weights are read when first used
     started = time.perf_counter()

@@ -22,6 +22,7 @@ from symtune_pipeline.prompts.tokens import (
     SegmentTokenizer,
     asked_within,
     longest,
+    one_begins_another,
     shared_beginning,
 )
 from symtune_pipeline.sections import EvaluationConfig
@@ -64,7 +65,7 @@ def predict(
     `loading.load_model`. `progress` is called with the number of queries done, and `asking` says who
     asks which. With `chat`, prompts stand in the tokenizer's chat template; with `channel`, inputs are
     also scored after labels. Raises UserError for a prompt that does not fit with one exemplar per
-    class, for labels that are the same tokens or none, and where `SegmentTokenizer`,
+    class, for labels that cannot be told apart by tokens, and where `SegmentTokenizer`,
     `asked_by_channel` or `scorer.score` does.
     """
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -146,14 +147,14 @@ def _trees(
 
 
 def _asked(row: dict[str, Any], by_segment: SegmentTokenizer, inputs: Sequence[str]) -> Asked:
-    """A row's prompt and labels; labels that are no tokens or the same ones are a UserError."""
+    """A row's prompt and labels; labels that cannot be told apart by tokens are a UserError."""
     asked = classification_prompt(row, inputs, by_segment.frame)
     prompt, labels = by_segment.continuations(asked, row["labels"])
-    if not prompt or not all(labels) or len(set(map(tuple, labels))) < len(labels):
+    if not prompt or not all(labels) or one_begins_another(labels):
         more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
         raise UserError(
             f"The labels {', '.join(map(repr, row['labels'][:NAMED]))}{more} of dataset"
-            f" '{row['dataset']}' are the same tokens or none for this model; rename them or leave the"
-            " dataset out."
+            f" '{row['dataset']}' are the same tokens, no tokens, or the first tokens of another label for"
+            " this model; rename them or leave the dataset out."
         )
     return prompt, labels

@@ -40,6 +40,8 @@ def memory(sizes: Asked, ranks: int, device: str) -> dict[str, float]:
     needed = {"weights": sizes.weights / ranks, "a pass": max(scoring, completing)}
     if ranks > 1 and not cut:
         needed["gathered"] = sizes.gathered
+    if ranks == 1 and sizes.number < FLOAT_BYTES:
+        needed["the LM head in float32"] = FLOAT_BYTES * sizes.lm_head
     return needed
 
 

@@ -20,7 +20,8 @@ import torch
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.evaluation.asking import ALONE, PASS_TOKENS, Asking
 from symtune_pipeline.models.device import Precision, device_and_precision, fitting
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.head import predict_in_float32
+from symtune_pipeline.models.loading import load_scorer
 from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.models.proof import attention_of, choose_path
 from symtune_pipeline.models.trees import Layout, Tree, predicted_tokens
@@ -40,15 +41,16 @@ PREDICTING = (
 def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTrainedModel:
     """The model in a folder, where and as it is evaluated; on several ranks, all fail together.
 
-    Raises UserError where `load_model` does, and where memory runs out.
+    Raises UserError where `load_scorer` does, and where memory runs out.
     """
     device, dtype = device_and_precision(precision)
 
     def loaded() -> PreTrainedModel:
         with fitting(folder):
             if asking.team is None:
-                return load_model(folder, dtype, device).eval()  # type: ignore[no-any-return]
-            model: PreTrainedModel = asking.team.open(folder, dtype, "eager")
+                return load_scorer(folder, dtype, device)
+            model = asking.team.open(folder, dtype, "eager")
+            predict_in_float32(model)
             choose_path(model)
             return model
 

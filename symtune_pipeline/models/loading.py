@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from symtune_pipeline.models.head import predict_in_float32
 from symtune_pipeline.models.opening import open_model
 from symtune_pipeline.models.proof import choose_path
 
@@ -23,4 +24,12 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
     model = open_model(folder, dtype, device)
     if device != "meta":
         choose_path(model)
+    return model
+
+
+def load_scorer(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """As `load_model`, of a model that is only asked: without dropout, and predicting in float32."""
+    model = open_model(folder, dtype, device).eval()
+    predict_in_float32(model)
+    choose_path(model)
     return model

@@ -17,6 +17,7 @@ from symtune_pipeline.prompts.tokens import (
     SegmentTokenizer,
     asked_within,
     longest,
+    one_begins_another,
     shared_beginning,
 )
 from symtune_pipeline.tables import PACKED_HELD_OUT
@@ -58,7 +59,9 @@ def _packed(
         ]
 
     asked, _ = asked_within(rows, ask, most)
-    if longest(asked) > most or not all(tokens and _differ(symbols) for tokens, symbols in asked):
+    if longest(asked) > most or not all(
+        tokens and _told_apart(symbols) for tokens, symbols in asked
+    ):
         return None
     shared = shared_beginning([prompt[:-1] for prompt, _ in asked])
     return {
@@ -71,5 +74,5 @@ def _packed(
     }
 
 
-def _differ(symbols: Sequence[Sequence[int]]) -> bool:
-    return all(symbols) and len(set(map(tuple, symbols))) == len(symbols)
+def _told_apart(symbols: Sequence[list[int]]) -> bool:
+    return all(symbols) and not one_begins_another(symbols)

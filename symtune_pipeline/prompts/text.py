@@ -65,11 +65,12 @@ LABEL: Final = Slot(before=" ")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands around a prompt: before it, and between it and the query's label."""
+    """What stands around a prompt: before it, between it and the query's label, and after that."""
 
     opening: str = ""
     closing: str = ""
     label: Slot = LABEL  # the query's
+    end: str = SEPARATOR
 
 
 PLAIN: Final = Frame()

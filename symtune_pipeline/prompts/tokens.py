@@ -14,7 +14,7 @@ from functools import cache
 from itertools import accumulate, chain, pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
-from symtune_pipeline.prompts.chat import chat_frame
+from symtune_pipeline.prompts.chat import answer_end, chat_frame
 from symtune_pipeline.prompts.encoding import TextEncoder
 from symtune_pipeline.prompts.text import (
     PLAIN,
@@ -115,8 +115,9 @@ class SegmentTokenizer:
         self.encoder = TextEncoder(tokenizer, chat)
         self.frame = PLAIN
         if chat:
-            opening, closing = map(self.encoder.as_control, chat_frame(tokenizer))
-            self.frame = Frame(opening, closing, Slot())
+            around = (*chat_frame(tokenizer), answer_end(tokenizer))
+            opening, closing, end = map(self.encoder.as_control, around)
+            self.frame = Frame(opening, closing, Slot(), end)
         self.junctions = Junctions(self.encoder)
         self._known: dict[str, list[int]] = {}
 
@@ -153,9 +154,12 @@ class SegmentTokenizer:
         """A prompt's tokens, and those of each label that may follow it, in the whole string.
 
         Where a label changes the prompt's last tokens, these are left to the labels, of all of them
-        alike, so that what is compared begins at the same place.
+        alike, so that what is compared begins at the same place. Where the tokens of one label begin
+        another's, what follows a label belongs to each: else the longer is never the more probable one.
         """
         alone, joined = self._continued(prompt, labels)
+        if one_begins_another(joined):
+            alone, joined = self._continued(prompt, [f"{each}{self.frame.end}" for each in labels])
         shared = min((shared_beginning([alone, tokens]) for tokens in joined), default=len(alone))
         return alone[:shared], [tokens[shared:] for tokens in joined]
 
@@ -229,6 +233,11 @@ def shared_beginning(prompts: Sequence[list[int]]) -> int:
         return len(first)
     pairs = zip(first, last, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def one_begins_another(texts: Sequence[list[int]]) -> bool:
+    """Whether the tokens of some text are the first ones of another."""
+    return any(later[: len(text)] == text for text, later in pairwise(sorted(texts)))
 
 
 def asked_within(

@@ -30,7 +30,7 @@ from symtune_pipeline.prompts.text import (
     label_text,
     render,
 )
-from symtune_pipeline.prompts.tokens import SegmentTokenizer
+from symtune_pipeline.prompts.tokens import SegmentTokenizer, shared_beginning
 from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import CLASSIFICATION_SUITE
 
@@ -183,14 +183,48 @@ def test_each_of_more_labels_than_a_byte_counts_can_be_predicted(folder: Path) -
     assert predictions(folder, labels, count=2)["prediction"][0] == len(labels) - 1 == 299
 
 
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+def test_where_one_label_begins_another_each_is_scored_with_what_follows_it(
+    chat: bool, tmp_path: Path
+) -> None:
+    """Alone, "class 1 2" could never be more probable than "class 1"; here against whole strings."""
+    tokenizer = deepcopy(small_tokenizer("llama3", "begin"))
+    turns = "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    answers = "{% if add_generation_prompt %}assistant:\n{% endif %}"
+    tokenizer.chat_template = "{{ bos_token }}" + turns + answers
+    save_tiny_model(tmp_path, vocab_size=len(tokenizer), max_position_embeddings=4_096)
+    tokenizer.save_pretrained(tmp_path)
+    labels = ["class 1", "class 1 2", "class 1 2 3", "foo"]
+    asked, model = suite(labels), reference_model(tmp_path)
+    for texts in ([f"{word} {i}" for i in range(8)] for word in ("a", "the")):
+        table = classify(tmp_path, asked, texts, EvaluationConfig(chat_template=chat))
+        for row, found in zip(asked.iter_rows(named=True), table["logprobs"], strict=True):
+            text = render(classification_prompt(row, texts))
+            begins, end = text, "\n\n"
+            if chat:
+                turn = [{"role": "user", "content": text}]
+                begins = tokenizer.apply_chat_template(
+                    turn, tokenize=False, add_generation_prompt=True
+                )
+                end = "<|im_end|>\n"
+            wholes = [f"{begins}{'' if chat else ' '}{label}{end}" for label in labels]
+            tokens = tokenizer([begins, *wholes], add_special_tokens=not chat)["input_ids"]
+            begin = min(shared_beginning([tokens[0], each]) for each in tokens[1:])
+            for scored, of_label in zip(found, tokens[1:], strict=True):
+                with torch.inference_mode():
+                    expected = reference_logprobs(model, of_label)[begin - 1 :].sum()
+                assert scored == pytest.approx(float(expected), abs=1e-4)
+
+
 @pytest.mark.parametrize("labels", [["same", "also"], ["foo", "~"]])
 def test_labels_of_the_same_tokens_or_none_are_a_user_error(
     folder: Path, labels: list[str]
 ) -> None:
     with pytest.raises(
         UserError,
-        match=rf"^The labels '{labels[0]}', '{labels[1]}' of dataset 'reviews' are the same tokens or"
-        r" none for this model; rename them or leave the dataset out\.$",
+        match=rf"^The labels '{labels[0]}', '{labels[1]}' of dataset 'reviews' are the same tokens, no"
+        r" tokens, or the first tokens of another label for this model; rename them or leave the dataset"
+        r" out\.$",
     ):
         predictions(folder, labels, count=2)
 

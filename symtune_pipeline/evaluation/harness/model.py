@@ -31,7 +31,7 @@ from symtune_pipeline.evaluation.scorer import Scored
 from symtune_pipeline.models.device import Precision, device_and_precision, fitting
 from symtune_pipeline.models.folder import check_complete
 from symtune_pipeline.models.generating import Generating, choose_generating
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.loading import load_scorer
 from symtune_pipeline.models.opening import (
     check_vocabulary,
     open_model,
@@ -98,8 +98,7 @@ class SymtuneLM(TemplateLM):  # type: ignore[misc]
     @cached_property
     def _scorer(self) -> PreTrainedModel:
         with fitting(self._folder):
-            model = load_model(self._folder, self._precision, self._device)
-            return model.eval()  # type: ignore[no-any-return]
+            return load_scorer(self._folder, self._precision, self._device)
 
     @cached_property
     def _generator(self) -> tuple[PreTrainedModel, Generating]:
