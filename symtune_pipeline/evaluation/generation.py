@@ -19,6 +19,7 @@ from symtune_pipeline.evaluation.asking import ALONE, BATCH, Asking
 from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.generating import Batch, Generating, choose_generating, configured
+from symtune_pipeline.models.lengths import narrowest_window, scaled_above
 from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
@@ -185,11 +186,22 @@ def continued(
 
     Prompts of equal `groups` may share what they begin with; special tokens are left out of the text.
     """
+    bound = scaled_above(model.config.get_text_config())
+    if len(prompts) > 1 and bound and max(map(len, prompts)) + new_tokens > bound:
+        # The longest row would scale the positions of all.
+        alone = ([prompt] for prompt in prompts)
+        return [
+            continued(model, tokenizer, one, groups[:1], new_tokens, stops, way)[0] for one in alone
+        ]
     ends = end_tokens(model.generation_config, model.config.get_text_config(), tokenizer)
     padding = tokenizer.pad_token_id
     if padding is None or padding >= vocabulary(model):
         padding = ends[0] if ends else 0  # whichever: the mask hides it
     batch = Batch.of(prompts, groups, padding, way.shared)
+    config, longest = model.config.get_text_config(), batch.ids_ST.shape[1] + new_tokens
+    if batch.beginning and longest > narrowest_window(config):
+        # A window counts the padding between a beginning and the rest, and would lose what is before it.
+        batch = Batch.of(prompts, groups, padding, shared=False)
     greedy = _greedy(new_tokens, stops, ends, padding, way.cached)
     with torch.inference_mode(), configured(model, greedy):
         found = batch.generate(model, tokenizer=tokenizer)

@@ -25,6 +25,7 @@ from symtune_pipeline.models.loading import load_scorer
 from symtune_pipeline.models.opening import check_vocabulary
 from symtune_pipeline.models.proof import attention_of, choose_path
 from symtune_pipeline.models.trees import Layout, Tree, predicted_tokens
+from symtune_pipeline.models.trial import NOT_FINITE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -176,9 +177,6 @@ def _score_pass(model: PreTrainedModel, batch: Batch) -> list[list[list[Scored]]
         summed = none.index_add(0, label_of, logprobs.double())
         others = none.index_add(0, label_of, (~chosen).double())  # tokens that it would not choose
     if not bool(torch.isfinite(summed).all()):
-        raise UserError(
-            f"Model {model.name_or_path} returned a log-probability that is no finite number; its"
-            " weights are damaged or its precision is too low."
-        )
+        raise UserError(NOT_FINITE.format(model.name_or_path))
     flat = zip(summed.tolist(), (others == 0).tolist(), strict=True)
     return [[[next(flat) for _ in query.labels] for query in tree.queries] for tree in trees]

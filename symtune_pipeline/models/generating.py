@@ -22,6 +22,7 @@ from transformers import GenerationConfig
 
 from symtune_pipeline.errors import UserError, is_out_of_memory
 from symtune_pipeline.models.trial import (
+    NOT_FINITE,
     class_name,
     is_unmoved,
     random_strings,
@@ -128,11 +129,14 @@ def _padded(rows: Sequence[Tokens], filler: int) -> torch.Tensor:
 def choose_generating(model: PreTrainedModel) -> Generating:
     """The fastest way of generating that is right for a model, found as the path for scoring is.
 
-    Raises UserError for a class that transformers' generate does not continue as it predicts.
+    Raises UserError for a class that transformers' generate does not continue as it predicts, and for
+    weights that predict no number.
     """
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
         strings = random_strings(model)
+        if any(run_alone(model, string).isnan().any() for string in strings):
+            raise UserError(NOT_FINITE.format(model.name_or_path))
         for shared in (True, False):
             if _continues(model, strings, Generating(shared=shared)):
                 return Generating(shared=shared)

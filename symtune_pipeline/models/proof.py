@@ -13,6 +13,7 @@ import torch
 
 from symtune_pipeline.errors import UserError, brief, is_out_of_memory
 from symtune_pipeline.models.attention import NAME, packed_logits
+from symtune_pipeline.models.lengths import scaled_above
 from symtune_pipeline.models.packing import Branch, PackedSequence
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.trial import (
@@ -89,7 +90,7 @@ def _why_not_packed(
     name = class_name(model)
     if not type(model)._can_set_attn_implementation():
         return f"{name} has attention code of its own"
-    if _scaled_by_length(model.config.get_text_config()):
+    if scaled_above(model.config.get_text_config()) is not None:
         return f"{name} scales positions by the length of what it runs"
     try:
         model.set_attn_implementation(NAME)
@@ -124,13 +125,6 @@ def _with_another_end(strings: list[torch.Tensor], kept: int) -> list[torch.Tens
     """
     first, *others = strings
     return [torch.cat([first[:kept], first[kept:].flip(0)]), *others]
-
-
-def _scaled_by_length(config: Any) -> bool:
-    """Whether a long text would change the positions of a short one beside it (long and dynamic RoPE)."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_layer = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    return any(part.get("rope_type") in ("dynamic", "longrope") for part in by_layer)
 
 
 def _packed(model: PreTrainedModel, strings: list[torch.Tensor]) -> torch.Tensor:

@@ -9,6 +9,7 @@ Shapes: N label tokens, or the positions that predict them; V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from symtune_pipeline.models.attention import packed_logits
+from symtune_pipeline.models.lengths import scaled_above
 from symtune_pipeline.models.packing import Branch, PackedSequence
 from symtune_pipeline.models.plain import logits_alone
 from symtune_pipeline.models.proof import is_packed
@@ -165,13 +167,21 @@ def _strings(trees: Sequence[Tree]) -> list[_String]:
 
 
 def _of_strings(model: PreTrainedModel, trees: Sequence[Tree]) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_of_trees`, each string in a row of its own; a pass has no more tokens than the trees."""
+    """As `_of_trees`, each string in a row of its own; a pass has no more tokens than the trees.
+
+    Where the longest row of a pass scales the positions of all, a pass has rows that are scaled alike.
+    """
     most = sum(tree.tokens for tree in trees)
+    bound = scaled_above(model.config.get_text_config()) or math.inf
     waiting = deque(sorted(_strings(trees), key=lambda string: len(string.tokens)))
     found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     while waiting:
         rows = [waiting.popleft()]
-        while waiting and (len(rows) + 1) * len(waiting[0].tokens) <= most:
+        while (
+            waiting
+            and (len(rows) + 1) * len(waiting[0].tokens) <= most
+            and (len(rows[0].tokens) <= bound) == (len(waiting[0].tokens) <= bound)
+        ):
             rows.append(waiting.popleft())
         logits = logits_alone(model, [r.tokens for r in rows], [r.predicting for r in rows])
         for row, logits_NV in zip(rows, logits, strict=True):

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 ROOT, STEM = 6, 3  # tokens that all strings begin with, and that two of them go on with
 LENGTHS = 11, 12, 14
+NOT_FINITE = (
+    "Model {} returned a log-probability that is no finite number; its weights are damaged or its precision"
+    " is too low."
+)
 # Differences of a token's log-probabilities, as a share of how far these spread: of most tokens, and of any.
 # Seen in full precision: 1e-5 of right models and 0.01 or more of wrong ones; tuned weights magnify rounding
 # at single tokens, to 2e-4 seen.

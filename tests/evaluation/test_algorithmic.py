@@ -14,10 +14,11 @@ from tokenizer_kinds import read, small_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.evaluation.generation import complete
+from symtune_pipeline.evaluation.generation import complete, continued, prompts_of
 from symtune_pipeline.evaluation.suites import algorithmic_suite
 from symtune_pipeline.models.generating import Generating, choose_generating
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
+from symtune_pipeline.prompts.tokens import SegmentTokenizer
 from symtune_pipeline.sections import EvaluationConfig
 
 CONFIG = EvaluationConfig(
@@ -101,6 +102,45 @@ def test_completions_are_the_same_where_the_queries_of_a_concept_share_its_examp
     assert found[True][0].equals(found[False][0])
     assert found[True][0]["completion"].n_unique() > 4
     assert found[True][1] < 0.7 * found[False][1]
+
+
+LONG = {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "rope_theta": 10_000.0}
+BY_LENGTH: dict[str, dict[str, Any]] = {  # windows and bounds that most prompts exceed
+    "mistral": {"sliding_window": 48},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 48},
+    "phi3": {
+        "original_max_position_embeddings": 90,
+        "rope_parameters": LONG
+        | {"rope_type": "longrope", "original_max_position_embeddings": 90, "factor": 5.7},
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", BY_LENGTH)
+def test_a_batch_of_prompts_above_a_window_or_a_bound_is_completed_as_each_alone(
+    architecture: str, words: Any, tmp_path: Path
+) -> None:
+    """The trial's strings are far shorter than real windows: here too, nothing is seen of this in it."""
+    ends = {f"{name}_token_id": words.eos_token_id for name in ("bos", "eos", "pad")}
+    size = {"vocab_size": len(words), "max_position_embeddings": 512}
+    folder = save_tiny_model(tmp_path, architecture, **size, **ends, **BY_LENGTH[architecture])
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    suite = algorithmic_suite(CONFIG.model_copy(update={"algorithmic_queries": 3}), seed=1).head(20)
+    prompts, count = prompts_of(suite, SegmentTokenizer(words))
+    assert 48 < min(map(len, prompts)) < 90 < max(map(len, prompts))
+    found = complete(model, words, suite, Generating(shared=True))["completion"].to_list()
+    alone = [
+        first_line(continued(model, words, [prompt], [0], count, ["\n"], Generating())[0])
+        for prompt in prompts
+    ]
+    assert found == alone and len(set(found)) > 4
+
+
+def test_weights_that_predict_no_number_are_a_user_error(model: Any) -> None:
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="a log-probability that is no finite number"):
+        choose_generating(model)
 
 
 @pytest.mark.parametrize("kind", ["llama3", "unigram"])

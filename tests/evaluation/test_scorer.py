@@ -13,7 +13,7 @@ from tiny_models import VOCABULARY, reference_logprobs, reference_model, save_ti
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.scorer import score
-from symtune_pipeline.models.loading import load_model
+from symtune_pipeline.models.loading import load_model, load_scorer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
 
@@ -133,8 +133,20 @@ def test_queries_that_share_no_token_are_a_tree_without_a_prefix(llama: Path) ->
 def test_a_cpu_in_bf16_takes_every_tree(any_model: Path) -> None:
     """It has an attention of its own for short sequences, also for those of no token."""
     trees = [*some_trees(), Tree([], [Query([3, 4], [[5], [6, 7]]), Query([8], [[5], [6, 7]])])]
-    found = score(load_model(any_model, torch.bfloat16, "cpu").eval(), trees)
+    found = score(load_scorer(any_model, torch.bfloat16, "cpu"), trees)
     assert_close(found, our_scores(any_model, trees), within=0.15)
+
+
+def test_labels_of_one_token_do_not_tie_in_bf16(llama: Path) -> None:
+    """A logit of bf16 has 8 bits, so that of 96 labels many would get the same."""
+    every = [[token] for token in range(1, VOCABULARY)]
+    trees = [Tree([5, 6, 7], [Query([8], every), Query([9, 2], every)])]
+    ((found, other),) = score(load_scorer(llama, torch.bfloat16, "cpu"), trees)
+    assert len(set(found)) == len(set(other)) == len(every)
+    halved = load_model(llama, torch.bfloat16, "cpu").eval()
+    assert len(set(score(halved, trees)[0][0])) < len(every)
+    model = load_scorer(llama, torch.bfloat16, "cpu")
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
 def test_the_log_probabilities_of_all_one_token_labels_sum_to_one(llama: Path) -> None:
@@ -191,6 +203,19 @@ def test_a_model_that_mixes_tokens_in_its_own_way_is_run_string_by_string(
     expected = reference(folder, trees)
     for max_tokens in (1, 100, 2_048):
         assert_close(our_scores(folder, trees, max_tokens), expected)
+
+
+def test_strings_on_both_sides_of_a_bound_of_long_rope_are_scored_as_each_alone(
+    tmp_path: Path,
+) -> None:
+    bound = {"original_max_position_embeddings": 60}
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    rope |= {"rope_theta": 10_000.0, "factor": 4.3}
+    folder = save_tiny_model(tmp_path, "phi3", rope_parameters=rope | bound, **bound)
+    rng = random.Random(3)
+    queries = [Query(random_tokens(rng, n, n), [[5], [6, 7, 8]]) for n in (1, 9, 18, 40)]
+    trees = [Tree(random_tokens(rng, 46, 46), queries), Tree([], queries)]
+    assert_close(our_scores(folder, trees), reference(folder, trees))
 
 
 @pytest.mark.parametrize("architecture", EXACT)
