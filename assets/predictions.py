@@ -99,7 +99,7 @@ class Asked:
         return as_metadata(of_predictions(table))
 
     def predicted(self, step: Step) -> Iterator[pl.DataFrame]:
-        """Each variant's, kept by variant: none is asked twice, unless other hardware asks the others."""
+        """Each variant's, kept by variant: none is asked twice, unless others are asked otherwise."""
         kept, key, variants = step.artifacts, f"predictions_{self.asset}", self.variants(step)
         made_from = {variant: self._all_of(step, variant, who) for variant, who in variants.items()}
         names = {variant: f"{step.partition}-{variant}" for variant in variants}
@@ -116,9 +116,11 @@ class Asked:
             for variant in asked:
                 keep(variant, made_from[variant])
             if asked := ran_otherwise(tables, asked):
-                step.say(f"{', '.join(asked)}: asked again, as other hardware answered before")
+                step.say(
+                    f"{', '.join(asked)}: asked again, as other hardware or packages answered before"
+                )
             for variant in asked:  # which a run that waits for a machine elsewhere would forget
-                keep(variant, "answers of other hardware")
+                keep(variant, "answers of other hardware or packages")
         for variant in variants:
             yield of_model(tables[variant], str(step.partition), variant)
 

@@ -23,7 +23,7 @@ from symtune_pipeline.errors import UserError, brief
 from symtune_pipeline.evaluation.answers import KeptAnswers
 from symtune_pipeline.evaluation.asking import Asking
 from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
-from symtune_pipeline.evaluation.predictions import run_on
+from symtune_pipeline.evaluation.predictions import packages, run_on
 from symtune_pipeline.evaluation.spread import RankTeam, ranks_per_model
 from symtune_pipeline.files import content_hash, read_table, sha256
 from symtune_pipeline.jobs.job import Say
@@ -73,7 +73,7 @@ def _run(config: JobConfig, ranks: Ranks, say: Say) -> Path:
     team = _team(config, ranks, say)
     for variant, model in config.variants.items():
         # Sums in another order differ by rounding, so models that are held otherwise answer otherwise.
-        held = [team.size] if team and isinstance(model, Weights) else []
+        held = [*packages(), team.size if team else 1] if isinstance(model, Weights) else []
         made_from = content_hash([read, model.version, *held])[:16]
         path = config.result_folder / f"{variant}.parquet"
         if ranks.broadcast(lambda path=path, made=made_from: _made_from(path) == made):  # type: ignore[misc]

@@ -7,6 +7,7 @@ about models: log-probabilities and completions may come from anywhere. `path` s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -114,17 +115,24 @@ def of_model(predictions: pl.DataFrame, model: str, variant: str) -> pl.DataFram
 def run_on(
     predictions: pl.DataFrame, device: str, precision: torch.dtype, ranks: int
 ) -> pl.DataFrame:
-    """The predictions with what ran the model at the end of their `path`, as `packed, bf16 on cuda`.
+    """The predictions with what ran the model at the end of their `path`.
 
-    `ranks` is how many hold the model together. Log-probabilities depend on all of these.
+    As in `packed, bf16 on cuda, torch 2.13.0, transformers 5.17.0`. `ranks` is how many hold the model
+    together. Log-probabilities depend on all of these.
     """
     together = f" by {ranks} ranks together" if ranks > 1 else ""
-    held = f", {'fp32' if precision.itemsize == 4 else 'bf16'} on {device}{together}"
+    number = "fp32" if precision.itemsize == 4 else "bf16"
+    held = f", {number} on {device}{together}, {', '.join(packages())}"
     return predictions.with_columns(pl.col("path") + held)
 
 
+def packages() -> list[str]:
+    """The packages that compute a model's predictions, with their versions."""
+    return [f"{name} {version(name).split('+')[0]}" for name in ("torch", "transformers")]
+
+
 def ran_otherwise(tables: Mapping[str, pl.DataFrame], asked: Sequence[str]) -> list[str]:
-    """The variants that another device, precision or number of ranks answered than those just `asked`.
+    """The variants that other hardware or packages answered than those just `asked`.
 
     Their log-probabilities differ by rounding or more, so a comparison would not be of the models alone.
     """
@@ -135,7 +143,7 @@ def ran_otherwise(tables: Mapping[str, pl.DataFrame], asked: Sequence[str]) -> l
 
 def _what_ran(predictions: pl.DataFrame) -> str | None:
     """What `run_on` has added; None of no predictions, and of a model that a server holds."""
-    found = predictions["path"].head(1).str.extract(r", (\w+ on \w+( by \d+ ranks together)?)$")
+    found = predictions["path"].head(1).str.extract(r", ((?:fp32|bf16) on \w+.*)$")
     return found[0] if len(found) else None
 
 

@@ -20,6 +20,7 @@ from tiny_models import save_reading_model
 
 from assets.location import code_location
 from resources.store import StoreResource
+from symtune_pipeline.evaluation.predictions import packages
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.slow
 WEIGHTS = "model.safetensors"
 PARENT = "smollm2-135m"  # the catalogue names its parent
 ORPHAN = "micro"
+RAN = f"fp32 on cpu, {', '.join(packages())}"
 SCORES = ["int_outcomes", "int_scores"]
 MARTS = [
     f"mart_{name}"
@@ -80,8 +82,8 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     made = materialised(store, [*ANSWERS, "eval_finetuned"], PARENT)
     assert made.success
     for name, path in (
-        ("eval_icl", "packed, fp32 on cpu"),
-        ("eval_algorithmic", "in batches, beginnings shared, fp32 on cpu"),
+        ("eval_icl", f"packed, {RAN}"),
+        ("eval_algorithmic", f"in batches, beginnings shared, {RAN}"),
     ):
         [event] = made.asset_materializations_for_node(name)
         shown = dict.fromkeys(("pretrained", "untuned", "tuned"), path)
@@ -113,10 +115,10 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     assert f"{PARENT}.pretrained model.source" in page
     assert f"{ORPHAN}.pretrained model" not in page
     for name, path in (
-        ("scoring.pretrained", "packed, fp32 on cpu"),
-        ("generation.tuned", "in batches, beginnings shared, fp32 on cpu"),
+        ("scoring.pretrained", f"packed, {RAN}"),
+        ("generation.tuned", f"in batches, beginnings shared, {RAN}"),
     ):
-        assert re.search(rf"{PARENT}\.{name}</th><td>{path}<", page)
+        assert re.search(rf"{PARENT}\.{name}</th><td>{re.escape(path)}<", page)
     assert f"{ORPHAN}.scoring.tuned" in page and f"{ORPHAN}.generation" not in page
 
 
@@ -153,7 +155,7 @@ def test_answers_of_other_hardware_are_not_compared_with(store: Store) -> None:
     assert materialised(store, ["eval_icl"], PARENT).success
     expected = store.read_table("eval_icl", PARENT)
     made_from = store.manifest(key, untuned).made_from
-    path = pl.lit("packed, bf16 on cuda")
+    path = pl.lit(f"packed, bf16 on cuda, {', '.join(packages())}")
     elsewhere = store.read_table(key, untuned).with_columns(path=path, correct=False)
     with store.writing(key, untuned, made_from) as folder:
         elsewhere.write_parquet(folder / TABLE)

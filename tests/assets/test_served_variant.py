@@ -20,6 +20,7 @@ from tiny_models import save_reading_model
 from resources.launcher import Launcher
 from symtune_pipeline.evaluation.config import JobConfig
 from symtune_pipeline.evaluation.job import run_job
+from symtune_pipeline.evaluation.predictions import packages
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.jobs.job import Job
@@ -29,6 +30,7 @@ from symtune_pipeline.store.folder import Store
 pytestmark = pytest.mark.slow
 
 MODEL, SERVED = "micro", "on_a_server"
+RAN = f"packed, fp32 on cpu, {', '.join(packages())}"
 ANSWERS = ["eval_icl", "eval_flipped", "eval_algorithmic", "eval_language"]
 FIGURES = {
     "mart_icl": ["setting", "dataset"],
@@ -112,7 +114,7 @@ def test_a_served_model_stands_in_tables_marts_and_report_with_the_numbers_of_it
         assert check.passed or check.check_name == "accuracy_not_below_chance"
     [event] = made.asset_materializations_for_node("eval_icl")
     assert event.metadata["path"].value == {
-        "untuned": "packed, fp32 on cpu", "tuned": "packed, fp32 on cpu", SERVED: f"served as {NAME}",
+        "untuned": RAN, "tuned": RAN, SERVED: f"served as {NAME}",
     }  # fmt: skip
     for name in ANSWERS:
         table = store.read_table(name, MODEL)

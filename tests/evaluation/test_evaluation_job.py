@@ -20,6 +20,7 @@ from symtune_pipeline.evaluation.classification import classify
 from symtune_pipeline.evaluation.config import JobConfig
 from symtune_pipeline.evaluation.generation import generate
 from symtune_pipeline.evaluation.job import run_job
+from symtune_pipeline.evaluation.predictions import packages
 from symtune_pipeline.files import read_table
 from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.tables import Suite
@@ -74,7 +75,7 @@ def test_the_tables_are_what_each_model_predicts_when_it_is_asked_all_at_once(
 
 def here(predictions: pl.DataFrame) -> pl.DataFrame:
     """As the job has it, whose tables also say what ran the model."""
-    return predictions.with_columns(pl.col("path") + ", fp32 on cpu")
+    return predictions.with_columns(pl.col("path") + f", fp32 on cpu, {', '.join(packages())}")
 
 
 def test_only_the_benchmarks_that_are_named_are_asked(
