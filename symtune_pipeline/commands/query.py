@@ -136,7 +136,8 @@ def print_frame(frame: pl.DataFrame, rows: int | None, form: Format) -> None:
         print_rows(duckdb.from_arrow(frame.to_arrow()), rows or len(frame))
         return
     if form == "json":
-        typer.echo(frame.write_json())
+        kinds = {name: _numeric(kind) for name, kind in frame.schema.items()}
+        typer.echo(frame.cast(kinds).write_json())
         return
     flat = frame.with_columns(_as_json(column) for column in frame if column.dtype.is_nested())
     if form == "csv":
@@ -149,7 +150,24 @@ def print_frame(frame: pl.DataFrame, rows: int | None, form: Format) -> None:
     typer.echo("\n".join(f"| {' | '.join(row)} |" for row in cells))
 
 
+def _numeric(kind: pl.DataType) -> pl.DataType:
+    """The type with numbers for decimals, which polars writes as strings; a sum in DuckDB is a decimal."""
+    match kind:
+        case pl.Decimal():
+            return pl.Float64() if kind.scale else pl.Int128()
+        case pl.List():
+            return pl.List(_numeric(kind.inner))
+        case pl.Array():
+            return pl.Array(_numeric(kind.inner), kind.size)
+        case pl.Map():
+            return pl.Map(_numeric(kind.key), _numeric(kind.value))
+        case pl.Struct():
+            return pl.Struct({field.name: _numeric(field.dtype) for field in kind.fields})
+    return kind
+
+
 def _as_json(column: pl.Series) -> pl.Series:
+    column = column.cast(_numeric(column.dtype))
     texts = [json.dumps(value, default=str) for value in column.to_list()]
     return pl.Series(column.name, texts, dtype=pl.String)
 

@@ -217,6 +217,31 @@ def test_rows_are_written_for_other_programs(
     ]
 
 
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("sum(4::BIGINT)", 4),
+        ("2::HUGEINT << 100", 2**101),
+        ("0.25", 0.25),
+        ("[sum(4::BIGINT), NULL]", [4, None]),
+        ("[[0.25]]::DECIMAL(4, 2)[1][1]", [[0.25]]),
+        ("{'n': sum(4::BIGINT), 'text': '9'}", {"n": 4, "text": "9"}),
+        ("MAP {'n': sum(4::BIGINT)}", {"n": 4}),
+    ],
+)
+def test_json_has_a_number_for_every_number(
+    sql: str, value: object, lists: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sum of BIGINT is a HUGEINT, which becomes a decimal."""
+    asked = f"SELECT {sql} AS it"
+    print_query(lists, asked, form="json")
+    assert json.loads(capsys.readouterr().out) == [{"it": value}]
+    if isinstance(value, list | dict):
+        print_query(lists, asked, form="csv")
+        (text,) = pl.read_csv(capsys.readouterr().out.encode())["it"]
+        assert json.loads(text) == value
+
+
 @pytest.mark.parametrize("sql", ["SHOW TABLES", "show tables;"])
 def test_the_tables_are_listed_with_their_rows(
     sql: str, store: RecordingStore, capsys: pytest.CaptureFixture[str]
