@@ -19,7 +19,9 @@ WITH predictions AS (
     SELECT
         benchmark, setting, NULL::INTEGER AS flipped_percent, model, variant,
         concept AS dataset, category, context, query, NULL::USMALLINT AS prediction,
-        NULL::USMALLINT AS target, NULL::DOUBLE AS chance,
+        NULL::USMALLINT AS target,
+        -- Its answer is one of two labels; what the others ask for cannot be guessed.
+        CASE WHEN benchmark = 'linear_classification' THEN 0.5::DOUBLE END AS chance,
         correct, NULL::DOUBLE[] AS logprobs, NULL::BOOLEAN AS calibrated_correct,
         NULL::DOUBLE[] AS content_free, NULL::BOOLEAN AS channel_correct,
         NULL::DOUBLE[] AS channel_logprobs

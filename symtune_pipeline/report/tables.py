@@ -226,7 +226,7 @@ def comparison_table(
             for group, name, pair in rows
         ]
     )
-    # An algorithmic table has no chance, and a single model no group: no empty columns.
+    # Most algorithmic tables have no chance, and a single model no group: no empty columns.
     body = body.select(name for name in body.columns if body[name].fill_null("").ne("").any())
     table = GT(body, groupname_col="group" if "group" in body.columns else None)
     return table.cols_align("right", [name for name in body.columns if name in figures])

@@ -122,6 +122,15 @@ def test_completions_are_summed_by_category_and_have_no_chance_level(run: Run) -
     assert {row["chance"] for row in rows} == {None}
 
 
+def test_a_guess_in_linear_classification_is_right_half_of_the_time(run: Run) -> None:
+    asked = completions("untuned", "01", benchmark="linear_classification", concept="plane0")
+    others = completions("untuned", "01") + completions("untuned", "0", benchmark="turing_concepts")
+    found = {"linear_classification": 0.5, "list_functions": None, "turing_concepts": None}
+    for mart in ("mart_summary", "mart_algorithmic"):
+        rows = run(mart, eval_algorithmic=asked + others)
+        assert {row["benchmark"]: row["chance"] for row in rows} == found
+
+
 def test_the_mart_of_categories_takes_every_benchmark_that_has_some(run: Run) -> None:
     rows = run(
         "mart_algorithmic",
