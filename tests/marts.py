@@ -32,6 +32,7 @@ SCHEMA = {
     "gain_high": pl.Float64,
     "gain_cluster_low": pl.Float64,
     "gain_cluster_high": pl.Float64,
+    "flipped_percent": pl.Int32,
     "ece": pl.Float64,
 }
 

@@ -1,9 +1,11 @@
 -- Accuracy against the cost of inference, and what tuning saves of it: the smallest model that is at
--- least as accurate untuned as this one is tuned, of those that were asked as many queries.
+-- least as accurate untuned as this one is tuned, of those that were asked as many queries. Where only some
+-- labels are flipped, the right answer is the flipped label all the same, so that a good model may score low.
 WITH sized AS (
     SELECT
         benchmark,
         setting,
+        flipped_percent,
         model,
         variant,
         parameters,
@@ -34,6 +36,7 @@ matched AS (
         AND tuned.n = untuned.n
         AND tuned.accuracy <= untuned.accuracy
     WHERE tuned.variant = 'tuned' AND untuned.variant = 'untuned'
+        AND coalesce(tuned.flipped_percent, 100) = 100
     GROUP BY ALL
 )
 SELECT sized.*, matched.as_good_untuned, matched.as_good_flops

@@ -180,15 +180,18 @@ def finding(summary: pl.DataFrame) -> list[str]:
     tested = [pair for pair in comparisons(summary) if pair.tuned.get("p") is not None]
     if not tested:
         return ["No setting was measured on both the untuned and the symbol-tuned model."]
-    clear = [pair for pair in tested if is_clear(pair)]
+    judged = [pair for pair in tested if is_better_higher(pair)]
+    clear = [pair for pair in judged if is_clear(pair)]
     worse = [pair for pair in clear if pair.tuned["gain"] < 0]
-    unknown = sum(interval(pair) is None for pair in tested)
+    unknown = sum(interval(pair) is None for pair in judged)
     verdict = (
-        f"Of {len(tested)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
+        f"Of {len(judged)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
         f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0."
     )
     if unknown:
         verdict += f" Settings with too few draws for an interval: {unknown}."
+    if len(judged) < len(tested):
+        verdict += " Settings with half of the labels flipped or fewer are not counted."
     headlines = []
     for key, opening in HEADLINES.items():
         asked = [pair for pair in tested if key == (pair.benchmark, split_number(pair.setting)[0])]
@@ -204,6 +207,15 @@ def interval(pair: Comparison) -> tuple[float, float] | None:
     """
     low, high = (pair.tuned[f"{OVER_DRAWS}_{end}"] for end in ("low", "high"))
     return None if low is None else (low, high)
+
+
+def is_better_higher(pair: Comparison) -> bool:
+    """Whether a better model is right more often.
+
+    It follows flipped labels only where most are flipped, and elsewhere they count as right all the same.
+    """
+    percent = pair.tuned.get("flipped_percent")
+    return percent is None or percent > 50
 
 
 def is_clear(pair: Comparison) -> bool:

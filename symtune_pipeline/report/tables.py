@@ -329,8 +329,11 @@ def gain_text(row: Row, interval: str) -> str:
 
 
 def as_good_text(tuned: Row) -> str:
-    """The smallest untuned model that is as accurate and its cost, as `smollm2-360m (2.7x FLOPs)`."""
-    if not tuned:
+    """The smallest untuned model that is as accurate and its cost, as `smollm2-360m (2.7x FLOPs)`.
+
+    Empty where the mart compares none, because not all labels are flipped.
+    """
+    if not tuned or tuned["flipped_percent"] not in (None, 100):
         return ""
     if tuned["as_good_untuned"] is None:
         return "none"

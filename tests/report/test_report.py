@@ -370,6 +370,13 @@ def test_a_tuned_model_stands_beside_the_untuned_one_that_it_replaces() -> None:
     assert text.count(f"{row} {other}") == 2
 
 
+@pytest.mark.parametrize(("percent", "text"), [(None, "none"), (100, "none"), (0, ""), (75, "")])
+def test_no_model_is_as_good_at_flips_that_a_good_one_does_not_follow(
+    percent: int | None, text: str
+) -> None:
+    assert tables.as_good_text({"as_good_untuned": None, "flipped_percent": percent}) == text
+
+
 def test_the_terminal_table_has_a_column_for_a_pretrained_model_where_there_is_one() -> None:
     summary = marts()["summary"]
     pretrained = summary.filter(variant="untuned").with_columns(variant=pl.lit("pretrained"))
@@ -393,6 +400,18 @@ def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
         "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 [+1.1, +16.1] points (n = 440)."
     )
     assert "0.77 → 0.70, -7.2 [-15.2, -0.2] points (n" in relevant
+
+
+def test_the_finding_does_not_count_flips_that_a_good_model_does_not_follow() -> None:
+    """At 0% the flipped label is wrong by what is shown, and at 50% nothing says which one is right."""
+    flips = [
+        pair("flipped", f"{percent}% flipped", 0.5, tuned, 1e-9, flipped_percent=percent)
+        for percent, tuned in ((0, 0.1), (50, 0.7), (75, 0.8), (100, 0.9))
+    ]
+    verdict, headline = page.finding(mart(*flips))
+    assert verdict.startswith("Of 2 settings, symbol tuning improved 2 and worsened 0, ")
+    assert verdict.endswith(" Settings with half of the labels flipped or fewer are not counted.")
+    assert headline.startswith("With all labels flipped: accuracy 0.50 → 0.90")
 
 
 @pytest.mark.parametrize(

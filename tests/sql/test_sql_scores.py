@@ -204,6 +204,32 @@ def test_models_are_compared_within_a_setting_only(run: Run) -> None:
     assert {(row["as_good_untuned"], row["as_good_flops"]) for row in rows} == {(None, None)}
 
 
+def test_models_are_not_compared_by_how_far_they_follow_a_few_flipped_labels(run: Run) -> None:
+    """A good model scores near 0 where none is flipped."""
+    rows = run(
+        "mart_scaling",
+        catalog_models=sized(s=10, l=400),
+        eval_icl=predictions("tuned", "01", model="s") + predictions("untuned", "11", model="l"),
+        eval_flipped=[
+            row
+            for percent in (0, 50, 75, 100)
+            for row in flips("tuned", "01", percent, model="s")
+            + flips("untuned", "11", percent, model="l")
+        ],
+    )
+    assert {
+        (row["setting"], row["flipped_percent"], row["as_good_untuned"])
+        for row in rows
+        if row["variant"] == "tuned"
+    } == {
+        ("symbols, no instruction", None, "l"),
+        ("0% flipped", 0, None),
+        ("50% flipped", 50, None),
+        ("75% flipped", 75, None),
+        ("100% flipped", 100, "l"),
+    }
+
+
 def test_models_that_were_asked_other_numbers_of_queries_are_not_compared(run: Run) -> None:
     """One of them was asked before the settings changed."""
     rows = run(
