@@ -60,6 +60,7 @@ HEADLINES = {
     ("flipped", flipped_setting(100)): "With all labels flipped",
     ("icl", IN_CONTEXT[True, True]): "With relevant labels and an instruction",
 }
+SIGNIFICANT = 0.05  # the p below which a verdict counts a gain
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ def finding(summary: pl.DataFrame) -> list[str]:
     unknown = sum(interval(pair) is None for pair in judged)
     verdict = (
         f"Of {len(judged)} settings, symbol tuning improved {len(clear) - len(worse)} and worsened"
-        f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0."
+        f" {named(worse)}, counting those whose 95% interval over draws of exemplars excludes 0 and"
+        f" whose p is below {SIGNIFICANT}."
     )
     if unknown:
         verdict += f" Settings with too few draws for an interval: {unknown}."
@@ -219,9 +221,13 @@ def is_better_higher(pair: Comparison) -> bool:
 
 
 def is_clear(pair: Comparison) -> bool:
-    """Whether the interval leaves out 0; where there is none, nothing is claimed."""
+    """Whether the interval leaves out 0 and the test agrees; without an interval, nothing is claimed.
+
+    Of few answers that tuning changed, the interval alone claims too much: it may be narrow by luck.
+    """
     over_draws = interval(pair)
-    return over_draws is not None and (over_draws[0] > 0 or over_draws[1] < 0)
+    excludes_zero = over_draws is not None and (over_draws[0] > 0 or over_draws[1] < 0)
+    return excludes_zero and bool(pair.tuned["p"] < SIGNIFICANT)
 
 
 def named(pairs: list[Comparison]) -> str:

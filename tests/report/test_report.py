@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from marts import SCHEMA, answer_tables, calibration_marts, mart, pair, robustness_marts
 from rich.console import Console
+from sql_rows import predictions, running
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.report import calibration, page, paper, plots, tables
@@ -394,7 +395,7 @@ def test_the_finding_says_what_got_better_and_what_got_worse() -> None:
     verdict, symbols, _, relevant = page.finding(marts()["summary"])
     assert verdict == (
         "Of 6 settings, symbol tuning improved 2 and worsened 1 (relevant labels, instruction),"
-        " counting those whose 95% interval over draws of exemplars excludes 0."
+        " counting those whose 95% interval over draws of exemplars excludes 0 and whose p is below 0.05."
     )
     assert symbols == (
         "With symbols and no instruction: accuracy 0.52 → 0.61, +9.1 [+1.1, +16.1] points (n = 440)."
@@ -428,6 +429,26 @@ def test_the_finding_claims_nothing_that_other_draws_could_turn(
     assert "improved 0 and worsened 0" in verdict
     assert f"points ({why}, n = 440)" in headline
     assert verdict.endswith("too few draws for an interval: 1.") == (interval == (None, None))
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_the_finding_claims_nothing_that_the_exact_test_does_not_find(
+    clear: bool, tmp_path: Path
+) -> None:
+    """Of 80 queries in 40 contexts, tuning turns 4 right in as many contexts, p = 0.125, or 6."""
+    changed = 6 if clear else 4
+    answers = [
+        row
+        for context in range(40)
+        for variant, first in (("untuned", "0"), ("tuned", str(int(context < changed))))
+        for row in predictions(variant, first + "0", context=context)
+    ]
+    rows = running(tmp_path)("mart_summary", eval_icl=answers)
+    (tuned,) = [row for row in rows if row["variant"] == "tuned"]
+    assert tuned["gain_cluster_low"] > 0 and tuned["p"] == 2 / 2**changed
+    verdict, headline = page.finding(pl.DataFrame(rows, infer_schema_length=None))
+    assert f"improved {int(clear)} and worsened 0" in verdict
+    assert ("not significant" in headline) == (not clear)
 
 
 def test_the_finding_of_an_untested_model_says_so() -> None:
