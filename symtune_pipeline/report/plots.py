@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from symtune_pipeline.report.intervals import SPAN, axis_title, with_interval
 from symtune_pipeline.report.robustness import FOLLOWED, followed
 from symtune_pipeline.report.tables import IN_CONTEXT, in_order, setting_label
 from symtune_pipeline.tables import VARIANTS
@@ -36,7 +37,7 @@ MOST_TOLD = 24  # figures that are read out; of more, a table is easier to follo
 
 
 def settings_chart(summary: pl.DataFrame) -> Chart:
-    """Accuracy of each variant per setting: a dot, its 95% interval, and a mark at chance."""
+    """Accuracy of each variant per setting: a dot, its interval, and a mark at chance."""
     mart = in_order(summary)
     return share_chart(mart, named(mart), "Accuracy by setting", ACCURACY)
 
@@ -72,11 +73,9 @@ def share_chart(mart: pl.DataFrame, names: Sequence[str], title: str, quantity: 
     """Dots with intervals, one line per name (one a row of the mart), one colour per variant."""
     import altair as alt
 
-    rows = [
-        {"row": name}
-        | {key: row[key] for key in ("variant", "n", "accuracy", "low", "high", "chance")}
-        for name, row in zip(names, mart.iter_rows(named=True), strict=True)
-    ]
+    columns = ("variant", "n", *SPAN, "interval", "chance")
+    measured = with_interval(mart).select(columns).to_dicts()
+    rows = [{"row": name} | row for name, row in zip(names, measured, strict=True)]
     lines = list(dict.fromkeys(row["row"] for row in rows))
     variants = present(rows)
 
@@ -86,15 +85,17 @@ def share_chart(mart: pl.DataFrame, names: Sequence[str], title: str, quantity: 
     by_variant = base.encode(
         yOffset=alt.YOffset("variant:N", sort=variants),
         color=variant_colours(rows),
-        tooltip=["row:N", "variant:N", "n:Q", *map(three_decimals, ("accuracy", "low", "high"))],
+        tooltip=["row:N", "variant:N", "n:Q", *map(three_decimals, SPAN), "interval:N"],
     )
+    words = axis_title(quantity, rows)
     fraction = alt.Scale(domain=[0, 1])
     return alt.layer(
         base.transform_filter("isValid(datum.chance)")
         .mark_tick(color="black", thickness=1.5, size=32)
         .encode(x=alt.X("chance:Q", scale=fraction), tooltip=["row:N", three_decimals("chance")]),
         by_variant.mark_rule(strokeWidth=2).encode(
-            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=quantity)), x2="high:Q"
+            x=alt.X("low:Q", axis=alt.Axis(format=".1f", tickCount=5, title=words)),
+            x2="high:Q",
         ),
         by_variant.mark_point(filled=True, size=70, opacity=1).encode(x="accuracy:Q"),
     ).properties(title=title, width=WIDTH, height=46 * len(lines))
@@ -104,11 +105,11 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
     """Tuned minus untuned per dataset and setting, in points, with intervals where known."""
     import altair as alt
 
-    tuned = in_order(icl, "dataset").filter(
+    tuned = with_interval(in_order(icl, "dataset"), "gain_").filter(
         pl.col("variant") == "tuned", pl.col("gain").is_not_null()
     )
     points = [pl.col(name) * 100 for name in ("gain", "gain_low", "gain_high")]
-    rows = tuned.select("dataset", "setting", "n", "p", *points).to_dicts()
+    rows = tuned.select("dataset", "setting", "n", "p", "interval", *points).to_dicts()
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     datasets = sorted({row["dataset"] for row in rows})
 
@@ -131,7 +132,7 @@ def gains_chart(icl: pl.DataFrame) -> Chart:
             picked
         ),  # in the layer that the legend is made of: in another it takes no click
         base.mark_point(filled=True, size=50).encode(
-            x=alt.X("gain:Q", title="tuned minus untuned, points")
+            x=alt.X("gain:Q", title=axis_title("tuned minus untuned, points", rows))
         ),
     ).properties(
         title="Gain by evaluation dataset",
@@ -144,8 +145,8 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
     """Accuracy (following the flip) against the percentage of labels that were flipped."""
     import altair as alt
 
-    columns = ("flipped_percent", "variant", "n", "accuracy", "low", "high", "chance")
-    rows = flipped.select(columns).sort("flipped_percent", "variant").to_dicts()
+    columns = ("flipped_percent", "variant", "n", *SPAN, "interval", "chance")
+    rows = with_interval(flipped).select(columns).sort("flipped_percent", "variant").to_dicts()
 
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("flipped_percent:Q", title="labels flipped, %"),
@@ -158,7 +159,7 @@ def flipped_chart(flipped: pl.DataFrame) -> Chart:
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line(point=True).encode(
-            y=alt.Y("accuracy:Q", title=ACCURACY_OVER),
+            y=alt.Y("accuracy:Q", title=axis_title(ACCURACY_OVER, rows)),
             tooltip=["flipped_percent:Q", "variant:N", "n:Q", three_decimals("accuracy")],
         ),
     ).properties(title="Following flipped labels", width=WIDTH, height=300)
@@ -168,8 +169,8 @@ def exemplars_chart(exemplars: pl.DataFrame) -> Chart:
     """Accuracy against the number of exemplars of each class, of every variant in one setting."""
     import altair as alt
 
-    columns = ("exemplars_per_class", "variant", "n", "accuracy", "low", "high", "chance")
-    rows = in_order(exemplars, "exemplars_per_class").select(columns).to_dicts()
+    columns = ("exemplars_per_class", "variant", "n", *SPAN, "interval", "chance")
+    rows = with_interval(in_order(exemplars, "exemplars_per_class")).select(columns).to_dicts()
     numbers = sorted({row["exemplars_per_class"] for row in rows})
     others = dict.fromkeys(row["variant"] for row in rows if row["variant"] not in VARIANTS)
     own = dict(zip(others, cycle(OTHER_COLOURS), strict=False))
@@ -188,7 +189,9 @@ def exemplars_chart(exemplars: pl.DataFrame) -> Chart:
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY_OVER)),
+        base.mark_line(point=True).encode(
+            y=alt.Y("accuracy:Q", title=axis_title(ACCURACY_OVER, rows))
+        ),
     ).properties(
         title=setting_label(exemplars["benchmark"][0], exemplars["setting"][0]),
         width=WIDTH,
@@ -200,8 +203,8 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     """Accuracy against the cost of inference, over the models of one setting."""
     import altair as alt
 
-    columns = ("model", "variant", "flops_per_token", "n", "accuracy", "low", "high", "chance")
-    measured = in_order(scaling).select(columns)
+    columns = ("model", "variant", "flops_per_token", "n", *SPAN, "interval", "chance")
+    measured = with_interval(in_order(scaling)).select(columns)
     rows, sizes = measured.to_dicts(), measured.unique("model", maintain_order=True).to_dicts()
     cost = alt.X(
         "flops_per_token:Q",
@@ -211,12 +214,7 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
     base = alt.Chart(inline(rows)).encode(
         x=cost,
         color=variant_colours(rows),
-        tooltip=[
-            "model:N",
-            "variant:N",
-            "n:Q",
-            *map(three_decimals, ("accuracy", "low", "high")),
-        ],
+        tooltip=["model:N", "variant:N", "n:Q", *map(three_decimals, SPAN), "interval:N"],
     )
     fraction = alt.Scale(domain=[0, 1])
     return alt.layer(
@@ -227,7 +225,9 @@ def scaling_chart(scaling: pl.DataFrame) -> Chart:
         .mark_line(strokeDash=[3, 2], strokeWidth=1)
         .encode(y=alt.Y("chance:Q", scale=fraction), color=alt.value("black")),
         base.mark_rule().encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("accuracy:Q", title=ACCURACY_OVER)),
+        base.mark_line(point=True).encode(
+            y=alt.Y("accuracy:Q", title=axis_title(ACCURACY_OVER, rows))
+        ),
     ).properties(
         title=setting_label(scaling["benchmark"][0], scaling["setting"][0]),
         width=WIDTH,

@@ -162,7 +162,7 @@ def settings_table(summary: pl.DataFrame) -> GT:
         (pair.model if several else None, setting_label(pair.benchmark, pair.setting), pair)
         for pair in comparisons(summary)
     ]
-    return comparison_table(rows, first_column="setting", interval=OVER_DRAWS)
+    return comparison_table(rows, "setting", OVER_DRAWS)
 
 
 def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
@@ -174,7 +174,7 @@ def detail_table(mart: pl.DataFrame, detail: str) -> GT | None:
     for pair in comparisons(mart, detail):
         label = setting_label(pair.benchmark, pair.setting)
         rows.append((f"{pair.model}: {label}" if several else label, str(pair.detail), pair))
-    return comparison_table(rows, first_column=detail, interval=OVER_QUERIES)
+    return comparison_table(rows, detail, OVER_DRAWS, OVER_QUERIES)
 
 
 def scaling_table(scaling: pl.DataFrame) -> GT | None:
@@ -201,11 +201,11 @@ def scaling_table(scaling: pl.DataFrame) -> GT | None:
 
 
 def comparison_table(
-    rows: Sequence[tuple[str | None, str, Comparison]], first_column: str, interval: str
+    rows: Sequence[tuple[str | None, str, Comparison]], first_column: str, *intervals: str
 ) -> GT:
     """Rows of (group or None, name, comparison) as a table with a column for each variant present.
 
-    `interval` says which of the gain's is shown.
+    `intervals` says which of the gain's is shown: the first that the mart has.
     """
     from great_tables import GT
 
@@ -218,7 +218,7 @@ def comparison_table(
                 "n": counts_text(row["n"] for row in shown(pair)),
                 **accuracies(pair, VARIANTS),
                 "chance": fraction_text(pair.first["chance"]),
-                "points": unbroken(gain_text(pair.tuned, interval)),
+                "points": unbroken(gain_text(pair.tuned, *intervals)),
                 "p": p_text(pair.tuned.get("p")),
                 "p, Holm": p_text(pair.tuned.get("p_holm")),
                 "ECE": calibration_text(pair),
@@ -320,12 +320,13 @@ def counts_text(counts: Iterable[int]) -> str:
     return " / ".join(shown if len(set(shown)) > 1 else shown[:1])
 
 
-def gain_text(row: Row, interval: str) -> str:
-    """The gain in points, with that interval of it where the mart has one."""
-    low, high = (row.get(f"{interval}_{end}") for end in ("low", "high"))
-    if low is None or high is None:
-        return points_text(row.get("gain"))
-    return f"{points_text(row['gain'])} [{points_text(low)}, {points_text(high)}]"
+def gain_text(row: Row, *intervals: str) -> str:
+    """The gain in points, with the first of these intervals of it that the mart has."""
+    for interval in intervals:
+        low, high = (row.get(f"{interval}_{end}") for end in ("low", "high"))
+        if low is not None and high is not None:
+            return f"{points_text(row['gain'])} [{points_text(low)}, {points_text(high)}]"
+    return points_text(row.get("gain"))
 
 
 def as_good_text(tuned: Row) -> str:

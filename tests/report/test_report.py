@@ -23,6 +23,7 @@ from symtune_pipeline.tables import ALGORITHMIC_SUITE, TUNING_LOG, benchmarks_of
 
 ODD = "<script>alert('odd & \"bad\"')</script>"
 ODD_IN_LINE = " ".join(ODD.split())
+OVER_DRAWS = {"low": 0.01, "high": 0.17}
 NOT_DRAWN = ("choices", "confusion", "answers")
 ICL_SETTINGS = {
     "symbols, no instruction": (0.523, 0.614, 0.003),
@@ -560,6 +561,49 @@ def test_the_papers_rows_name_settings_that_the_pipeline_has() -> None:
             assert set(row["ours"]["settings"]) <= known[row["ours"]["benchmark"]]
 
 
+CHARTS = {
+    "summary": plots.settings_chart,
+    "algorithmic": plots.category_chart,
+    "alignment": plots.alignment_chart,
+    "flipped": plots.flipped_chart,
+    "scaling": plots.scaling_chart,
+    "icl": plots.gains_chart,
+}
+
+
+@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_chart_names_its_interval_which_is_over_draws_where_there_are_enough(
+    name: str, enough: bool
+) -> None:
+    of, factor = ("gain_", 100) if name == "icl" else ("", 1)
+    known = {"low": 0.2, "high": 0.3, "cluster_low": 0.1, "cluster_high": 0.4}
+    if not enough:
+        known |= {"cluster_low": None, "cluster_high": None}
+    mart = marts()[name].with_columns(
+        pl.lit(value, pl.Float64).alias(of + end) for end, value in known.items()
+    )
+    spec = CHARTS[name](mart).to_dict()
+    rows = [row for data in spec["datasets"].values() for row in data if f"{of}low" in row]
+    shown = {(row[f"{of}low"] / factor, row[f"{of}high"] / factor) for row in rows}
+    assert shown == {(0.1, 0.4) if enough else (0.2, 0.3)}
+    words = "over draws" if enough else "over queries"
+    assert f'"95% interval {words}"]' in json.dumps(spec)
+
+
+def test_a_chart_with_both_kinds_of_intervals_names_both_and_tells_each() -> None:
+    few = pl.col("benchmark") == "flipped"
+    mart = marts()["summary"].with_columns(
+        pl.when(~few).then(pl.col(f"cluster_{end}")).alias(f"cluster_{end}")
+        for end in ("low", "high")
+    )
+    spec = plots.settings_chart(mart).to_dict()
+    assert '"95% interval over draws or over queries"]' in json.dumps(spec)
+    rows = [row for data in spec["datasets"].values() for row in data]
+    found = {row["row"] for row in rows if row["interval"] == "over queries"}
+    assert found == {"Flipped labels, 100% flipped"}
+
+
 def test_a_diverged_training_run_can_still_be_drawn() -> None:
     log = pl.DataFrame({"step": [0, 1, 2], "loss": [3.0, float("nan"), 2.0]})
     chart = plots.loss_chart(log)
@@ -595,6 +639,20 @@ def test_a_gain_without_an_interval_is_shown_alone() -> None:
     row = {"gain": 0.1, "gain_low": 0.05, "gain_high": 0.15, "gain_cluster_low": None}
     assert tables.gain_text(row, tables.OVER_QUERIES) == "+10.0 [+5.0, +15.0]"
     assert tables.gain_text(row, tables.OVER_DRAWS) == "+10.0"
+
+
+@pytest.mark.parametrize(("draws", "shown"), [(True, "[+1.0, +17.0]"), (False, "[+5.0, +13.0]")])
+@pytest.mark.parametrize(("name", "detail"), [("sets", "icl"), ("algorithmic", "algorithmic")])
+def test_a_table_by_dataset_or_category_has_the_interval_over_draws_where_there_are_enough(
+    name: str, detail: str, draws: bool, shown: str
+) -> None:
+    known = {"gain": 0.09, "gain_low": 0.05, "gain_high": 0.13}
+    known |= {f"gain_cluster_{end}": value if draws else None for end, value in OVER_DRAWS.items()}
+    rows = marts()[detail].filter(variant="tuned")
+    rows = rows.with_columns(pl.lit(value, pl.Float64).alias(key) for key, value in known.items())
+    frames = {"icl": pl.DataFrame(), "algorithmic": pl.DataFrame(), detail: rows}
+    html = tables.html_tables(summary=marts()["summary"], scaling=pl.DataFrame(), **frames)[name]
+    assert html.replace("\N{NO-BREAK SPACE}", " ").count(shown) == rows.height
 
 
 def test_only_the_table_of_sets_shows_a_corrected_p() -> None:
