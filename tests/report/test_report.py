@@ -535,13 +535,37 @@ def test_the_flipped_curve_needs_more_than_one_percentage() -> None:
 
 
 def test_our_gains_stand_beside_the_papers() -> None:
-    html = paper.paper_table(marts()["summary"]).as_raw_html()
-    text = " ".join("".join(Elements(html).text).split())
+    html = paper.paper_table(marts()["summary"], marts()["calibrated"]).as_raw_html()
+    text = " ".join("".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ").split())
     symbols = "Symbols, no instruction 44.2 → 52.8 50.5 → 60.3 51.0 → 62.1 58.1 → 63.6"
-    assert f"{symbols} +9.1 (p = 0.003)" in text
+    assert f"{symbols} 50.0 → 60.0, +10.0 (p = 0.003)" in text
     assert "List functions † 19.2 → 37.4" in text  # what was not checked is marked
     assert "not measured" in text  # Turing concepts are not in this mart
     assert "2305.08298" in text
+
+
+def test_beside_the_paper_a_dataset_of_few_queries_counts_as_much_as_one_of_many(
+    tmp_path: Path,
+) -> None:
+    """Of two classes, 30 queries, 0 → 10 of which are right; of four classes, 10, 8 → 6 of which are."""
+    right = {"large": (0, 10, 30, 0.5), "small": (8, 6, 10, 0.25)}
+    answers = [
+        row
+        for dataset, (untuned, tuned, n, chance) in right.items()
+        for variant, found in (("untuned", untuned), ("tuned", tuned))
+        for row in predictions(
+            variant, "1" * found + "0" * (n - found), dataset=dataset, chance=chance
+        )
+    ]
+    summary, calibrated = (
+        pl.DataFrame(running(tmp_path)(mart, eval_icl=answers), infer_schema_length=None)
+        for mart in ("mart_summary", "mart_calibrated")
+    )
+    assert summary.filter(variant="tuned")["gain"].item() == 8 / 40
+    html = paper.paper_table(summary, calibrated).as_raw_html()
+    text = " ".join("".join(Elements(html).text).replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "58.1 → 63.6 40.0 → 46.7, +6.7 (p = " in text
+    assert "means over datasets, too" in text and "our chance is 37.5." in text
 
 
 def test_the_papers_gains_are_those_of_its_accuracies() -> None:
