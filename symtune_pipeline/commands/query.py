@@ -16,6 +16,7 @@ import duckdb
 import polars as pl
 import typer
 from duckdb.sqltypes import DuckDBPyType
+from polars.datatypes import DataTypeClass
 from sqlglot import exp, parse_one
 from sqlglot.errors import SqlglotError
 
@@ -136,7 +137,7 @@ def print_frame(frame: pl.DataFrame, rows: int | None, form: Format) -> None:
         print_rows(duckdb.from_arrow(frame.to_arrow()), rows or len(frame))
         return
     if form == "json":
-        kinds = {name: _numeric(kind) for name, kind in frame.schema.items()}
+        kinds = pl.Schema({name: _numeric(kind) for name, kind in frame.schema.items()})
         typer.echo(frame.cast(kinds).write_json())
         return
     flat = frame.with_columns(_as_json(column) for column in frame if column.dtype.is_nested())
@@ -150,7 +151,7 @@ def print_frame(frame: pl.DataFrame, rows: int | None, form: Format) -> None:
     typer.echo("\n".join(f"| {' | '.join(row)} |" for row in cells))
 
 
-def _numeric(kind: pl.DataType) -> pl.DataType:
+def _numeric(kind: pl.DataType | DataTypeClass) -> pl.DataType | DataTypeClass:
     """The type with numbers for decimals, which polars writes as strings; a sum in DuckDB is a decimal."""
     match kind:
         case pl.Decimal():
