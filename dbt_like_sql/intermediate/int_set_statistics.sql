@@ -5,13 +5,17 @@ WITH kept AS (
     UNION ALL
     SELECT example_id, dataset, input, label_id FROM int_evaluation_examples
 ),
+staged AS (
+    SELECT *, count(DISTINCT label_id) OVER (PARTITION BY dataset, input) > 1 AS conflicting
+    FROM stg_examples
+),
 fates AS (
     SELECT
         raw_examples.dataset,
         CASE
             WHEN kept.example_id IS NOT NULL THEN 'kept'
-            WHEN stg_examples.example_id IS NULL THEN 'empty'
-            WHEN survivor.example_id IS NULL THEN 'conflict'
+            WHEN staged.example_id IS NULL THEN 'empty'
+            WHEN staged.conflicting THEN 'conflict'
             WHEN survivor.example_id <> raw_examples.example_id THEN 'duplicate'
             WHEN survivor.split <> 'train' THEN 'other_split'
             WHEN survivor.normalized IN (
@@ -21,10 +25,11 @@ fates AS (
         END AS fate
     FROM raw_examples
     LEFT JOIN kept ON kept.example_id = raw_examples.example_id
-    LEFT JOIN stg_examples ON stg_examples.example_id = raw_examples.example_id
+    LEFT JOIN staged ON staged.example_id = raw_examples.example_id
     LEFT JOIN int_examples AS survivor
-        ON survivor.dataset = stg_examples.dataset
-        AND survivor.normalized = stg_examples.normalized
+        ON survivor.dataset = staged.dataset
+        AND survivor.normalized = staged.normalized
+        AND survivor.label_id = staged.label_id
 ),
 counts AS (
     SELECT

@@ -15,10 +15,11 @@ SELECT
     input,
     label,
     label_id,
-    -- Copies are equal in this. Symbols such as + and | stay: they carry meaning, and | keeps the
-    -- parts of a pair apart. Digits and the order of words stay, since labels hang on them. Of the
-    -- 42,226 rows of int_examples in the mirror experiment, 70 are another row in a different order
-    -- of words and 6 with different digits; 34 of these 70 groups disagree on the label, such as
+    -- Copies are equal in this, and no text of tuning may be equal in it to one of evaluation. It is
+    -- not for finding wrong labels: '-5' and '5' are equal in it. Symbols such as + and | stay: they
+    -- carry meaning, and | keeps the parts of a pair apart. Digits and the order of words stay, since
+    -- labels hang on them. Of 42,226 rows of the mirror experiment, 70 are another row in a different
+    -- order of words and 6 with different digits; 34 of these 70 groups disagree on the label, such as
     -- 'Water filled the cup' and 'The cup filled water' in CoLA. Neither key finds a further
     -- evaluation text in a tuning set.
     coalesce(

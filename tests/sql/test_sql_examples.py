@@ -63,7 +63,9 @@ def test_the_normalized_text_drops_what_copies_may_differ_in_and_is_never_empty(
     assert {row["input"]: row["normalized"] for row in rows} == normalized
 
 
-def test_of_copies_that_agree_the_first_is_kept_and_of_copies_that_disagree_none(run: Run) -> None:
+def test_of_copies_that_agree_the_first_is_kept_and_of_one_text_with_two_labels_none(
+    run: Run,
+) -> None:
     rows = run(
         "int_examples",
         catalog_datasets=catalog(d="tuning", e="tuning"),
@@ -71,11 +73,35 @@ def test_of_copies_that_agree_the_first_is_kept_and_of_copies_that_disagree_none
             raw("d/train/2", "The same.", 1),
             raw("d/train/1", "the  SAME", 1),
             raw("d/train/3", "Who knows", 0),
-            raw("d/train/4", "who knows?", 1),
+            raw("d/train/4", " Who  knows", 1),
+            raw("d/train/5", "who knows", 1),
             raw("e/train/0", "The same.", 0),
         ],
     )
-    assert ids(rows) == ["d/train/1", "e/train/0"]
+    assert ids(rows) == ["d/train/1", "d/train/5", "e/train/0"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("5", "-5"),
+        ("1.5 kg", "15 kg"),
+        ("He left.", "He left?"),
+        ("A hotel of *", "A hotel of ***"),
+        ("polish", "Polish"),
+        ("\u092c\u0932", "\u092c\u093e\u0932"),  # strength and hair: a vowel sign
+        ("\u0e1b\u0e32", "\u0e1b\u0e48\u0e32"),  # to throw and forest: a tone mark
+        ("\u304b\u304d", "\u304b\u304e"),  # persimmon and key: a voiced sound
+    ],
+)
+def test_texts_whose_labels_hang_on_what_copies_may_differ_in_are_all_kept(
+    run: Run, one: str, other: str
+) -> None:
+    examples = [raw("d/train/0", one, 0), raw("d/train/1", other, 1)]
+    [counts] = run(
+        "int_set_statistics", catalog_datasets=catalog(d="tuning"), raw_examples=examples
+    )
+    assert (counts["kept"], counts["conflict"], counts["duplicate"]) == (2, 0, 0)
 
 
 # --- tuning and evaluation examples -------------------------------------------------------------
@@ -182,7 +208,7 @@ def test_set_statistics_account_for_every_raw_row(run: Run) -> None:
             raw("a_tuning/train/2", "ab cf", 1),
             raw("a_tuning/train/3", "AB cd.", 0),
             raw("a_tuning/train/4", "who", 0),
-            raw("a_tuning/train/5", "who?", 1),
+            raw("a_tuning/train/5", " who", 1),
             raw("a_tuning/train/6", " "),
             raw("a_tuning/train/7", "a leak"),
             raw("a_tuning/validation/0", "elsewhere"),
@@ -210,6 +236,19 @@ def test_set_statistics_account_for_every_raw_row(run: Run) -> None:
     }
     assert (held["raw"], held["kept"], held["max_characters"]) == (2, 2, 12)
     assert (absent["raw"], absent["kept"], absent["mean_words"]) == (0, 0, None)
+
+
+def test_a_text_with_two_labels_is_counted_as_a_conflict_beside_a_like_one_that_is_kept(
+    run: Run,
+) -> None:
+    examples = [
+        raw("a/train/0", "who", 0),
+        raw("a/train/1", "who", 1),
+        raw("a/train/2", "Who?", 1),
+        raw("a/train/3", "WHO?", 1),
+    ]
+    [row] = run("int_set_statistics", catalog_datasets=catalog(a="tuning"), raw_examples=examples)
+    assert (row["kept"], row["conflict"], row["duplicate"]) == (1, 2, 1)
 
 
 def test_rows_beyond_the_cap_are_counted_as_capped(run: Run) -> None:
