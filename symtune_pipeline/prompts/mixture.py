@@ -92,7 +92,8 @@ def mixture_chunks(
     draws a dataset, k exemplars of every class with k uniform in `config.exemplars_per_class`, a
     query of any class, fresh symbols of the sampler and one of the formats (Wei et al. 2023). k is
     lowered where the prompt would exceed `config.max_characters` or a class has too few examples.
-    Each exemplar shows another class's symbol with a chance of `config.label_noise`.
+    Each exemplar shows another class's symbol with a chance of `config.label_noise`, and at least one
+    of the query's class its own.
     Raises UserError where there is no example.
     """
     if examples.is_empty():
@@ -137,6 +138,12 @@ def lengths_of(examples: pl.DataFrame) -> NDArray[np.int64]:
     lengths = np.zeros(int(numbers.max()) + 1, dtype=np.int64)
     lengths[numbers] = examples["input"].str.len_chars().to_numpy()
     return lengths
+
+
+def drawn_sets(mixture: pl.LazyFrame) -> list[str]:
+    """The sets that a mixture has prompts of, in order."""
+    sets = mixture.select(pl.col("dataset").unique()).collect(engine="streaming")
+    return sorted(sets["dataset"])
 
 
 def short_prompts(mixture: pl.LazyFrame, config: MixtureConfig) -> dict[str, int]:
@@ -200,16 +207,23 @@ def references_of(
 def _noisy(mixture: pl.DataFrame, share: float, rng: np.random.Generator) -> pl.DataFrame:
     """With that chance the target of an exemplar becomes another class, each equally likely.
 
-    Queries and instructed prompts stay.
+    Queries and instructed prompts stay. So does an exemplar of the query's class where all of them
+    would change: else nothing in the prompt tells the label that a loss asks for.
     """
     counts = mixture["targets"].list.len().to_numpy().astype(np.int64)
     targets = mixture["targets"].explode().to_numpy()
     classes = np.repeat(mixture["labels"].list.len().to_numpy().astype(np.int64), counts)
     others = (targets + rng.integers(1, classes)) % classes
-    chosen = rng.random(len(targets)) < share
-    chosen &= ~np.repeat(mixture["instructed"].to_numpy(), counts)
+    chances = rng.random(len(targets))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    chosen[offsets[1:] - 1] = False  # the queries
+    queries = offsets[1:] - 1
+    chosen = chances < share
+    chosen &= ~np.repeat(mixture["instructed"].to_numpy(), counts)
+    chosen[queries] = False
+    of_query = targets == np.repeat(targets[queries], counts)
+    of_query[queries] = False
+    last = np.maximum.reduceat(np.where(of_query, chances, -1.0), offsets[:-1])  # to be chosen
+    chosen &= ~of_query | (chances < np.repeat(last, counts))
     noisy = np.where(chosen, others, targets).astype(targets.dtype)
     return mixture.with_columns(
         targets=pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(noisy)))
