@@ -14,7 +14,8 @@ from assets.tuning_log import LOG, MADE_BY, read_log
 from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import TABLE, write_text
+from symtune_pipeline.files import TABLE, scan_table, write_text
+from symtune_pipeline.prompts.mixture import drawn_sets
 from symtune_pipeline.report.curves import curves
 from symtune_pipeline.tables import PACKED_HELD_OUT, TUNING_LOG, TUNING_LOG_BY_SET
 from symtune_pipeline.tuning.card import final_metrics, model_card
@@ -111,7 +112,9 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     shutil.copytree(result, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SUMMARY))
     base = step.artifacts.folder(tuned_from(step.experiment), step.partition)
     provenance = json.loads((base / "provenance.json").read_text(encoding="utf-8"))
-    card = model_card(step.model, step.experiment, provenance, step.inputs(), log)
+    mixture = step.artifacts.folder(step.key("tuning_mixture")) / TABLE
+    drawn = drawn_sets(scan_table(mixture))
+    card = model_card(step.model, step.experiment, provenance, step.inputs(), drawn, log)
     write_text(folder / "README.md", card)
     return _described(log, sets, summary) | {"settings": dg.MetadataValue.json(settings)}
 

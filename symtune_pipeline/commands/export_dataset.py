@@ -25,7 +25,9 @@ from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.commands.export_folder import README, TAG, replacing
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.files import scan_table
 from symtune_pipeline.progress import Progress
+from symtune_pipeline.prompts.mixture import drawn_sets
 from symtune_pipeline.prompts.text import (
     algorithmic_prompt,
     classification_prompt,
@@ -233,7 +235,10 @@ def _write(folder: Path, name: str, source: Dataset, to_row: Callable[[Row], Row
 def _card(store: Store, experiment: Experiment, rows: dict[str, int]) -> str:
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    datasets = experiment.datasets()
+    drawn = drawn_sets(scan_table(store.folder("tuning_mixture") / TUNING_MIXTURE.file))
+    datasets = [
+        entry for entry in experiment.datasets() if entry.role == "evaluation" or entry.key in drawn
+    ]
     licences = {dataset.licence for dataset in datasets}
     data = DatasetCardData(
         language="en",

@@ -6,7 +6,7 @@ It holds no times and no speeds: equal runs give equal cards, and so equal versi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ def model_card(
     experiment: Experiment,
     provenance: Mapping[str, Any],
     versions: Mapping[str, str],
+    sets: Collection[str],
     log: pl.DataFrame,
 ) -> str:
     """README.md of the model's folder.
 
-    `provenance` is the base model's, `versions` are those of the artifacts that the job read, and
-    `log` is the job's.
+    `provenance` is the base model's, `versions` are those of the artifacts that the job read, `sets`
+    are those that the mixture has prompts of, and `log` is the job's.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -68,18 +69,18 @@ def model_card(
         source={k: v for k, v in provenance.items() if isinstance(v, str)},
         files=provenance["sha256"],
         versions=versions,
-        datasets=_tuned_on(experiment),
+        datasets=_tuned_on(experiment, sets),
         metrics=final_metrics(log),
         chat=chat,
     )
     return f"{card}\n"
 
 
-def _tuned_on(experiment: Experiment) -> Sequence[Dataset | Tasksource]:
-    """What the texts of the mixture come from."""
+def _tuned_on(experiment: Experiment, sets: Collection[str]) -> Sequence[Dataset | Tasksource]:
+    """What the texts of the mixture come from; `sets` are datasets, or tasksource's tasks."""
     if experiment.mixture.source == "tasksource":
         return [tasksource()]
-    return [entry for entry in experiment.datasets() if entry.role == "tuning"]
+    return [entry for entry in experiment.datasets() if entry.key in sets]
 
 
 def plain(text: object) -> str:

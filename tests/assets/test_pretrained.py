@@ -135,9 +135,15 @@ def test_a_variant_is_tuned_from_the_parents_weights_and_says_so(store: Store) -
         SYMBOL_POOL.write(few.select(*SYMBOL_POOL.columns), folder)
     smoke = load_experiment("smoke").model_dump(exclude={"variants"})
     of = Experiment.model_validate(
-        smoke | {"models": [PARENT], "variants": {"base": {"tuning": {"model": "pretrained"}}}}
+        smoke
+        | {
+            "models": [PARENT],
+            "variants": {
+                "base": {"tuning": {"model": "pretrained"}, "mixture": {"leave_out": ["trades"]}}
+            },
+        }
     )
-    own = ["packed_mixture_base", "symbol_tuned_model_base"]
+    own = ["tuning_mixture_base", "packed_mixture_base", "symbol_tuned_model_base"]
     made = materialise(of, store.root, own, PARENT, Here())
     assert made.success, made.get_failed_step_keys()
     tuned = store.folder("symbol_tuned_model_base", PARENT)
@@ -147,6 +153,7 @@ def test_a_variant_is_tuned_from_the_parents_weights_and_says_so(store: Store) -
     assert any(moved)
     card = (tuned / "README.md").read_text(encoding="utf-8")
     assert "base_model: HuggingFaceTB/SmolLM2-135M\n" in card and "its parent" in card
+    assert "| hotel_reviews |" in card and "| trades |" not in card
 
 
 def test_answers_of_other_hardware_are_not_compared_with(store: Store) -> None:

@@ -224,6 +224,22 @@ def test_a_mixture_that_the_guard_refuses_is_not_exported(
     assert not (tmp_path / "dataset").exists()
 
 
+def test_the_card_names_no_tuning_set_that_the_mixture_has_no_prompt_of(
+    exported: Path, data_side: DataSide, tmp_path: Path
+) -> None:
+    store = _copied(data_side, tmp_path)
+    mixture = store.read_table("tuning_mixture")
+    with store.writing("tuning_mixture") as folder:
+        TUNING_MIXTURE.write(mixture.filter(pl.col("dataset") != "trades"), folder)
+    export_dataset(store, SMOKE, tmp_path / "dataset")
+    before, after = (
+        (folder / "README.md").read_text(encoding="utf-8")
+        for folder in (exported, tmp_path / "dataset")
+    )
+    assert "| trades | tuning |" in before and "| trades | tuning |" not in after
+    assert "| phone_reviews | evaluation |" in after
+
+
 def test_a_suite_without_prompts_is_no_configuration(data_side: DataSide, tmp_path: Path) -> None:
     from datasets import get_dataset_config_names
 

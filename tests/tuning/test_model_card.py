@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import polars as pl
@@ -53,6 +53,7 @@ def card(
     more: str = "",
     kept: int = 2,
     own: str = OWN,
+    sets: Collection[str] = ("hotel_reviews", "mine"),
 ) -> str:
     """From a log of two steps."""
     experiment = folder / "with_own.yaml"
@@ -81,6 +82,7 @@ def card(
         load_experiment(str(experiment)),
         provenance,
         {"packed_mixture/smollm2-135m": "0123456789abcdef"},
+        sets,
         log,
     )
 
@@ -110,6 +112,12 @@ def test_a_card_says_what_the_model_was_made_from_and_how(tmp_path: Path) -> Non
     assert "step whose weights are kept" not in text  # the last one's
 
 
+def test_a_card_names_the_sets_of_the_mixture_alone(tmp_path: Path) -> None:
+    text = card(tmp_path, sets=["trades"])
+    assert "| trades | Apache-2.0 |" in text
+    assert "| hotel_reviews |" not in text and "| mine |" not in text
+
+
 def test_a_card_says_which_step_is_kept_where_it_is_not_the_last(tmp_path: Path) -> None:
     text = card(tmp_path, kept=1)
     for words in (
@@ -129,7 +137,11 @@ def test_a_card_of_a_model_that_was_tuned_in_its_chat_template_says_so(tmp_path:
 
 
 def test_a_card_of_a_model_tuned_on_published_prompts_names_these(tmp_path: Path) -> None:
-    text = card(tmp_path, own=OWN.replace("{prompts: 10}", "{source: tasksource, prompts: 10}"))
+    text = card(
+        tmp_path,
+        own=OWN.replace("{prompts: 10}", "{source: tasksource, prompts: 10}"),
+        sets=["glue/rte"],
+    )
     assert (
         "| tasksource | Apache-2.0 | tasksource/icl-symbol-tuning-instruct, default | 6a5e115"
         in text
