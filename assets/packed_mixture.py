@@ -1,6 +1,7 @@
 """The asset `packed_mixture`."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,25 +73,32 @@ def packed_mixture(step: Step, folder: Path) -> Metadata:
     start = tuned_from(step.experiment)
     tokenizer = open_tokenizer(step.artifacts.folder(start, step.partition))
     size = step.experiment.tuning.block_tokens_for(step.model)
-    left_out = _pack(step, tokenizer, size, folder / TABLE)
+    too_long = _pack(step, tokenizer, size, folder / TABLE)
     _write_held_out(step, folder, tokenizer)
     chat = step.experiment.evaluation.chat_template
     shared = shared_token_sequences(
         step.artifacts.read_table(step.key("symbol_pool")), tokenizer, chat
     )
     write_text(folder / SHARED_SYMBOLS, json.dumps(shared))
-    return counts(folder / TABLE, size) | {"prompts left out": dg.MetadataValue.json(left_out)}
+    return counts(folder / TABLE, size) | {
+        "prompts left out": _by_dataset(too_long.prompts),
+        "exemplars left out": _by_dataset(too_long.exemplars),
+        "prompts with too few exemplars": _by_dataset(too_long.too_few),
+    }
 
 
-def _pack(
-    step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Path
-) -> dict[str, int]:
-    """Write the blocks; returns how many prompts were too long for one, by dataset."""
+def _by_dataset(counted: Counter[str]) -> dg.JsonMetadataValue:
+    """The datasets that have any, each with its number."""
+    return dg.MetadataValue.json(dict(sorted((+counted).items())))
+
+
+def _pack(step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Path) -> TooLong:
+    """Write the blocks; returns what was too long for one."""
     key = step.key("tuning_mixture")
     mixture = step.artifacts.folder(key) / TABLE
     prompts = step.artifacts.manifest(key).rows[TABLE]
     examples = step.artifacts.read_table("int_tuning_examples").sort("example")
-    too_long = TooLong()
+    too_long = TooLong(step.experiment.mixture.exemplars_per_class[0])
     blocks = packed_blocks(
         read_frames(mixture),
         examples["input"],
@@ -104,7 +112,7 @@ def _pack(
     write_frames(file, (PACKED_MIXTURE.checked(frame) for frame in blocks))
     for sentence in too_long.sentences(size):
         step.warn(sentence)
-    return dict(sorted(too_long.prompts.items()))
+    return too_long
 
 
 def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:

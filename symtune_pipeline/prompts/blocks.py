@@ -34,10 +34,18 @@ CHUNK = 10_000  # prompts packed at a time: bounds memory, and leaves one block 
 
 
 class TooLong:
-    """Prompts that exceed a block even with one exemplar per class, and so are left out."""
+    """Prompts that exceed a block: what they lost, and which are left out.
 
-    def __init__(self) -> None:
-        self.prompts: Counter[str] = Counter()  # by dataset
+    A prompt is left out that exceeds a block even with one exemplar per class. `least` is how many
+    exemplars per class a prompt should have.
+    """
+
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+        self.prompts: Counter[str] = Counter()  # left out, by dataset
+        self.shortened: Counter[str] = Counter()  # prompts that lost exemplars, by dataset
+        self.exemplars: Counter[str] = Counter()  # that these lost, by dataset
+        self.too_few: Counter[str] = Counter()  # of these, prompts now below `least`, by dataset
         self._shortest: dict[str, int] = {}  # tokens, by dataset
 
     def add(self, dataset: str, tokens: int) -> None:
@@ -45,8 +53,27 @@ class TooLong:
         self.prompts[dataset] += 1
         self._shortest[dataset] = min(tokens, self._shortest.get(dataset, tokens))
 
+    def shorten(self, dataset: str, before: Sequence[int], after: Sequence[int]) -> None:
+        """Count a prompt that lost exemplars; they are given by their classes."""
+        self.shortened[dataset] += 1
+        self.exemplars[dataset] += len(before) - len(after)
+        rarest_before, rarest_after = (min(Counter(each).values()) for each in (before, after))
+        self.too_few[dataset] += rarest_after < self.least <= rarest_before
+
     def sentences(self, capacity: int) -> list[str]:
-        """What was left out of blocks of `capacity` tokens, a sentence a dataset."""
+        """What blocks of `capacity` tokens had no room for, in sentences."""
+        return [*self._losses(capacity), *self._left_out(capacity)]
+
+    def _losses(self, capacity: int) -> list[str]:
+        if not self.shortened:
+            return []
+        return [
+            f"{self.shortened.total():,} prompts exceed a block of {capacity:,} tokens and lost"
+            f" {self.exemplars.total():,} exemplars; {self.too_few.total():,} of these prompts now"
+            f" have fewer than {self.least} exemplars per class; tuning.block_tokens sets the size"
+        ]
+
+    def _left_out(self, capacity: int) -> list[str]:
         return [
             f"{dataset}: left out {prompts:,} prompts that exceed a block of {capacity:,} tokens even"
             " with one exemplar per class; tuning.block_tokens sets the size"
@@ -80,7 +107,7 @@ def packed_blocks(
     `inputs` by example number and `instructions` by dataset. Every prompt begins with what the
     tokenizer puts before a text; with `chat`, it stands in the tokenizer's chat template. One longer
     than a block loses exemplars, evenly by class, until it fits; one that does not fit with an
-    exemplar of every class is left out, and counted in `too_long`. Raises UserError for a dataset
+    exemplar of every class is left out; `too_long` counts both. Raises UserError for a dataset
     that has no other prompt, for a label without tokens, and where `SegmentTokenizer` does.
     `progress` is called with the number of prompts done. Memory grows with the number of different
     inputs and labels, not with that of prompts.
@@ -206,7 +233,7 @@ def _fitting(
 ) -> Ints:
     """The examples of a prompt that stay, as few as need be left out; `tokens` counts theirs.
 
-    None where the prompt does not fit with one exemplar per class, which `too_long` counts.
+    None where the prompt does not fit with one exemplar per class; `too_long` counts either.
     """
     targets = prompts.targets[prompts.of(prompt)].tolist()
     kept = list(range(len(targets)))
@@ -216,6 +243,9 @@ def _fitting(
             too_long.add(prompts.datasets[prompt], count)
             return np.empty(0, np.int64)
         kept.pop(index)
+    if len(kept) < len(targets):
+        shown = [targets[i] for i in kept]
+        too_long.shorten(prompts.datasets[prompt], targets[:-1], shown[:-1])
     return np.array(kept)
 
 

@@ -49,5 +49,8 @@ def test_one_long_example_stops_no_run_and_its_prompts_are_counted(tmp_path: Pat
     [event] = made.asset_materializations_for_node("packed_mixture")
     left_out = event.metadata["prompts left out"].value
     assert isinstance(left_out, dict)
-    packed = store.read_table("packed_mixture", "micro")["sequence_lengths"].list.len().sum()
+    blocks = store.read_table("packed_mixture", "micro")
+    packed = blocks["sequence_lengths"].list.len().sum()
+    for name in ("exemplars left out", "prompts with too few exemplars"):
+        assert isinstance(event.metadata[name].value, dict)
     assert len(asked) <= left_out["reviews"] == len(mixture) - packed < len(mixture)

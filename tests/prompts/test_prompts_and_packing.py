@@ -287,18 +287,21 @@ def test_blocks_hold_every_prompt_exactly_once(
     assert sorted(packed) == sorted(expected)
 
 
-def test_a_prompt_longer_than_a_block_loses_exemplars_evenly(
+def test_a_prompt_longer_than_a_block_loses_exemplars_evenly_and_these_are_counted(
     mixture: pl.DataFrame, inputs: pl.Series, tokenizer: Any
 ) -> None:
     whole = _packed(mixture, inputs, tokenizer, 10_000)
     longest = max(length for row in whole["sequence_lengths"] for length in row)
     assert longest > BLOCK, "the case under test must occur"
-    blocks = _packed(mixture, inputs, tokenizer, BLOCK)
+    lost = TooLong(least=2)
+    blocks = pl.concat(
+        packed_blocks([mixture], inputs, INSTRUCTIONS, tokenizer, BLOCK, too_long=lost)
+    )
     assert blocks["tokens"].list.len().max() <= BLOCK  # type: ignore[operator]
 
     queries = Counter(row["labels"][row["targets"][-1]] for row in mixture.iter_rows(named=True))
     found: Counter[str] = Counter()
-    uneven = 0
+    uneven = kept = too_few = 0
     for row in blocks.iter_rows(named=True):
         for tokens, inside in _cut(row):
             labels = [label.lstrip() for label in _labels(tokens, inside, tokenizer)]
@@ -307,8 +310,17 @@ def test_a_prompt_longer_than_a_block_loses_exemplars_evenly(
             assert labels[-1] in counts
             assert max(counts.values()) - min(counts.values()) <= 1
             uneven += len(set(counts.values())) > 1
+            kept += counts.total()
+            too_few += min(counts.values()) < 2
     assert found == queries
     assert uneven, "some prompts must have lost exemplars"
+    shown = int(mixture["targets"].list.len().sum()) - len(mixture)
+    assert (lost.exemplars.total(), lost.too_few.total()) == (shown - kept, too_few)
+    lengths = whole["sequence_lengths"].explode()
+    assert lost.shortened.total() == (lengths > BLOCK).sum()
+    [sentence] = lost.sentences(BLOCK)
+    assert f"lost {shown - kept:,} exemplars; {too_few:,} of these" in sentence
+    assert TooLong().sentences(BLOCK) == []
 
 
 def _labels(tokens: list[int], inside: list[tuple[int, int]], tokenizer: Any) -> list[str]:
@@ -361,7 +373,10 @@ def test_a_prompt_too_long_for_a_block_is_left_out_and_counted(
     assert too_long.prompts == expected
     sequences = packed["sequence_lengths"].list.len().sum()
     assert sequences == len(mixture) - expected.total()
-    for sentence in too_long.sentences(size):
+    of_shortened, *of_left_out = too_long.sentences(size)
+    assert of_shortened.startswith(f"{too_long.shortened.total():,} prompts exceed a block")
+    assert len(of_left_out) == len(expected)
+    for sentence in of_left_out:
         dataset = sentence.partition(":")[0]
         assert f" {expected[dataset]:,} prompts" in sentence
 
