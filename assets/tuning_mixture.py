@@ -12,7 +12,7 @@ from assets.starts import tuned_from
 from assets.step import Step, asset
 from resources.store import Metadata
 from symtune_pipeline.experiment import Experiment
-from symtune_pipeline.files import scan_table, write_frames
+from symtune_pipeline.files import TABLE, scan_table, write_frames
 from symtune_pipeline.prompts.held_out import held_out_prompts
 from symtune_pipeline.prompts.mixture import mixture_chunks, sets_to_draw, short_prompts
 from symtune_pipeline.prompts.symbols import SymbolSampler
@@ -55,8 +55,8 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
     config, seed = step.experiment.mixture, step.experiment.seed
     file = folder / TUNING_MIXTURE.file
     examples = step.artifacts.read_table("int_tuning_examples")
-    sets = sets_to_draw(examples["dataset"].unique(), config, seed, step.experiment.left_out())
-    drawn_from = examples.filter(pl.col("dataset").is_in(sets))
+    drawn_from = _drawn_from(step, examples)
+    sets = sorted(drawn_from["dataset"].unique())
     pool = step.artifacts.read_table(step.key("symbol_pool"))
     sampler = _sampler(step, pool)
     chunks = mixture_chunks(drawn_from, sampler, config, seed)
@@ -73,6 +73,34 @@ def tuning_mixture(step: Step, folder: Path) -> Metadata:
             held_out.filter("seen")["prompt"].n_unique()
         ),
     }
+
+
+def _drawn_from(step: Step, examples: pl.DataFrame) -> pl.DataFrame:
+    """The examples of the sets that prompts are drawn from; a set without examples is a warning."""
+    there, left_out = set(examples["dataset"].unique()), step.experiment.left_out()
+    for entry in step.experiment.datasets():
+        if entry.role == "tuning" and entry.key not in there.union(left_out):
+            _warn_of_lost(step, entry.key)
+    sets = sets_to_draw(there, step.experiment.mixture, step.experiment.seed, left_out)
+    return examples.filter(pl.col("dataset").is_in(sets))
+
+
+def _warn_of_lost(step: Step, dataset: str) -> None:
+    if not step.artifacts.manifest(f"raw_{dataset}").rows[TABLE]:
+        return  # it could not be had, which was said when it was loaded
+    cleaned = scan_table(step.artifacts.folder("int_examples") / TABLE)
+    train = cleaned.filter(pl.col("dataset") == dataset, pl.col("split") == "train")
+    if train.head(1).collect().is_empty():
+        why = (
+            "split train has no text, or each text there has different labels; correct its files,"
+            " columns or labels"
+        )
+    else:
+        why = (
+            "each of its texts is also in an evaluation dataset, and such texts are removed from"
+            " tuning; tune and evaluate on different texts"
+        )
+    step.warn(f"Dataset '{dataset}' has no row left to tune on: {why}.")
 
 
 def _short(step: Step, file: Path) -> dict[str, int]:
