@@ -85,13 +85,14 @@ def _answers(step: Step, models: Sequence[str]) -> Answers:
         )
         for key, name in CLASSIFIED.items()
     ]
+    inputs = kept.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES)
     in_chat = models if step.experiment.evaluation.chat_template else []
     return Answers(
         classification,
         algorithmic,
         predictions=pl.concat(classified),
         completions=_answered(step, generated, models, ALGORITHMIC_PREDICTIONS),
-        inputs=kept.read_table(EXAMPLES).sort("example")["input"].to_list(),
+        inputs=inputs.sort("example")["input"].to_list(),
         frames={model: chat(kept.folder("base_model", model)) for model in in_chat},
         seed=step.experiment.seed,
     )

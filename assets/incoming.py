@@ -81,7 +81,11 @@ def _accuracy(
     classification, algorithmic = (
         artifacts.read_table(suite.asset, name=suite.file) for suite in suites
     )
-    inputs = artifacts.read_table(EXAMPLES).sort("example")["input"].to_list()
+    inputs = (
+        artifacts.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES)
+        .sort("example")["input"]
+        .to_list()
+    )
     versions = [artifacts.manifest(key).version for key in (CLASSIFICATION_SUITE.asset, EXAMPLES)]
     versions.append(code_version([SCORING, GENERATING], None))
     return score_folder(

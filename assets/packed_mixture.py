@@ -97,7 +97,7 @@ def _pack(step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Pat
     key = step.key("tuning_mixture")
     mixture = step.artifacts.folder(key) / TABLE
     prompts = step.artifacts.manifest(key).rows[TABLE]
-    examples = step.artifacts.read_table("int_tuning_examples").sort("example")
+    examples = step.artifacts.read_input(key, "int_tuning_examples").sort("example")
     too_long = TooLong(step.experiment.mixture.exemplars_per_class[0])
     blocks = packed_blocks(
         read_frames(mixture),
@@ -116,8 +116,9 @@ def _pack(step: Step, tokenizer: "PreTrainedTokenizerBase", size: int, file: Pat
 
 
 def _write_held_out(step: Step, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    inputs = step.artifacts.read_table("int_tuning_examples").sort("example")["input"]
-    drawn = step.artifacts.read_table(step.key("tuning_mixture"), name=HELD_OUT_PROMPTS.file)
+    key = step.key("tuning_mixture")
+    inputs = step.artifacts.read_input(key, "int_tuning_examples").sort("example")["input"]
+    drawn = step.artifacts.read_table(key, name=HELD_OUT_PROMPTS.file)
     size = step.experiment.tuning.block_tokens_for(step.model)
     chat = step.experiment.evaluation.chat_template
     packed = packed_held_out(drawn, inputs, tokenizer, size, chat)

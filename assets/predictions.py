@@ -138,6 +138,8 @@ class Asked:
         settings = step.experiment.evaluation
         _warn_of_readable(step, variants)
         examples = step.artifacts.folder(EXAMPLES) / TABLE
+        if self.suite != "algorithmic":
+            step.artifacts.input_of(self.queried.asset, EXAMPLES)
         return JobConfig(
             output_folder=step.work_folder,
             suite=self.suite,

@@ -67,9 +67,9 @@ class StoreResource(dg.ConfigurableResource[Store]):
         name = key.to_user_string()
         if self.owner:
             claim(self.artifacts, Owner(**self.owner))
-        made_from = content_hash(
-            [context.assets_def.code_versions_by_key[key], self.inputs(context, key), sources]
-        )
+        inputs = self.inputs(context, key)
+        code = context.assets_def.code_versions_by_key[key]
+        made_from = content_hash([code, inputs, sources])
         known = self._known(name, partition, made_from, beside)
         if known is not None:
             context.log.info(f"{name}: up to date")
@@ -80,7 +80,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
                 context.log.info(f"{name}: made by another run meanwhile")
                 return self._result(known, name, partition, key, {}, columns)
             started = time.monotonic()
-            with self.artifacts.writing(name, partition, made_from) as folder:
+            with self.artifacts.writing(name, partition, made_from, inputs) as folder:
                 metadata = build(folder) or {}
         manifest = self.artifacts.manifest(name, partition)
         rows = f"{manifest.rows[TABLE]:,} rows, " if TABLE in manifest.rows else ""

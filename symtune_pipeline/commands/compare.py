@@ -134,7 +134,9 @@ def answers_of(run: Run, model: str) -> pl.DataFrame:
         for asset, benchmark in (("eval_icl", "icl"), ("eval_flipped", "flipped"))
     ]
     solved = run.store.read_table("eval_algorithmic", model)
-    examples = run.store.manifest("int_evaluation_examples").version  # which the suite refers to
+    examples = run.store.input_of(
+        SUITES, "int_evaluation_examples"
+    ).version  # which the suite refers to
     found = pl.concat(
         [
             _asked(run, CLASSIFICATION_SUITE, pl.concat(classified, how="diagonal"), examples),

@@ -83,13 +83,14 @@ def export_dataset(store: Store, experiment: Experiment, folder: Path) -> dict[s
             f"The prompts of experiment '{experiment.name}' are published already, by tasksource; export an"
             " experiment whose mixture.source is datasets."
         )
+    store.input_of("int_contamination", "tuning_mixture")
     if len(store.read_table("int_contamination")):
         raise UserError(
             "The mixture holds evaluation data, which `symtune show table int_contamination` lists;"
             " make the mixture again before exporting it."
         )
-    tuning = store.read_table("int_tuning_examples").sort("example")
-    evaluation = store.read_table("int_evaluation_examples").sort("example")
+    tuning = store.read_input("tuning_mixture", "int_tuning_examples").sort("example")
+    evaluation = store.read_input("eval", "int_evaluation_examples").sort("example")
     mixture = tables.dataset(store.folder("tuning_mixture") / TUNING_MIXTURE.file)
     suites = tables.dataset(store.folder("eval") / CLASSIFICATION_SUITE.file)
     instructions = {entry.key: entry.instruction for entry in experiment.datasets()}

@@ -102,7 +102,7 @@ def export_tasks(store: Store, folder: Path, chat: bool = False) -> dict[str, in
     With `chat`, the harness is to put each prompt into the model's chat template. Raises UserError
     where the suites were not made, and where `folder` cannot be written or holds anything else.
     """
-    examples = store.read_table("int_evaluation_examples").sort("example")
+    examples = store.read_input("eval", "int_evaluation_examples").sort("example")
     tasks = [
         *_classification(
             store.read_table("eval", name=CLASSIFICATION_SUITE.file), examples["input"]

@@ -133,5 +133,5 @@ def questions(store: Store, experiment: Experiment, model: Model) -> Questions:
     tables = {
         suite: store.read_table(table.asset, name=table.file) for suite, table in suites.items()
     }
-    inputs = store.read_table(EXAMPLES).sort("example")["input"].to_list()
-    return counted(weights, tables, inputs, model.context_tokens, experiment.evaluation)
+    inputs = store.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES).sort("example")["input"]
+    return counted(weights, tables, inputs.to_list(), model.context_tokens, experiment.evaluation)

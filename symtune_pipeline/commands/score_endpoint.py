@@ -52,7 +52,7 @@ def score_endpoint(
         raise UserError(f"File {output} cannot be written; name a file in a folder that exists.")
     store = current_store()
     suite = store.read_table("eval", name=CLASSIFICATION_SUITE.file)
-    inputs = store.read_table("int_evaluation_examples").sort("example")["input"].to_list()
+    inputs = store.read_input("eval", "int_evaluation_examples").sort("example")["input"].to_list()
     endpoint = Endpoint(
         url=url,
         model=model,

@@ -49,11 +49,11 @@ def prompt(
         )
     if entry.role == "tuning":
         mixture = store.read_table("tuning_mixture")
-        examples = store.read_table("int_tuning_examples")
+        examples = store.read_input("tuning_mixture", "int_tuning_examples")
         prompts = tuning_prompts(mixture, examples, entry)
     else:
         suite = store.read_table("eval", name=CLASSIFICATION_SUITE.file)
-        examples = store.read_table("int_evaluation_examples")
+        examples = store.read_input("eval", "int_evaluation_examples")
         prompts = evaluation_prompts(suite, entry)
     console = Console(highlight=False)
     colour = console.is_terminal and not console.no_color

@@ -16,10 +16,11 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from uuid import uuid4
 
 import polars as pl
@@ -57,6 +58,8 @@ class Manifest:
     files: dict[str, str]
     rows: dict[str, int]
     made_from: str  # hash of everything it was made from: an equal one need not be made again
+    # Versions of the artifacts it was made from, by path; earlier releases did not note them.
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str, artifact: str) -> Manifest:
@@ -87,7 +90,11 @@ class Store:
 
     @contextmanager
     def writing(
-        self, key: str, partition: str | None = None, made_from: str = ""
+        self,
+        key: str,
+        partition: str | None = None,
+        made_from: str = "",
+        inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[Path]:
         """An empty folder to write an artifact into; it takes effect when the block ends well."""
         home = self.root / artifact_path(key, partition)
@@ -97,13 +104,28 @@ class Store:
         beside.mkdir()
         try:
             yield beside
-            self._publish(key, partition, _keep(home, beside, made_from))
+            self._publish(key, partition, _keep(home, beside, made_from, inputs))
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
     def read_table(self, key: str, partition: str | None = None, name: str = TABLE) -> pl.DataFrame:
         """A table of an artifact."""
         return read_table(self.folder(key, partition) / name)
+
+    def read_input(self, key: str, name: str) -> pl.DataFrame:
+        """The table of an input of an artifact that holds numbers of its rows; raises as `input_of` does."""
+        self.input_of(key, name)
+        return self.read_table(name)
+
+    def input_of(self, key: str, name: str) -> Manifest:
+        """The manifest of an input of an artifact; raises UserError where it has changed since."""
+        now, noted = self.manifest(name), self.manifest(key).inputs
+        if noted.get(name, now.version) != now.version:
+            raise UserError(
+                f"'{key}' in {self.address} was made from an earlier version of '{name}';"
+                f" materialise '{key}' first."
+            )
+        return now
 
     def table_once(
         self, key: str, partition: str, made_from: str, build: Callable[[], pl.DataFrame]
@@ -245,7 +267,7 @@ def artifact_path(key: str, partition: str | None) -> str:
     return f"{key}/{partition}"
 
 
-def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
+def _keep(home: Path, beside: Path, made_from: str, inputs: Mapping[str, str]) -> Manifest:
     """Rename a folder to its version, and describe it."""
     files = checksums(beside)
     rows = {
@@ -258,7 +280,7 @@ def _keep(home: Path, beside: Path, made_from: str) -> Manifest:
     if not (final.is_dir() and all(_holds(final / name, files[name]) for name in files)):
         shutil.rmtree(final, ignore_errors=True)  # the same content, damaged since
         os.rename(beside, final)
-    return Manifest(version, files, rows, made_from)
+    return Manifest(version, files, rows, made_from, dict(inputs))
 
 
 def remove_others(home: Path, version: str) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from graph import materialise
 
-from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.store.folder import Store
 
 WORDS = ["lamp", "chair", "shelf", "table", "paint", "screw", "glass", "cloth", "hinge", "brush"]
@@ -26,16 +26,38 @@ data:
 mixture: {prompts: 200, exemplars_per_class: [1, 2]}
 tuning: {block_tokens: 512}
 """
+TEXTS = [f"The {a} and the {b} arrived." for a in WORDS for b in WORDS if a < b]
+
+
+def _experiment(folder: Path, reviews: pl.DataFrame) -> Experiment:
+    """The experiment of `MINE`, with these reviews."""
+    reviews.write_csv(folder / "reviews.csv")
+    (folder / "mine.yaml").write_text(MINE, encoding="utf-8")
+    return load_experiment(str(folder / "mine.yaml"))
+
+
+def test_a_mixture_is_not_packed_with_the_texts_of_other_examples(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": TEXTS, "stars": [1, 5] * 22 + [1]})
+    experiment, root = _experiment(tmp_path, frame), tmp_path / "store"
+    assert materialise(experiment, root, ["+key:packed_mixture"], "micro").success
+    _experiment(tmp_path, frame[1:])
+    assert materialise(experiment, root, ["+key:int_tuning_examples"]).success
+
+    again = materialise(experiment, root, ["int_contamination", "packed_mixture"], "micro")
+    [failed] = [event.step_failure_data for event in again.all_events if event.is_step_failure]
+    assert failed.user_failure_data
+    assert failed.user_failure_data.description == (
+        f"'tuning_mixture' in {root} was made from an earlier version of 'int_tuning_examples';"
+        " materialise 'tuning_mixture' first."
+    )
+    assert materialise(experiment, root, ["tuning_mixture", "packed_mixture"], "micro").success
 
 
 @pytest.mark.slow
 def test_one_long_example_stops_no_run_and_its_prompts_are_counted(tmp_path: Path) -> None:
-    texts = [f"The {a} and the {b} arrived." for a in WORDS for b in WORDS if a < b]
-    frame = pl.DataFrame({"text": texts, "stars": [1, 5] * 22 + [1]})
-    long = pl.DataFrame({"text": [" ".join(texts * 3)], "stars": [5]})
-    pl.concat([frame, long]).write_csv(tmp_path / "reviews.csv")
-    (tmp_path / "mine.yaml").write_text(MINE, encoding="utf-8")
-    experiment = load_experiment(str(tmp_path / "mine.yaml"))
+    frame = pl.DataFrame({"text": TEXTS, "stars": [1, 5] * 22 + [1]})
+    long = pl.DataFrame({"text": [" ".join(TEXTS * 3)], "stars": [5]})
+    experiment = _experiment(tmp_path, pl.concat([frame, long]))
     root = tmp_path / "store"
     made = materialise(experiment, root, ["+key:packed_mixture"], "micro")
     assert made.success

@@ -206,6 +206,8 @@ def test_an_export_that_fails_leaves_the_earlier_one(
         TUNING_MIXTURE.write(
             mixture.with_columns(examples=pl.lit([10**6], pl.List(pl.UInt32))), beside
         )
+    with store.writing("int_contamination") as beside:
+        data_side.store.read_table("int_contamination").write_parquet(beside / TABLE)
     with pytest.raises(IndexError):
         export_dataset(store, SMOKE, folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -238,6 +240,26 @@ def test_the_card_names_no_tuning_set_that_the_mixture_has_no_prompt_of(
     )
     assert "| trades | tuning |" in before and "| trades | tuning |" not in after
     assert "| phone_reviews | evaluation |" in after
+
+
+@pytest.mark.parametrize(
+    ("asset", "examples"),
+    [
+        ("tuning_mixture", "int_tuning_examples"),
+        ("eval", "int_evaluation_examples"),
+        ("int_contamination", "tuning_mixture"),
+    ],
+)
+def test_nothing_is_exported_with_the_texts_of_other_rows(
+    asset: str, examples: str, data_side: DataSide, tmp_path: Path
+) -> None:
+    store = _copied(data_side, tmp_path)
+    table = store.read_table(examples)
+    with store.writing(examples, inputs=store.manifest(examples).inputs) as folder:
+        table.head(len(table) - 1).write_parquet(folder / TABLE)
+    with pytest.raises(UserError, match=f"'{examples}'; materialise '{asset}' first"):
+        export_dataset(store, SMOKE, tmp_path / "dataset")
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_a_suite_without_prompts_is_no_configuration(data_side: DataSide, tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def test_a_new_version_replaces_the_old_and_leaves_nothing_of_it(store: Store) -
     assert left == sorted([store.manifest("numbers").version, "manifest.json"])
 
 
+def test_numbers_of_rows_are_not_read_against_other_rows(store: Store) -> None:
+    _write(store, OLD)
+    version = store.manifest("numbers").version
+    for inputs in ({"numbers": version}, {}):  # earlier releases noted none
+        with store.writing("drawn", inputs=inputs) as folder:
+            OLD.write_parquet(folder / TABLE)
+        assert store.read_input("drawn", "numbers").equals(OLD)
+        _write(store, NEW)
+        if inputs:
+            with pytest.raises(UserError) as error:
+                store.read_input("drawn", "numbers")
+            _one_sentence(error, store.root, "'numbers'", "materialise 'drawn' first")
+            _write(store, OLD)
+    assert store.read_input("drawn", "numbers").equals(NEW)
+
+
 def test_partitions_do_not_touch_each_other(store: Store) -> None:
     _write(store, OLD, partition="small")
     _write(store, NEW, partition="large")
