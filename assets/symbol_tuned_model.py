@@ -13,7 +13,7 @@ from assets.step import GPU, Check, Step, Verdict, asset, clear_work
 from assets.tuning_log import LOG, MADE_BY, read_log
 from assets.versions import code_version
 from resources.store import Metadata
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import Experiment, lora_of
 from symtune_pipeline.files import TABLE, scan_table, write_text
 from symtune_pipeline.prompts.mixture import drawn_sets
 from symtune_pipeline.report.curves import curves
@@ -36,7 +36,9 @@ def _settings(experiment: Experiment) -> object:
 def _plan(step: Step) -> object:
     """What the job gets of the model's entry in the catalogue; other models change nothing."""
     tuning, plan = step.model.tuning, step.model.plan
-    return [tuning.model_dump(mode="json"), plan.lora_rank, plan.activation_checkpointing]
+    lora = lora_of(step.experiment.tuning, step.model)
+    adapters = lora and lora.model_dump(mode="json")  # whose rank alone the catalogue has
+    return [tuning.model_dump(mode="json"), adapters, plan.activation_checkpointing]
 
 
 def _finite(step: Step) -> Verdict:

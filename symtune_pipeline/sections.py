@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from symtune_pipeline import tables
 from symtune_pipeline.catalog.datasets import all_datasets, find_dataset, keys_named
 from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
@@ -25,7 +26,6 @@ LossName = Literal["all_labels", "final_label"]
 OptimizerName = Literal["adamw", "adafactor"]
 SymbolSpread = Literal["random", "near", "far"]
 Trainable = Literal["all", "attention", "value"]
-TUNING_PER_CATEGORY = 10_000
 
 
 class Section(BaseModel):
@@ -120,7 +120,7 @@ class SymbolsConfig(Section):
     @field_validator("tuning_size")
     @classmethod
     def _available(cls, size: int | None, info: ValidationInfo) -> int | None:
-        most = TUNING_PER_CATEGORY * len(info.data.get("categories", CATEGORIES))
+        most = tables.TUNING_PER_CATEGORY * len(info.data.get("categories", CATEGORIES))
         if size is not None and size > most:
             raise ValueError(f"{size} is above {most}, which these categories have for tuning")
         return size

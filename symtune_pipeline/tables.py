@@ -29,6 +29,7 @@ Suite = Literal["classification", "algorithmic", "language", "finetuned"]
 
 ROLES: Final = get_args(Role)
 CATEGORIES: Final = get_args(Category)
+TUNING_PER_CATEGORY: Final = 10_000  # symbols, at most; the others are for evaluation
 VARIANTS: Final = get_args(Variant)
 OUTSIDE: Final = ("endpoint", "incoming")  # variants of models that are not of the graph
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Answers = list[list[float]]  # log-probabilities in nats, by query and label
 Rows = list[dict[str, Any]]
 
+ADAPTERS = Lora(rank=16, alpha=32, dropout=0.0)  # in full: the defaults are not in the code version
 WITHOUT = "set evaluation.finetuned.steps to 0"
 UNSEEN: dict[str, Any] = {"exemplars": [], "exemplar_targets": []}
 
@@ -130,7 +131,7 @@ class _Tuner:
 
     def __init__(self, model: PreTrainedModel, settings: Finetuned) -> None:
         self._model, self._settings = model, settings
-        self._adapted = add_adapters(model, Lora(), WITHOUT)
+        self._adapted = add_adapters(model, ADAPTERS, WITHOUT)
         check_adapters(model, "fp32", WITHOUT)  # in the weights' own precision
 
     def answers(self, number: int, trees: Sequence[Tree], lesson: _Lesson) -> list[Answers]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.prompts.nearness import Nearness
 from symtune_pipeline.prompts.tokens import label_tokens
-from symtune_pipeline.sections import TUNING_PER_CATEGORY, SymbolsConfig
-from symtune_pipeline.tables import CATEGORIES, Category
+from symtune_pipeline.sections import SymbolsConfig
+from symtune_pipeline.tables import CATEGORIES, TUNING_PER_CATEGORY, Category
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -166,6 +166,22 @@ def test_attention_makes_scores_and_the_tuned_model_stale_and_nothing_generated(
     }  # fmt: skip
 
 
+def test_how_many_symbols_are_for_tuning_makes_the_pool_stale(stale: Stale) -> None:
+    found = stale(
+        "symtune_pipeline/tables.py", "PER_CATEGORY: Final = 10_000", "PER_CATEGORY: Final = 9_000"
+    )
+    assert "symbol_pool" in found
+    assert not found & {"base_model", "symbol_tuned_model"}
+
+
+def test_adapters_on_the_exemplars_are_in_the_version_and_the_defaults_of_others_are_not_theirs(
+    stale: Stale,
+) -> None:
+    adapters = "symtune_pipeline/evaluation/finetuned.py"
+    assert stale(adapters, "rank=16", "rank=8") == {"eval_finetuned"}
+    assert stale("symtune_pipeline/sections.py", "Le(100_000)] = 16", "Le(100_000)] = 8") == set()
+
+
 SPOKEN = (
     ("prompts/mixture.py", "cannot make a prompt", "is too small for a prompt"),
     ("evaluation/suites.py", "exemplars of its rarest class", "examples of its smallest class"),
