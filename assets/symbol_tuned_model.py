@@ -19,13 +19,12 @@ from symtune_pipeline.prompts.mixture import drawn_sets
 from symtune_pipeline.report.curves import curves
 from symtune_pipeline.tables import PACKED_HELD_OUT, TUNING_LOG, TUNING_LOG_BY_SET
 from symtune_pipeline.tuning.card import final_metrics, model_card
-from symtune_pipeline.tuning.config import JobConfig
+from symtune_pipeline.tuning.config import PATHS_AND_PACE, JobConfig
 from symtune_pipeline.tuning.log import by_set
 from symtune_pipeline.tuning.result import SUMMARY, read_result
 from symtune_pipeline.tuning.settings import job_config
 
 CODE = ("symtune_pipeline.tuning.job",)  # not the card's wording: no fine-tune is repeated for it
-OF_THIS_MACHINE = {"model_folder", "blocks", "held_out", "output_folder", "checkpoint_url"}
 
 
 def _settings(experiment: Experiment) -> object:
@@ -104,7 +103,7 @@ def symbol_tuned_model(step: Step, folder: Path) -> Metadata:
     result = step.context.resources.launcher.run(step.context, job)
     summary = read_result(result)
     log, sets = TUNING_LOG.frame(summary["log"]), by_set(summary["log"])
-    settings = job.model_dump(mode="json", exclude=OF_THIS_MACHINE)
+    settings = job.model_dump(mode="json", exclude=PATHS_AND_PACE)
     name = f"{step.experiment.name}-{step.partition}"
     step.context.resources.tracker.log_job(name, summary["log"], settings, step.warn)
     with step.artifacts.writing(step.key(LOG), step.partition) as beside:

@@ -315,8 +315,10 @@ def _changed(settings: Mapping[str, Any], name: str, variant: Variant) -> Experi
     try:
         for part in CHANGED:
             within = (f"{part}.", type(settings[part]))
-            given = settings[part].model_dump(exclude_unset=True) | getattr(variant, part)
-            own[part] = within[1].model_validate(given)
+            given = {
+                name: getattr(settings[part], name) for name in settings[part].model_fields_set
+            }
+            own[part] = within[1].model_validate(given | getattr(variant, part))
         within = ("", Experiment)
         return Experiment.model_validate({**settings, **own})
     except ValidationError as error:

@@ -26,6 +26,7 @@ LossName = Literal["all_labels", "final_label"]
 OptimizerName = Literal["adamw", "adafactor"]
 SymbolSpread = Literal["random", "near", "far"]
 Trainable = Literal["all", "attention", "value"]
+PACE = Field(exclude=True, repr=False)  # changes no model: is kept with none, and makes no variant
 
 
 class Section(BaseModel):
@@ -92,9 +93,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _has_data(self) -> DataConfig:
         if self.source is None and (self.datasets or not self.own):
-            raise ValueError(
-                "set source to generated or hub; without it there are only sets in own"
-            )
+            raise ValueError("set source to generated or hub; otherwise there are only sets in own")
         return self
 
 
@@ -227,9 +226,9 @@ class TuningConfig(Section):
     """Less memory for about a third more time; none: as the catalogue plans the model."""
     compile: bool = False
     """Compiled layers: more than twice as fast for a small model on a GPU, after some seconds."""
-    checkpoint_seconds: Annotated[float, Gt(0), Le(1_000_000_000)] = 60
+    checkpoint_seconds: Annotated[float, Gt(0), Le(1_000_000_000), PACE] = 60
     """Seconds from one checkpoint to the next."""
-    keep_checkpoints: Positive = 2
+    keep_checkpoints: Annotated[Positive, PACE] = 2
     """How many of the last checkpoints are kept."""
 
     def block_tokens_for(self, model: Model) -> int:

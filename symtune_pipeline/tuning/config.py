@@ -9,6 +9,12 @@ from symtune_pipeline.files import content_hash
 from symtune_pipeline.jobs.job import Job
 from symtune_pipeline.sections import Lora, LossName, OptimizerName, Trainable
 
+# What changes no model.
+PATHS_AND_PACE = {
+    *("model_folder", "blocks", "held_out", "output_folder"),
+    *("checkpoint_seconds", "keep_checkpoints", "checkpoint_url"),
+}
+
 
 class JobConfig(Job):
     """Everything that the job needs; `inputs` are the versions of the model and the prompts."""
@@ -44,8 +50,4 @@ class JobConfig(Job):
 
     def fingerprint(self) -> str:
         """Equal for jobs that train the same model on the same blocks in the same way."""
-        paths_and_pace = {
-            *("model_folder", "blocks", "held_out", "output_folder"),
-            *("checkpoint_seconds", "keep_checkpoints", "checkpoint_url"),
-        }
-        return content_hash(self.model_dump(mode="json", exclude=paths_and_pace))[:16]
+        return content_hash(self.model_dump(mode="json", exclude=PATHS_AND_PACE))[:16]

@@ -143,6 +143,16 @@ def test_a_variant_that_cannot_be_is_refused_with_its_name(
         experiment(tmp_path, variants)
 
 
+def test_how_checkpoints_are_kept_makes_no_variant_and_holds_for_all(tmp_path: Path) -> None:
+    variants: dict[str, object] = {"often": {"tuning": {"keep_checkpoints": 9}}}
+    with pytest.raises(UserError, match="'often' has the same settings as 'tuned'"):
+        experiment(tmp_path, variants)
+    path = tmp_path / "smoke.yaml"
+    experiment(tmp_path, VARIANTS)
+    rare = load_experiment(str(path), ["tuning.checkpoint_seconds=600"])
+    assert {each.tuning.checkpoint_seconds for each in rare.tuned().values()} == {600}
+
+
 def test_what_differs_in_the_seed_alone_is_one_recipe(tmp_path: Path) -> None:
     more = VARIANTS | {"final2": {"seed": 2, "tuning": {"loss": "final_label"}}}
     assert experiment(tmp_path, more).recipes() == {

@@ -272,3 +272,16 @@ def test_a_setting_makes_stale_what_uses_it(
     now = versions(project, "changed.yaml")
     found = {name for name, version in now.items() if version != before["smoke"][name]}
     assert found == {*changed, "eval_report"}
+
+
+def test_how_checkpoints_are_kept_makes_nothing_stale(
+    project: Path, before: dict[str, dict[str, str]]
+) -> None:
+    settings = yaml.safe_load((project / "experiments" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["tuning"] |= {"checkpoint_seconds": 600, "keep_checkpoints": 5}
+    (project / "pace.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    now = versions(project, "pace.yaml")
+    # The report has the experiment's name, which is the file's.
+    assert {name for name, version in now.items() if version != before["smoke"][name]} <= {
+        "eval_report"
+    }

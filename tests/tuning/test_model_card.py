@@ -118,6 +118,11 @@ def test_a_card_names_the_sets_of_the_mixture_alone(tmp_path: Path) -> None:
     assert "| hotel_reviews |" not in text and "| mine |" not in text
 
 
+def test_how_checkpoints_are_kept_is_no_part_of_a_card(tmp_path: Path) -> None:
+    pace = OWN.replace("tuning: {", "tuning: {checkpoint_seconds: 7, keep_checkpoints: 9, ")
+    assert card(tmp_path, own=pace) == card(tmp_path)
+
+
 def test_a_card_says_which_step_is_kept_where_it_is_not_the_last(tmp_path: Path) -> None:
     text = card(tmp_path, kept=1)
     for words in (
