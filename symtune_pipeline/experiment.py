@@ -42,6 +42,7 @@ LIBRARY = Path(__file__).resolve().parent
 INSTALLED = (LIBRARY / "experiments").is_dir()
 RESERVED = ("incoming", "benchmarks")  # folders beside those of experiments
 CHANGED = ("symbols", "mixture", "tuning")  # the sections that a variant may change
+RATED = {"optimizer", "learning_rate"}  # a rate is that of an optimizer
 EXPERIMENTS = (LIBRARY if INSTALLED else LIBRARY.parent) / "experiments"
 
 
@@ -123,6 +124,8 @@ class Experiment(Section):
         keys = info.data.get("models", ())
         known(keys, lambda key: tuning.block_tokens_for(find_model(key)))
         known(keys, lambda key: lora_of(tuning, find_model(key)))
+        rate = tuning.optimizer, tuning.learning_rate
+        known(keys, lambda key: find_model(key).learning_rate_of(*rate))
         return tuning
 
     @field_validator("tuning")
@@ -238,11 +241,7 @@ class Experiment(Section):
     def left_out(self) -> list[str]:
         """The tuning sets that no prompt is drawn from, by `mixture.leave_out`."""
         named = set(self.mixture.leave_out)
-        return [
-            entry.key
-            for entry in self.datasets()
-            if entry.role == "tuning" and _names(entry) & named
-        ]
+        return [e.key for e in self.datasets() if e.role == "tuning" and _names(e) & named]
 
     def dataset(self, key: str) -> Dataset:
         """The dataset called `key`; raises UserError where this experiment has none."""
@@ -305,13 +304,15 @@ def _recipe(settings: Mapping[str, Any]) -> str:
 
 
 def _changed(settings: Mapping[str, Any], name: str, variant: Variant) -> Experiment:
-    """An experiment from its settings with those of a variant in place of its own.
-
-    Raises ValueError where a setting is wrong.
-    """
+    """An experiment with a variant's settings in place of its own; raises ValueError where one is wrong."""
     seed = settings["seed"] if variant.seed is None else variant.seed
     own: dict[str, Any] = {"name": f"{settings['name']}-{name}", "seed": seed, "variants": {}}
     within: tuple[str, type[Section]] = ("", Experiment)
+    if settings["tuning"].learning_rate and {"optimizer"} == variant.tuning.keys() & RATED:
+        raise ValueError(
+            f"in '{name}', tuning.optimizer: the learning rate of the experiment is another optimizer's; set"
+            " tuning.learning_rate here too"
+        )
     try:
         for part in CHANGED:
             within = (f"{part}.", type(settings[part]))

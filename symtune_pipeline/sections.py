@@ -209,7 +209,7 @@ class TuningConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """The numbers it computes with; auto: bf16 where the hardware multiplies it; none: the model's own."""
     optimizer: OptimizerName | None = None
-    """The optimizer; none: the model's own."""
+    """The optimizer; none: the model's own. Another one needs a learning rate of its own."""
     learning_rate: Annotated[float, Gt(0), Le(1_000)] | None = None
     """The highest rate, about ten times higher for adapters; none: the model's own."""
     tokens_per_step: Positive | None = None

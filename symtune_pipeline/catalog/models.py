@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from symtune_pipeline.catalog.facts import Fact, named, read_beside
+from symtune_pipeline.errors import UserError
 
 
 class TuningDefaults(Fact):
@@ -100,6 +101,16 @@ class Model(Fact):
         if self.instruct and self.pretrained:
             return HubModel(self.pretrained, self.pretrained_revision)
         return None
+
+    def learning_rate_of(self, optimizer: str | None, rate: float | None) -> float:
+        """The chosen rate, or else the model's own; raises UserError where that is another optimizer's."""
+        own = self.tuning.optimizer
+        if rate is None and optimizer not in (None, own):
+            raise UserError(
+                f"tuning.optimizer is {optimizer}, and the catalogue's learning rate of '{self.key}' is for"
+                f" {own}, while Adafactor's is relative to the weights' size; set tuning.learning_rate too."
+            )
+        return self.tuning.learning_rate if rate is None else rate
 
 
 @cache

@@ -33,7 +33,7 @@ def job_config(
         output_folder=output_folder,
         inputs=inputs,
         optimizer=settings.optimizer or defaults.optimizer,
-        learning_rate=settings.learning_rate or defaults.learning_rate,
+        learning_rate=model.learning_rate_of(settings.optimizer, settings.learning_rate),
         warmup_steps=defaults.warmup_steps,
         block_tokens=settings.block_tokens_for(model),
         tokens_per_step=settings.tokens_per_step or defaults.tokens_per_step,

@@ -242,11 +242,36 @@ def test_an_optimizer_of_the_experiment_goes_before_the_catalogues(tmp_path: Pat
         )
 
     assert chosen("{}").optimizer == find_model("micro").tuning.optimizer == "adamw"
-    asked = chosen("{optimizer: adafactor, lora: {rank: 8}}")
-    assert asked.lora == Lora(rank=8)
+    asked = chosen("{optimizer: adafactor, learning_rate: 3.0e-3, lora: {rank: 8}}")
+    assert (asked.lora, asked.learning_rate) == (Lora(rank=8), 3e-3)
     model = load_model(save_tiny_model(tmp_path / "tiny"), torch.float32, "cpu")
     assert isinstance(make_optimizer(model, asked), Adafactor)
     assert chosen("{}").fingerprint() != asked.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("tuning", "of_variant", "reason"),
+    [
+        ("{optimizer: adafactor}", "{}", "Adafactor's is relative to the weights' size"),
+        ("{}", "{optimizer: adafactor}", "Adafactor's is relative to the weights' size"),
+        ("{learning_rate: 1.0e-4}", "{optimizer: adafactor}", "is another optimizer's"),
+        (
+            "{optimizer: adafactor, learning_rate: 3.0e-3}",
+            "{optimizer: adamw}",
+            "is another optimizer's",
+        ),
+    ],
+)
+def test_no_optimizer_has_the_learning_rate_of_another(
+    tuning: str, of_variant: str, reason: str, tmp_path: Path
+) -> None:
+    rate = "; set tuning.learning_rate"
+    with pytest.raises(UserError, match=f"{reason}{rate}"):
+        experiment(tmp_path, f"{tuning}\nvariants: {{other: {{tuning: {of_variant}}}}}")
+    own = of_variant.replace("}", ", learning_rate: 1.0e-2}")
+    if of_variant != "{}":
+        found = experiment(tmp_path, f"{tuning}\nvariants: {{other: {{tuning: {own}}}}}")
+        assert found.variant("other").tuning.learning_rate == 0.01
 
 
 def test_adafactor_steps_as_that_of_torch() -> None:
