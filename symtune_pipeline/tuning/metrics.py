@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Row = dict[str, float | None]
+# Names of GPUs that are slower than the catalogue's of their kind, or a part of one.
+SLOWER = re.compile(r"\b(pcie|nvl|mig|grid)\b")
+EXPERTS = re.compile(r"expert|moe$", re.IGNORECASE)  # in a module's name, or ending its class's
 
 
 class Meter:
@@ -28,7 +31,8 @@ class Meter:
 
     def __init__(self, model: PreTrainedModel, ranks: int = 1) -> None:
         self._matrices = _matrices(model)
-        self._peak = peak_flops(_gpu_name(model.device))
+        # Of experts a token meets a few, and which is not counted here.
+        self._peak = None if _has_experts(model) else peak_flops(_gpu_name(model.device))
         self._ranks = ranks
 
     def flops(self, lengths: Sequence[int], targets: int) -> float:
@@ -64,6 +68,13 @@ def _matrices(model: PreTrainedModel) -> Matrices:
     )
 
 
+def _has_experts(model: PreTrainedModel) -> bool:
+    return any(
+        EXPERTS.search(name) or EXPERTS.search(type(module).__name__)
+        for name, module in model.named_modules()
+    )
+
+
 def memory_bytes() -> int:
     """The most memory that this process has held: of the GPU where there is one."""
     if torch.cuda.is_available():
@@ -74,6 +85,8 @@ def memory_bytes() -> int:
 
 def peak_flops(name: str) -> float | None:
     """A GPU's peak in dense bf16 by its name, in FLOP/s, or None where the catalogue lacks it."""
+    if SLOWER.search(name.lower()):
+        return None
     for gpu in all_gpus().values():
         if gpu.tflops and re.search(rf"\b{gpu.key}\b", name.lower()):
             return gpu.tflops * 1e12

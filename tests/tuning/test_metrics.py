@@ -28,6 +28,7 @@ from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.report.curves import curves
 from symtune_pipeline.sections import Lora
 from symtune_pipeline.tables import TUNING_LOG, TUNING_LOG_BY_SET
+from symtune_pipeline.tuning import metrics
 from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.held_out import HeldOutPrompt, measure, read_held_out
 from symtune_pipeline.tuning.job import run_job
@@ -73,11 +74,29 @@ def test_a_row_of_the_log_says_how_fast_the_step_was(tmp_path: Path) -> None:
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40S", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("", None),
     ],
 )
 def test_the_peak_is_that_of_the_device(name: str, peak: float | None) -> None:
     assert peak_flops(name) == peak
+
+
+@pytest.mark.parametrize(
+    ("architecture", "known"),
+    [("llama", True), ("gemma2", True), ("mixtral", False), ("gpt_oss", False), ("doge", True)],
+)
+def test_the_use_of_a_gpu_is_not_known_of_a_model_with_experts(
+    architecture: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_gpu_name", lambda _: "NVIDIA H100 80GB HBM3")
+    settings = {} if known else {"num_local_experts": 4}
+    model = load_model(save_tiny_model(tmp_path, architecture, **settings), torch.float32, "cpu")
+    used = Meter(model).row([10, 30], targets=6, seconds=2.0)["flop_utilisation"]
+    assert (used is not None) == known
 
 
 # --- held-out prompts -----------------------------------------------------------------------------
