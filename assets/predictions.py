@@ -142,6 +142,7 @@ class Asked:
             step.artifacts.input_of(self.queried.asset, EXAMPLES)
         return JobConfig(
             output_folder=step.work_folder,
+            checkpoint_url=step.resource.checkpoint_url(self.asset, step.partition),
             suite=self.suite,
             queries=step.artifacts.folder(self.queried.asset) / self.queried.file,
             benchmarks=tuple(self.benchmarks),

@@ -10,7 +10,6 @@ a user error becomes one sentence.
 """
 
 import inspect
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -123,7 +122,7 @@ class Step:
 
 def clear_work(step: Step) -> None:
     """Only now: a run killed before finds the finished job's result and need not do it again."""
-    shutil.rmtree(step.work_folder, ignore_errors=True)
+    step.resource.clear_work(step.context.asset_key.to_user_string(), step.partition)
 
 
 @dataclass(frozen=True)

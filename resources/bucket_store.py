@@ -25,4 +25,13 @@ class BucketStoreResource(StoreResource):
 
     def checkpoint_url(self, key: str, partition: str) -> str | None:
         """A prefix of the bucket, so that another machine can go on with the job."""
-        return "/".join([self.url, WORK, key, partition])
+        return f"{self.url}/{_work(key, partition)}"
+
+    def clear_work(self, key: str, partition: str) -> None:
+        """Remove it here and in the bucket."""
+        super().clear_work(key, partition)
+        Bucket(self.url, self.s3.get_client).remove_folder(_work(key, partition))
+
+
+def _work(key: str, partition: str) -> str:
+    return f"{WORK}/{key}/{partition}"

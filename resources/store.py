@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,8 +39,12 @@ class StoreResource(dg.ConfigurableResource[Store]):
         return Path(self.root, WORK, key, partition)
 
     def checkpoint_url(self, key: str, partition: str) -> str | None:
-        """The s3:// prefix that keeps a job's checkpoints too; none where all is kept here."""
+        """The s3:// prefix that keeps a job's unfinished work too; none where all is kept here."""
         return None
+
+    def clear_work(self, key: str, partition: str) -> None:
+        """Remove what a step has kept until it was finished."""
+        shutil.rmtree(self.work_folder(key, partition), ignore_errors=True)
 
     def make(
         self,

@@ -31,10 +31,16 @@ def materialise(
     assets: Sequence[str],
     model: str | None = None,
     launcher: Launcher | None = None,
+    store: StoreResource | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Make some assets, of one model where they have partitions; a failure is not raised."""
+    """Make some assets, of one model where they have partitions; a failure is not raised.
+
+    The store is a folder, unless another one is given.
+    """
     graph = code_location(experiment)
-    plugs = {"store": StoreResource(root=str(root))} | ({"launcher": launcher} if launcher else {})
+    plugs = {"store": store or StoreResource(root=str(root))} | (
+        {"launcher": launcher} if launcher else {}
+    )
     with dg.DagsterInstance.ephemeral() as instance:
         return dg.materialize(
             list(graph.assets or ()),

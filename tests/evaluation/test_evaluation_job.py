@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -101,6 +102,21 @@ def test_what_is_finished_is_not_asked_again_and_what_differs_is(
         assert len(kept(other)) > len(passes)
         passes = kept(other)
         assert tables(other) != first
+
+
+def test_an_evaluation_goes_on_from_a_bucket_where_its_folder_is_gone(
+    asked: Asked, llama: Path, s3: str, tmp_path: Path
+) -> None:
+    url = f"{s3}/{tmp_path.name}"
+    config = asked.job(tmp_path / "job", "classification", {"one": llama}, checkpoint_url=url)
+    run_job(config, print)
+    whole = tables(config)
+    shutil.rmtree(config.output_folder)
+    lines: list[str] = []
+    run_job(config, lines.append)
+    assert lines[0].startswith("one model: going on, ")
+    assert tables(config) == whole
+    assert len(kept(config)) == len(set(kept(config))), "none was asked again"
 
 
 def test_an_evaluation_goes_on_where_it_was_and_ignores_a_line_that_a_kill_cut_off(

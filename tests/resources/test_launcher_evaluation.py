@@ -10,21 +10,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import polars as pl
 import psutil
 import pytest
-from conftest import Ended, Home
+from conftest import DataSide, Ended, Home
+from dagster_aws.s3 import S3Resource
 from evaluation_jobs import Asked, kept, save_model_that_reads, tables
-from graph import materialise
+from graph import Here, materialise
 from launching import descendants, launch, until
 
+from resources.bucket_store import BucketStoreResource
 from resources.launcher import TorchrunLauncher
 from symtune_pipeline.evaluation.config import JobConfig
 from symtune_pipeline.evaluation.job import run_job
 from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.jobs.job import Job
+from symtune_pipeline.store.bucket import Bucket
+from symtune_pipeline.store.folder import Store
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +95,37 @@ def test_every_launcher_makes_the_tables_of_a_local_process(
     for name in assets:
         assert store.manifest(name, "micro") == local.manifest(name, "micro"), name
         assert not list((store.root / "work" / name).iterdir())
+
+
+class Looking(Here):
+    """Lists what the bucket keeps of a job at its end."""
+
+    found: ClassVar[list[str]] = []
+
+    def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
+        """As of every launcher."""
+        result = super().run(context, job)
+        self.found.extend(Bucket(job.checkpoint_url or "").keys())
+        return result
+
+
+def test_a_bucket_keeps_the_answers_until_their_table_is_there(
+    data_side: DataSide, tokenizer: Any, s3: str, tmp_path: Path
+) -> None:
+    shutil.copytree(data_side.store.root, tmp_path / "smoke")
+    model = save_model_that_reads(tmp_path / "model", "llama", tokenizer)
+    for key in ("base_model", "symbol_tuned_model"):
+        with Store(tmp_path / "smoke").writing(key, "micro") as folder:
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+    bucket = Bucket(f"{s3}/{tmp_path.name}")
+    bucket.upload_folder(tmp_path / "smoke", "smoke")
+    cache = tmp_path / "cache"
+    store = BucketStoreResource(root=str(cache), url=bucket.url("smoke"), s3=S3Resource())
+    made = materialise(load_experiment("smoke"), cache, ["eval_icl"], "micro", Looking(), store)
+    assert made.success
+    assert Looking.found
+    assert bucket.keys("smoke/work") == [] == list((cache / "work" / "eval_icl").iterdir())
+    assert store.artifacts.find("eval_icl", "micro")
 
 
 def test_a_dead_rank_is_a_lost_job_that_goes_on_where_it_was(long_job: JobConfig) -> None:
