@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from symtune_pipeline import tables
 from symtune_pipeline.catalog.datasets import all_datasets, find_dataset, keys_named
+from symtune_pipeline.catalog.facts import LocalPath
 from symtune_pipeline.catalog.models import Model
 from symtune_pipeline.catalog.own import OwnDataset
 from symtune_pipeline.catalog.splits import PAPER, Split, evaluated
@@ -18,7 +19,6 @@ from symtune_pipeline.errors import UserError, known
 from symtune_pipeline.tables import CATEGORIES, OUTSIDE, VARIANTS, Category, Protocol, benchmarks_of
 
 # The most of anything that is counted: beyond lies no experiment, but a slip of the finger.
-Count = Annotated[int, Ge(0), Le(1_000_000_000)]
 Positive = Annotated[int, Gt(0), Le(1_000_000_000)]
 Few = Annotated[int, Gt(0), Le(1_000_000)]  # of what is made or asked one by one
 Concepts = Annotated[int, Ge(0), Le(100_000)]
@@ -323,7 +323,7 @@ class EvaluationConfig(Section):
     """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
     ranks_per_model: Annotated[int, Gt(0), Le(1_024)] | Literal["auto"] = "auto"
     """Ranks, one a GPU, that hold a model together; `auto` is the fewest of the job that have the memory."""
-    published: Path | None = None
+    published: LocalPath | None = None
     """A folder with BIG-bench's own prompts, relative to the experiment file, asked beside the fresh ones."""
     endpoints: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], EndpointConfig] = {}
     """Served models by name, in small letters, digits and underscores: each is a variant of its own."""

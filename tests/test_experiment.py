@@ -205,6 +205,22 @@ def test_the_published_prompts_lie_beside_the_experiment_file(tmp_path: Path) ->
     assert _load(tmp_path, MODELS + DATA + MIXTURE).evaluation.published is None
 
 
+def test_where_files_lie_is_no_part_of_what_an_experiment_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file by two paths is one experiment, and what is kept of it names no folder."""
+    own = OWN.format(role="tuning").replace("a.csv", "lists/a.csv")
+    path = tmp_path / "mine.yaml"
+    path.write_text(MODELS + own + MIXTURE + "evaluation: {published: ../bigbench}")
+    monkeypatch.chdir(tmp_path)
+    here, there = (load_experiment(name) for name in ("mine.yaml", str(path)))
+    assert here.data != there.data, "each can be read where it is"
+    kept = here.model_dump(mode="json")
+    assert kept == there.model_dump(mode="json")
+    assert kept["data"]["own"]["mine"]["files"] == {"train": "a.csv"}
+    assert kept["evaluation"]["published"] == "bigbench"
+
+
 OWN = """data:
   own:
     mine:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
-from symtune_pipeline.catalog.facts import Fact, read_beside
+from symtune_pipeline.catalog.facts import Fact, LocalPath, read_beside
 from symtune_pipeline.catalog.families import EVERY, every_generated_set, family_sets
 from symtune_pipeline.catalog.generated import GeneratedSet
 from symtune_pipeline.errors import UserError
@@ -42,7 +41,9 @@ class Dataset(Fact):
     licence: str
     citation: str
     hub: HubLocation | None = None
-    files: dict[str, Path] | None = None  # the user's own, by split; no hub and no files: generated
+    files: dict[str, LocalPath] | None = (
+        None  # the user's own, by split; no hub and no files: generated
+    )
     family: str | None = None  # of a generated tuning set
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.files import parse_yaml
+
+# A file or folder of this machine. What is kept or published has its name alone: where it lies is nobody's
+# business, and two ways to write the same path are no difference.
+LocalPath = Annotated[
+    Path, PlainSerializer(lambda path: path.name, return_type=str, when_used="json")
+]
 
 
 class Fact(BaseModel):

@@ -13,7 +13,7 @@ from annotated_types import MinLen
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from symtune_pipeline.catalog.datasets import Dataset
-from symtune_pipeline.catalog.facts import Fact
+from symtune_pipeline.catalog.facts import Fact, LocalPath
 from symtune_pipeline.tables import MOST_CLASSES, Role
 
 OWN_SUFFIXES = (".csv", ".jsonl", ".parquet", ".tsv")
@@ -64,7 +64,7 @@ class OwnDataset(Fact):
 
     role: Role
     """What the set is for; no set is for both."""
-    files: Annotated[dict[Split, Path], MinLen(1)] | None = None
+    files: Annotated[dict[Split, LocalPath], MinLen(1)] | None = None
     """CSV, TSV, JSONL or Parquet files by split, relative to the experiment file; tuning uses `train`."""
     hub: OwnLocation | None = None
     """Where the set lies on the hub, in place of files."""

@@ -62,5 +62,5 @@ def files_version(dataset: Dataset, source: Source) -> list[FileVersion | None]:
     Empty for sets that no file can change: generated ones, and those at a revision of the hub.
     """
     if dataset.files:
-        return [file_version(path) for path in dataset.files.values()]
+        return [file_version(path) for _, path in sorted(dataset.files.items())]
     return source.files(dataset.hub) if dataset.hub else []

@@ -50,11 +50,7 @@ def model_card(
         pipeline_tag="text-generation",
         tags=["symtune-pipeline", "symbol-tuning", "in-context-learning"],
     )
-    settings = experiment.model_dump(
-        mode="json",
-        include=DEPENDS_ON,
-        exclude={"data": {"own": {"__all__": {"files"}}}},  # where they lie on this machine
-    )
+    settings = experiment.model_dump(mode="json", include=DEPENDS_ON)
     chat = experiment.evaluation.chat_template
     if chat:  # the one setting of the evaluation that changes a model
         settings["evaluation"] = {"chat_template": True}

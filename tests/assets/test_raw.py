@@ -147,13 +147,11 @@ def test_a_set_is_made_again_when_its_file_in_the_mirror_changed(
     assert "raw_rt: 4 rows, made" in graph.run("raw_rt")[1]
 
 
-def test_a_set_is_made_again_when_its_own_file_changed(tmp_path: Path) -> None:
-    path = tmp_path / "mine.csv"
-    path.write_text("text,stars\ndull,1\nfun,5\n")
+def _with_own(**files: Path) -> Experiment:
     described = OwnDataset.model_validate(
         {
             "role": "tuning",
-            "files": {"train": path},
+            "files": files,
             "columns": ["text"],
             "label_column": "stars",
             "labels": {1: "bad", 5: "good"},
@@ -161,10 +159,30 @@ def test_a_set_is_made_again_when_its_own_file_changed(tmp_path: Path) -> None:
         }
     )
     data = DataConfig(own={"reviews": described})
-    experiment = Experiment(
-        name="test", models=("micro",), data=data, mixture=MixtureConfig(prompts=1)
-    )
-    graph = Graph(tmp_path, experiment)
+    return Experiment(name="test", models=("micro",), data=data, mixture=MixtureConfig(prompts=1))
+
+
+def test_a_set_is_the_same_by_whichever_path_its_own_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, text in (("a", "fun"), ("b", "amusing")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.csv").write_text(f"text,stars\n{text},5\ndull,1\n")
+    a, b = tmp_path / "a" / "mine.csv", tmp_path / "b" / "mine.csv"
+    monkeypatch.chdir(tmp_path)
+    assert "raw_reviews: 2 rows, made" in Graph(tmp_path, _with_own(train=a)).run("raw_reviews")[1]
+    again = Graph(tmp_path, _with_own(train=Path("a/mine.csv")))
+    assert "raw_reviews: up to date" in again.run("raw_reviews")[1]
+
+    for files in ({"train": a, "test": b}, {"test": a, "train": b}):
+        told = Graph(tmp_path, _with_own(**files)).run("raw_reviews")[1]
+        assert "raw_reviews: 4 rows, made" in told, "files that change places are other data"
+
+
+def test_a_set_is_made_again_when_its_own_file_changed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("text,stars\ndull,1\nfun,5\n")
+    graph = Graph(tmp_path, _with_own(train=path))
     assert "raw_reviews: 2 rows, made" in graph.run("raw_reviews")[1]
     assert "raw_reviews: up to date" in graph.run("raw_reviews")[1]
     path.write_text("text,stars\ndull,1\nfun,5\nnew,5\n")

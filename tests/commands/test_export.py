@@ -131,6 +131,14 @@ def test_the_card_says_what_the_dataset_was_made_from(exported: Path, data_side:
     assert "chat templates" not in text
 
 
+def test_the_card_names_no_folder_of_this_machine(data_side: DataSide, tmp_path: Path) -> None:
+    evaluation = SMOKE.evaluation.model_copy(update={"published": tmp_path / "bigbench"})
+    asked = SMOKE.model_copy(update={"evaluation": evaluation})
+    export_dataset(data_side.store, asked, tmp_path / "dataset")
+    text = (tmp_path / "dataset" / "README.md").read_text()
+    assert "published: bigbench" in text and str(tmp_path) not in text
+
+
 def test_the_card_says_where_models_were_asked_in_their_chat_templates(
     data_side: DataSide, tmp_path: Path
 ) -> None:

@@ -168,7 +168,7 @@ def test_a_card_of_a_model_with_terms_of_its_own_passes_them_on(tmp_path: Path) 
 
 def test_a_card_names_no_folder_of_this_machine_and_no_time(tmp_path: Path) -> None:
     text = card(tmp_path)
-    assert str(tmp_path) not in text and "mine.csv" not in text
+    assert str(tmp_path) not in text and "train: mine.csv" in text
     assert card(tmp_path, seconds=7.0) == text
 
 
