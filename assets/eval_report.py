@@ -17,10 +17,12 @@ from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset
 from symtune_pipeline.catalog.models import find_model
 from symtune_pipeline.contract import Table
+from symtune_pipeline.evaluation.asked import are_to, questions
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.report.answers import Answers, chat
 from symtune_pipeline.report.page import write_report
+from symtune_pipeline.report.settings import keep_settings
 from symtune_pipeline.tables import (
     ALGORITHMIC_PREDICTIONS,
     ALGORITHMIC_SUITE,
@@ -37,6 +39,7 @@ DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
 EXAMPLES = "int_evaluation_examples"  # whose inputs the questions refer to
 CLASSIFIED = {"eval_icl": "icl", "eval_flipped": "flipped"}  # the benchmark of each
+ASKED = dict.fromkeys(CLASSIFIED, CLASSIFICATION_SUITE) | {ANSWERS["generation"]: ALGORITHMIC_SUITE}
 WINDOW = (720, 560)  # pixels of Dagster's window for an image, on a screen of 1,280 by 800
 PACKAGES = ("dagster", "torch", "transformers", "polars", "duckdb")
 
@@ -64,6 +67,7 @@ def _page_and_charts(step: Step) -> Metadata:
 )
 def eval_report(step: Step, folder: Path) -> Metadata:
     """The evaluation report: an HTML page to open in a browser, the charts as PNG, and summary.json."""
+    keep_settings(step.experiment, folder)
     marts = {name: step.artifacts.read_table(f"mart_{name}") for name in MARTS}
     models = sorted(set(marts["summary"]["model"]))
     logs = {model: read_log(step, model) for model in models}
@@ -73,28 +77,40 @@ def eval_report(step: Step, folder: Path) -> Metadata:
 
 
 def _answers(step: Step, models: Sequence[str]) -> Answers:
-    """What the models were asked and answered."""
+    """What the models were asked, and what those answered that were asked it."""
     kept, generated = step.artifacts, ANSWERS["generation"]
+    current = [model for model in models if _were_asked(step, model)]
     classification, algorithmic = (
         kept.read_table(suite.asset, name=suite.file)
         for suite in (CLASSIFICATION_SUITE, ALGORITHMIC_SUITE)
     )
     classified = [
-        _answered(step, key, models, CLASSIFICATION_PREDICTIONS).with_columns(
+        _answered(step, key, current, CLASSIFICATION_PREDICTIONS).with_columns(
             benchmark=pl.lit(name)
         )
         for key, name in CLASSIFIED.items()
     ]
     inputs = kept.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES)
-    in_chat = models if step.experiment.evaluation.chat_template else []
+    in_chat = current if step.experiment.evaluation.chat_template else []
     return Answers(
         classification,
         algorithmic,
         predictions=pl.concat(classified),
-        completions=_answered(step, generated, models, ALGORITHMIC_PREDICTIONS),
+        completions=_answered(step, generated, current, ALGORITHMIC_PREDICTIONS),
         inputs=inputs.sort("example")["input"].to_list(),
         frames={model: chat(kept.folder("base_model", model)) for model in in_chat},
         seed=step.experiment.seed,
+        earlier=[model for model in models if model not in current],
+    )
+
+
+def _were_asked(step: Step, model: str) -> bool:
+    """Whether all that a model has answered are the questions of the suites as they are now."""
+    kept = step.artifacts
+    return all(
+        are_to(kept.folder(key, model), questions(kept, suite, EXAMPLES))
+        for key, suite in ASKED.items()
+        if kept.find(key, model)
     )
 
 

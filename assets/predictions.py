@@ -14,6 +14,7 @@ from assets.variants import keys_of
 from assets.versions import code_version
 from resources.store import Metadata
 from symtune_pipeline.contract import Table
+from symtune_pipeline.evaluation.asked import keep_questions, questions
 from symtune_pipeline.evaluation.checks import below_chance, not_predicted_once
 from symtune_pipeline.evaluation.config import Endpoint, JobConfig, Weights
 from symtune_pipeline.evaluation.predictions import of_model, paths, ran_otherwise
@@ -36,6 +37,7 @@ JOB = "symtune_pipeline.evaluation.job"  # which names those below, and imports 
 SCORING = "symtune_pipeline.evaluation.classification"
 GENERATING = "symtune_pipeline.evaluation.generation"
 SERVED = "symtune_pipeline.evaluation.served"
+QUESTIONS = "symtune_pipeline.evaluation.asked"
 
 
 def weights(experiment: Experiment) -> dict[str, str]:
@@ -89,6 +91,13 @@ class Asked:
         self.predictions.write(table, folder)
         _warn_of_dropped(step, table)
         return {"path": dg.MetadataValue.json(paths(table))}
+
+    def build_with_questions(self, step: Step, folder: Path) -> Metadata:
+        """The predictions, and beside them what they are to."""
+        asked = questions(step.artifacts, self.queried, EXAMPLES)  # before others make them anew
+        made = self.build(step, folder)
+        keep_questions(asked, folder)
+        return made
 
     def finish(self, step: Step) -> Metadata:
         """Accuracy and gain of each setting, also of what was recognised: a history has no gaps."""
@@ -243,7 +252,7 @@ def _predictions(asked: Asked, description: str, *, chance: bool = False) -> Kep
         group="predictions",
         kinds={"pytorch", "parquet"},
         deps=lambda e: ["eval", EXAMPLES, *weights(e).values()],
-        code=[JOB, asked.code],
+        code=[JOB, asked.code, QUESTIONS],
         settings=asked.settings,
         tables=[asked.predictions],
         checks=[present, *([not_below] if chance else [])],
@@ -251,7 +260,7 @@ def _predictions(asked: Asked, description: str, *, chance: bool = False) -> Kep
         pool=GPU,
         resources=["launcher"],
         after=asked.finish,
-    )(asked.build)
+    )(asked.build_with_questions)
 
 
 def _form(experiment: Experiment) -> object:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from shlex import quote
+from typing import Annotated
 
 import polars as pl
 import typer
@@ -17,13 +18,19 @@ from rich.console import Console
 from symtune_pipeline.commands.common import store_of
 from symtune_pipeline.contract import Table
 from symtune_pipeline.errors import UserError
+from symtune_pipeline.evaluation.asked import are_to, questions
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import content_hash, write_text
 from symtune_pipeline.report.compared import QUESTION, compared_html, print_compared
+from symtune_pipeline.report.settings import Settings, differences, kept_settings
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE, ZERO_SHOT
 
-SUITES = "eval"
+REPORT = "eval_report"  # which keeps the settings that made the results
+EXAMPLES = "int_evaluation_examples"  # which the suite refers to
+CLASSIFIED = {"eval_icl": "icl", "eval_flipped": "flipped"}  # the benchmark of each
+SOLVED = "eval_algorithmic"
+MOST_NAMED = 5  # settings, in a warning
 # What tells the questions of a suite apart.
 PLACE = ("benchmark", "setting", "flipped_percent", "dataset", "concept", "context", "query")
 LEFT_OUT = ("name", "variants")  # of the settings that differ: every run has its own
@@ -39,10 +46,10 @@ td, th {{ padding: .2rem .6rem; text-align: left; overflow-wrap: anywhere }}</st
 
 @dataclass(frozen=True)
 class Run:
-    """A tuned model of an experiment: its name in the tables, its settings, where its answers are."""
+    """A tuned model of an experiment: its name in the tables, what made it, where its answers are."""
 
     name: str
-    experiment: Experiment
+    settings: Settings
     store: Store
     variant: str
 
@@ -63,9 +70,12 @@ def compare(
 
     Example: symtune compare quickstart mine.yaml
     """
-    runs = [run for name in experiments for run in _runs(load_experiment(name))]
-    if len({run.store.root for run in runs}) < len(experiments) or len(experiments) < 2:
+    loaded = {name: load_experiment(name) for name in experiments}
+    stores = {name: store_of(experiment) for name, experiment in loaded.items()}
+    if len({store.root for store in stores.values()}) < len(experiments) or len(experiments) < 2:
         raise UserError("Name two experiments or more, each with a name of its own.")
+    key = model or _common_model(list(loaded.values()), list(stores.values()))
+    runs = [run for name in experiments for run in _runs(name, loaded[name], stores[name])]
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             raise UserError(
@@ -74,8 +84,8 @@ def compare(
             )
     if page and (page.is_dir() or not page.parent.is_dir()):
         raise UserError(f"--page {page} is no file in a folder that exists; choose another path.")
-    key = model or _common_model(runs)
-    differing = list(differences({run.name: run.experiment for run in runs}))
+    settings = differences({run.name: run.settings for run in runs})
+    differing = [(name, values) for name, values in settings if name.split(".")[0] not in LEFT_OUT]
     answers = {run.name: answers_of(run, key) for run in runs}
     _print(differing, answers, [run.name for run in runs])
     if page:
@@ -83,60 +93,43 @@ def compare(
         typer.echo(f"Page: {page}")
 
 
-def _runs(experiment: Experiment) -> Iterator[Run]:
-    store = store_of(experiment)
-    yield Run(experiment.name, experiment, store, "tuned")
-    for variant in experiment.variants:
-        changed = experiment.variant(variant)
-        yield Run(changed.name, changed, store, variant)
+def _runs(file: str, experiment: Experiment, store: Store) -> Iterator[Run]:
+    """What an experiment has tuned, with the settings of that time; warns where its file has others now."""
+    kept = kept_settings(store.folder(REPORT))
+    now = experiment.model_dump(mode="json")
+    changed = [name for name, _ in differences({"kept": kept["tuned"], "now": now})]
+    if changed:
+        more = f" and {len(changed) - MOST_NAMED:,} more" if len(changed) > MOST_NAMED else ""
+        typer.echo(
+            f"warning: {file} has other settings now than when its results were made"
+            f" ({', '.join(changed[:MOST_NAMED])}{more}); run it again to compare those of now.",
+            err=True,
+        )
+    for variant, settings in kept.items():
+        yield Run(settings["name"], settings, store, variant)
 
 
-def _common_model(runs: Sequence[Run]) -> str:
-    """The first model that every run was evaluated with."""
-    evaluated = [set(run.store.partitions("eval_icl")) for run in runs]
-    common = [key for key in runs[0].experiment.models if all(key in keys for keys in evaluated)]
+def _common_model(experiments: Sequence[Experiment], stores: Sequence[Store]) -> str:
+    """The first model that every experiment was evaluated with."""
+    evaluated = [set(store.partitions("eval_icl")) for store in stores]
+    common = [key for key in experiments[0].models if all(key in keys for keys in evaluated)]
     if not common:
-        names = ", ".join(dict.fromkeys(run.experiment.name for run in runs))
+        names = ", ".join(experiment.name for experiment in experiments)
         raise UserError(
-            f"No model was evaluated in all of {names}; run `symtune run --select 'eval*' --model"
-            " <model>` for the same model in each."
+            f"No model was evaluated in all of {names}; run `symtune run --model <model>` for the same"
+            " model in each."
         )
     return common[0]
-
-
-def differences(
-    experiments: Mapping[str, Experiment],
-) -> Iterator[tuple[str, list[str]]]:
-    """The settings that differ, each with its value in every experiment."""
-    flat = {name: dict(_flat(of.model_dump(mode="json"))) for name, of in experiments.items()}
-    for setting in dict.fromkeys(setting for settings in flat.values() for setting in settings):
-        values = [_text(settings.get(setting)) for settings in flat.values()]
-        if len(set(values)) > 1 and setting.split(".")[0] not in LEFT_OUT:
-            yield setting, values
-
-
-def _text(value: Any) -> str:
-    return "not set" if value is None else str(value)
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
 
 
 def answers_of(run: Run, model: str) -> pl.DataFrame:
     """A row for each question: `QUESTION`, where it stands, and whether the answer was right."""
     classified = [
-        run.store.read_table(asset, model).with_columns(benchmark=pl.lit(benchmark))
-        for asset, benchmark in (("eval_icl", "icl"), ("eval_flipped", "flipped"))
+        _answers(run, asset, CLASSIFICATION_SUITE, model).with_columns(benchmark=pl.lit(benchmark))
+        for asset, benchmark in CLASSIFIED.items()
     ]
-    solved = run.store.read_table("eval_algorithmic", model)
-    examples = run.store.input_of(
-        SUITES, "int_evaluation_examples"
-    ).version  # which the suite refers to
+    solved = _answers(run, SOLVED, ALGORITHMIC_SUITE, model)
+    examples = run.store.input_of(SUITES, EXAMPLES).version  # which the suite refers to
     found = pl.concat(
         [
             _asked(run, CLASSIFICATION_SUITE, pl.concat(classified, how="diagonal"), examples),
@@ -150,30 +143,26 @@ def answers_of(run: Run, model: str) -> pl.DataFrame:
     return found
 
 
+def _answers(run: Run, asset: str, suite: Table, model: str) -> pl.DataFrame:
+    """What a run's variant has answered; raises UserError where that was another suite."""
+    answers = run.store.read_table(asset, model)
+    if not are_to(run.store.folder(asset, model), questions(run.store, suite, EXAMPLES)):
+        raise UserError(
+            f"The answers of '{run.name}' are to other questions than those of its suites now; evaluate it"
+            f" again with `symtune run --model {quote(model)}`."
+        )
+    return answers.filter(pl.col("variant") == run.variant, pl.col("setting") != ZERO_SHOT)
+
+
 def _asked(run: Run, suite: Table, answers: pl.DataFrame, examples: str) -> pl.DataFrame:
-    """The answers of a run's variant to a suite; equal questions have equal hashes, whoever asked."""
-    table = run.store.read_table(SUITES, name=suite.file)
+    """The answers with the questions of a suite; equal ones have equal hashes, whoever asked."""
+    table = run.store.read_table(suite.asset, name=suite.file)
     hashes = [content_hash([examples, *row]) for row in table.iter_rows()]
     where = [name for name in PLACE if name in table.columns and name in answers.columns]
     asked = table.with_columns(question=pl.Series(hashes, dtype=pl.String))
-    own = answers.filter(pl.col("variant") == run.variant, pl.col("setting") != ZERO_SHOT)
-    if not _are_to(own, asked, where):
-        raise UserError(
-            f"The answers of '{run.name}' are to other questions than those of its settings now; evaluate it"
-            " again with `symtune run --select 'eval*'`."
-        )
-    joined = own.join(asked.select(*where, QUESTION), on=where, nulls_equal=True)
+    joined = answers.join(asked.select(*where, QUESTION), on=where, nulls_equal=True)
     of_what = "dataset" if "dataset" in where else "concept"
     return joined.select("benchmark", "setting", of_what, "context", QUESTION, "correct")
-
-
-def _are_to(answers: pl.DataFrame, suite: pl.DataFrame, where: Sequence[str]) -> bool:
-    """Whether all answers are to questions of the suite: one made anew has other labels or targets."""
-    if "labels" in answers.columns:
-        labels = pl.col("labels").list.join("\0")
-        answers, suite = answers.with_columns(labels), suite.with_columns(labels)
-    same = [*where, *(name for name in ("labels", "target") if name in answers.columns)]
-    return answers.join(suite, on=same, how="anti", nulls_equal=True).is_empty()
 
 
 def _print(

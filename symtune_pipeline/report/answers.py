@@ -48,7 +48,8 @@ class Answers:
 
     `classification` and `algorithmic` are the suites. `predictions`, with a column benchmark, and
     `completions` are the answers. `inputs` has the texts by example number, and `frames` what stands
-    around the prompts of each model.
+    around the prompts of each model. `earlier` are the models whose answers are not among these, since
+    they are to earlier questions.
     """
 
     classification: pl.DataFrame
@@ -58,33 +59,7 @@ class Answers:
     inputs: Sequence[str]
     frames: Mapping[str, Frame]
     seed: int
-
-    def to_these(self) -> Answers:
-        """Without the answers of models that were asked another suite, as before a change of settings."""
-        labels = pl.col("labels").list.join("\0").alias("shown")
-        return replace(
-            self,
-            predictions=_all_known(
-                self.predictions.with_columns(labels),
-                self.classification.with_columns(labels),
-                ["benchmark", "setting", "dataset", "context", "query", "shown", "target"],
-            ),
-            completions=_all_known(
-                self.completions,
-                self.algorithmic,
-                ["benchmark", "setting", "concept", "context", "query", "target"],
-            ),
-        )
-
-    def models(self) -> set[str]:
-        """The models that have answers."""
-        return {*self.predictions["model"], *self.completions["model"]}
-
-
-def _all_known(answers: pl.DataFrame, suite: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """The answers of the models all of whose questions a suite has."""
-    others = answers.join(suite, on=columns, how="anti").select("model").unique()
-    return answers.join(others, on="model", how="anti", maintain_order="left")
+    earlier: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -138,16 +113,14 @@ def chat(tokenizer_folder: Path) -> Frame:
 
 def answers_html(answers: Answers) -> str:
     """The part of the page with prompts and questions; empty where nothing was asked."""
-    current = answers.to_these()
-    others = sorted(answers.models() - current.models())
-    order = in_turn(current)
+    others, order = answers.earlier, in_turn(answers)
     if order.is_empty():
         return rendered("answers.html", others=others, asked=0) if others else ""
-    questions = sampled(current, order)
+    questions = sampled(answers, order)
     names = {kind: list(known) for kind, known in questions.names.items()}
     return rendered(
         "answers.html",
-        prompts=prompts(current, order),
+        prompts=prompts(answers, order),
         others=others,
         asked=len(order),
         shown=len(questions.rows),

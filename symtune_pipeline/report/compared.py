@@ -5,6 +5,7 @@ It knows nothing about where a run's answers are kept. Units: as in `tables`.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,9 +55,7 @@ def compared(answers: Mapping[str, pl.DataFrame]) -> Iterator[tuple[str, list[Li
     counts them; without any there is none.
     """
     first, *_ = answers.values()
-    settings = first.select("benchmark", "setting").unique(maintain_order=True)
-    known = settings.with_columns(model=pl.lit(""), variant=pl.lit(""))
-    for benchmark, setting in in_order(known).select("benchmark", "setting").iter_rows():
+    for benchmark, setting in _settings(first):
         asked = {
             run: frame.filter(benchmark=benchmark, setting=setting)
             for run, frame in answers.items()
@@ -70,6 +69,23 @@ def compared(answers: Mapping[str, pl.DataFrame]) -> Iterator[tuple[str, list[Li
         yield setting_label(benchmark, setting), lines
 
 
+def left_out(answers: Mapping[str, pl.DataFrame]) -> Iterator[str]:
+    """A sentence for each run with settings that the first was not asked in, and that have no table."""
+    first, *others = answers
+    here = set(_settings(answers[first]))
+    for run in others:
+        own = [setting_label(*each) for each in _settings(answers[run]) if each not in here]
+        if own:
+            yield f"{run} was asked in settings that {first} was not: {'; '.join(own)}."
+
+
+def _settings(frame: pl.DataFrame) -> Iterator[tuple[str, str]]:
+    """Benchmark and setting of all answers, in the order of tables."""
+    settings = frame.select("benchmark", "setting").unique(maintain_order=True)
+    known = settings.with_columns(model=pl.lit(""), variant=pl.lit(""))
+    yield from in_order(known).select("benchmark", "setting").iter_rows()
+
+
 def print_compared(console: Console, answers: Mapping[str, pl.DataFrame]) -> None:
     """Print a table a setting, of at most 80 columns for runs of up to 16 letters."""
     from rich.text import Text
@@ -81,10 +97,12 @@ def print_compared(console: Console, answers: Mapping[str, pl.DataFrame]) -> Non
             table.add_row(*map(Text, (line.run, *_texts(line.row))))
         console.print("", table)
     console.print(f"\nPoints and p: against {first}, on the questions in common.")
+    for sentence in left_out(answers):
+        console.print(sentence, markup=False, highlight=False)
 
 
 def compared_html(answers: Mapping[str, pl.DataFrame]) -> str:
-    """The same as one HTML table, escaped."""
+    """The same as one HTML table and paragraphs, escaped."""
     from great_tables import GT
 
     body = [
@@ -93,7 +111,8 @@ def compared_html(answers: Mapping[str, pl.DataFrame]) -> str:
         for line in lines
     ]
     table = GT(pl.DataFrame(body), groupname_col="setting")
-    return as_html("compared", table.cols_align("right", list(FIGURES)))
+    beside = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in left_out(answers))
+    return as_html("compared", table.cols_align("right", list(FIGURES))) + beside
 
 
 def _texts(row: Row) -> tuple[str, ...]:

@@ -128,8 +128,7 @@ def write_report(
     tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
     tables |= choice_tables(choices) | finetuned_tables(finetuned)
     parts = {"confusion": confusion_html(confusion, choices), "answers": answers_html(answers)}
-    earlier = answers.models() - answers.to_these().models()
-    html = render(summary, figures, tables, parts, provenance, training_log, earlier)
+    html = render(summary, figures, tables, parts, provenance, training_log, answers.earlier)
     write(folder / "index.html", html.encode())
 
 

@@ -18,8 +18,11 @@ import pytest
 from conftest import ROOT, SYMTUNE, Ended, Home
 from graph import Here, materialise
 
+from symtune_pipeline.evaluation.asked import are_to, questions
 from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
+from symtune_pipeline.report.settings import kept_settings
+from symtune_pipeline.tables import CLASSIFICATION_SUITE
 
 RECORD_KEYS = {"benchmark", "setting", "model", "variant", "n", "accuracy", "low", "high", "chance"}
 EVALUATION = {
@@ -147,6 +150,11 @@ def test_the_report_has_a_page_pictures_and_a_summary(smoke_run: tuple[Home, End
     pictures = list(folder.glob("*.png"))
     assert pictures
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+    assert kept_settings(folder) == {"tuned": load_experiment("smoke").model_dump(mode="json")}
+    for key in ("eval_icl", "eval_flipped"):
+        asked = questions(home.store, CLASSIFICATION_SUITE, "int_evaluation_examples")
+        assert are_to(home.store.folder(key, "micro"), asked)
 
     records = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     benchmarks = {"icl": 4, "flipped": 1, "list_functions": 1, "turing_concepts": 1}

@@ -97,6 +97,7 @@ def test_the_parent_answers_what_the_others_answer_and_is_reported(store: Store)
     # Of another partition only one of three evaluations is finished.
     rows = store.read_table("eval_icl", PARENT).filter(pl.col("variant") != "pretrained")
     with store.writing("eval_icl", ORPHAN) as folder:
+        shutil.copytree(store.folder("eval_icl", PARENT), folder, dirs_exist_ok=True)
         rows.with_columns(model=pl.lit(ORPHAN)).write_parquet(folder / TABLE)
     for key in ("base_model", "symbol_tuned_model", "tuning_log"):
         with store.writing(key, ORPHAN) as folder:

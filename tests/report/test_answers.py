@@ -202,17 +202,13 @@ def test_models_that_read_the_same_share_a_prompt(answers: Answers) -> None:
     assert f"<summary>{SYMBOLS} (smollm2-135m)</summary>" in html
 
 
-def test_answers_to_questions_that_have_changed_since_are_not_shown(answers: Answers) -> None:
-    """The suite has other texts under the numbers of their queries."""
-    earlier = answers.predictions.with_columns(
-        model=pl.lit("earlier"), query=pl.col("query") + 1, target=pl.lit(0, dtype=pl.UInt16)
-    )
-    both = replace(answers, predictions=pl.concat([answers.predictions, earlier]))
-    names, rows = shown(answers_html(both))
-    assert names["models"] == ["micro"] and len(rows) == number_of_questions(answers)
-    assert "Answers of earlier are not shown" in answers_html(both)
-    alone = replace(answers, predictions=earlier, completions=answers.completions.clear())
-    assert "Answers of earlier are not shown" in answers_html(alone)
+def test_models_whose_answers_are_to_earlier_questions_are_named(answers: Answers) -> None:
+    assert "are not shown" not in answers_html(answers)
+    html = answers_html(replace(answers, earlier=["before"]))
+    assert "Answers of before are not shown" in html
+    assert shown(html)[0]["models"] == ["micro"]
+    none = {"predictions": answers.predictions.clear(), "completions": answers.completions.clear()}
+    assert "Answers of before" in answers_html(replace(answers, **none, earlier=["before"]))
 
 
 def test_where_nothing_was_asked_there_is_no_browser(answers: Answers) -> None:
