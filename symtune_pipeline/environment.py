@@ -79,6 +79,11 @@ def home_folder() -> Path:
     return cache / url.removeprefix("s3://")
 
 
+def home_variable() -> str:
+    """The variable that says on which disk `home_folder` is."""
+    return "SYMTUNE_CACHE" if home_url() else "SYMTUNE_HOME"
+
+
 def home_url() -> str | None:
     """The s3:// prefix that SYMTUNE_HOME names, None where it names a folder.
 

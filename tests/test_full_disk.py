@@ -55,6 +55,7 @@ def test_whichever_library_finds_it_out_it_is_one_sentence(write: Callable[[], N
 def test_what_is_refused_may_have_been_read(number: int) -> None:
     sentence = disk_sentence(OSError(number, os.strerror(number), "/home/x"))
     assert sentence and sentence.startswith("/home/x cannot be read or written (")
+    assert "SYMTUNE_CACHE" in sentence, "where the home is on s3, the disk is the cache's"
 
 
 def test_other_errors_keep_their_traceback() -> None:

@@ -18,7 +18,7 @@ import typer
 
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.commands.common import current_experiment
-from symtune_pipeline.environment import home_folder, home_url, mirror_folder
+from symtune_pipeline.environment import home_folder, home_url, home_variable, mirror_folder
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment
 from symtune_pipeline.store.bucket import Bucket
@@ -141,7 +141,7 @@ def home() -> Finding:
 def disk(models: list[Model]) -> Finding:
     """The space under the home, against what the largest model will leave there."""
     folder = next(path for path in (home_folder(), *home_folder().parents) if path.exists())
-    remedy = "free space, or set SYMTUNE_HOME to a larger disk"
+    remedy = f"free space, or set {home_variable()} to a folder on a larger disk"
     return _enough("disk", shutil.disk_usage(folder).free, "free", models, DISK, remedy)
 
 

@@ -29,7 +29,8 @@ def disk_sentence(error: BaseException) -> str | None:
             either = number in UNSURE  # the error does not tell which was tried
             return (
                 f"{where} cannot be {'read or ' if either else ''}written ({trouble}); make room or get leave"
-                " to do so, or set SYMTUNE_HOME, DAGSTER_HOME or TMPDIR to a folder that can take it."
+                " to do so, or set SYMTUNE_HOME (where that is on s3, SYMTUNE_CACHE), DAGSTER_HOME or TMPDIR"
+                " to a folder that can take it."
             )
     return None
 

@@ -85,7 +85,7 @@ def _kept_in(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"The weights cannot be kept in {folder} ({trouble}); make room there, or set SYMTUNE_HOME"
-            " to a folder that can take them."
+            " (where that is on s3, SYMTUNE_CACHE) to a folder that can take them."
         ) from error
 
 

@@ -132,6 +132,16 @@ def test_a_model_too_large_for_the_machine_is_a_problem(machine: Path) -> None:
         assert line.remedy and "tuning micro takes about" in line.found
 
 
+def test_a_full_disk_is_that_of_the_cache_where_the_home_is_on_s3(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    giant = find_model("micro").model_copy(update={"parameters": 10**15})
+    assert "set SYMTUNE_HOME to a folder" in str(doctor.disk([giant]))
+    monkeypatch.setenv("SYMTUNE_HOME", "s3://bucket/prefix")
+    monkeypatch.setenv("SYMTUNE_CACHE", str(machine))
+    assert "set SYMTUNE_CACHE to a folder" in str(doctor.disk([giant]))
+
+
 def test_the_command_ends_with_1_where_there_is_a_problem(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
