@@ -48,6 +48,11 @@ class Launcher(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @property
+    def here(self) -> bool:
+        """Whether jobs run on this machine."""
+        return True
+
     @abstractmethod
     def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """Run the job to its end, passing its lines on; returns the folder of its result.
@@ -90,6 +95,11 @@ class RayLauncher(Launcher):
     gpus_per_worker: Count = 0
     max_failures: Count = 3
 
+    @property
+    def here(self) -> bool:
+        """As of every launcher."""
+        return self.address is None
+
     def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
         if not (find_spec("ray") and find_spec("dagster_ray")):
@@ -116,6 +126,11 @@ class EcsLauncher(Launcher):
     container: str
     subnets: tuple[str, ...] = ()
     security_groups: tuple[str, ...] = ()
+
+    @property
+    def here(self) -> bool:
+        """As of every launcher."""
+        return False
 
     def run(self, context: dg.AssetExecutionContext, job: Job) -> Path:
         """As of every launcher."""
@@ -149,6 +164,11 @@ class SlurmLauncher(Launcher):
         str, str | int | bool
     ] = {}  # further options of sbatch; true is one without a value
     max_failures: Count = 3
+
+    @property
+    def here(self) -> bool:
+        """As of every launcher."""
+        return False
 
     @field_validator("partition", "account", "time")
     @classmethod
@@ -206,6 +226,11 @@ class FolderLauncher(Launcher):
     machine: Literal["x86_64", "aarch64"] = "x86_64"
     has: tuple[str, ...] = ("torch",)  # packages of the other machine, which stay here
 
+    @property
+    def here(self) -> bool:
+        """As of every launcher."""
+        return False
+
     @field_validator("python", mode="before")
     @classmethod
     def _is_python(cls, value: object) -> str | None:
@@ -257,3 +282,16 @@ def load_launcher(name: str) -> Launcher:
             f"Launcher file {path}, setting '{'.'.join(where[1:]) or 'kind'}': {reason}; launchers/ holds a"
             " file of each kind with its settings."
         ) from error
+
+
+def main() -> None:
+    """Print the kind of a launcher and where its jobs run, for `symtune doctor`, which imports no Dagster."""
+    try:
+        launcher = load_launcher(sys.argv[1])
+    except UserError as error:
+        sys.exit(str(error))
+    print(launcher.kind, "here" if launcher.here else "elsewhere")  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`symtune doctor`: checks packages, disk, memory, GPU and hub access before a run needs them.
+"""`symtune doctor`: checks packages, disk, memory, GPU, launcher and hub access before a run needs them.
 
 It changes nothing. Its estimates of memory and disk are rough: they are those of tuning all weights in
 fp32. `symtune plan` computes them.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryFile
 
 import psutil
@@ -18,9 +21,16 @@ import typer
 
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.commands.common import current_experiment
-from symtune_pipeline.environment import home_folder, home_url, home_variable, mirror_folder
+from symtune_pipeline.commands.run import CHECKOUT
+from symtune_pipeline.environment import (
+    home_folder,
+    home_url,
+    home_variable,
+    launcher_name,
+    mirror_folder,
+)
 from symtune_pipeline.errors import UserError
-from symtune_pipeline.experiment import Experiment
+from symtune_pipeline.experiment import Experiment, lora_of
 from symtune_pipeline.store.bucket import Bucket
 
 PROJECT = "symtune-pipeline"
@@ -30,10 +40,16 @@ GB = 1e9
 # after tuning, and two checkpoints of weight and moments.
 MEMORY, DISK = 16, 32
 OTHER_GB = 1.5  # programs in memory, tables on disk
+LAUNCHER = "resources.launcher"  # a program of its own: the graph is none of the library's
+DRIVER = Path("/proc/driver/nvidia")
+OTHER_TORCH = (
+    "run `.venv/bin/pip uninstall --yes torch`, then `.venv/bin/pip install --no-deps --require-hashes"
+    " -r requirements/dev.lock -r requirements/gpu.lock`"
+)
 
 
 def doctor() -> None:
-    """Check packages, disk, memory, GPU and hub access.
+    """Check packages, disk, memory, GPU, launcher and hub access.
 
     For each problem, print what to do. The exit code is 1 if there is a problem.
 
@@ -73,7 +89,12 @@ def findings() -> Iterator[Finding]:
     yield Finding("experiment", f"{experiment.name}, with {', '.join(experiment.models)}")
     yield home()
     yield disk(models)
-    yield memory(models)
+    started = launcher()
+    yield started
+    # The plan of adapters is another one, and the memory of other machines is not seen from here.
+    whole = [model for model in models if lora_of(experiment.tuning, model) is None]
+    if whole and started.here:
+        yield memory(whole, started.kind)
     for model in models:
         yield weights(model)
         if experiment.evaluation.pretrained:
@@ -107,10 +128,17 @@ def packages() -> Finding:
 
 
 def gpu() -> Finding:
-    """The GPUs that torch can use; none is no problem, only slow."""
+    """The GPUs that torch can use; none is no problem, only slow, unless torch alone is why."""
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if (
+        not names
+        and "+cpu" in torch.__version__
+        and (shutil.which("nvidia-smi") or DRIVER.exists())
+    ):
+        found = f"there is an NVIDIA driver, but `make setup` has taken torch {torch.__version__}"
+        return Finding("gpu", f"{found}, which is for CPUs alone", OTHER_TORCH)
     return Finding("gpu", ", ".join(names) or "torch finds none, so the CPU is used")
 
 
@@ -145,16 +173,46 @@ def disk(models: list[Model]) -> Finding:
     return _enough("disk", shutil.disk_usage(folder).free, "free", models, DISK, remedy)
 
 
-def memory(models: list[Model]) -> Finding:
-    """The memory that tuning uses, a GPU's or the machine's, against what the largest model needs."""
+@dataclass(frozen=True)
+class Launcher(Finding):
+    """What starts jobs: its kind, and whether they run on this machine."""
+
+    kind: str = "local"
+    here: bool = True
+
+
+def launcher() -> Launcher:
+    """The launcher's file, and what kind it is of; a problem where it cannot be read."""
+    if not (CHECKOUT / "resources").is_dir():
+        return Launcher("launcher", "this installation has the commands without the graph")
+    name = launcher_name()
+    if name.endswith((".yaml", ".yml")):
+        name = str(Path(name).absolute())
+    program = [sys.executable, "-m", LAUNCHER, name]
+    ended = subprocess.run(program, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        problem = _problem("launcher", UserError((ended.stderr.splitlines() or ["no answer"])[-1]))
+        return Launcher(problem.name, problem.found, problem.remedy, here=False)
+    kind, where = ended.stdout.split()
+    return Launcher("launcher", f"{kind}, from {name}", None, kind, where == "here")
+
+
+def memory(models: list[Model], launcher: str = "local") -> Finding:
+    """The memory that tuning uses, of GPUs or of the machine, against what the largest model needs."""
     import torch
 
-    if torch.cuda.is_available():
-        size, where = torch.cuda.get_device_properties(0).total_memory, "on the GPU"
-    else:
-        size, where = psutil.virtual_memory().total, "in this machine"
+    count = torch.cuda.device_count()
+    used = min(count, 1) if launcher == "local" else count  # one process has one of them
+    sizes = [torch.cuda.get_device_properties(number).total_memory for number in range(used)]
+    where = "on the GPU" if used == 1 else f"on {used} GPUs"
     remedy = "choose a smaller model, or run `symtune plan` to see what it needs"
-    return _enough("memory", size, where, models, MEMORY, remedy)
+    if used < count:
+        remedy = (
+            f"set SYMTUNE_LAUNCHER=torchrun, which uses all {count} GPUs, or run `symtune plan`"
+        )
+    if not sizes:
+        sizes, where = [psutil.virtual_memory().total], "in this machine"
+    return _enough("memory", sum(sizes), where, models, MEMORY, remedy)
 
 
 def weights(model: Model) -> Finding:

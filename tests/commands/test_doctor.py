@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 from fake_hub import FakeHub
 
 from symtune_pipeline.catalog.models import find_model
@@ -22,6 +23,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SYMTUNE_EXPERIMENT", "smoke")
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SYMTUNE_MIRROR", raising=False)
+    monkeypatch.delenv("SYMTUNE_LAUNCHER", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path
@@ -91,6 +93,74 @@ def test_weights_that_nobody_has_are_a_problem(machine: Path) -> None:
     for line in (doctor.weights(alone), doctor.parent_weights(alone)):
         assert line.found.startswith("The hub cannot be reached, and of HuggingFaceTB/SmolLM2-135M")
         assert line.remedy == "connect, or bring it into the cache"
+
+
+class Card:
+    total_memory = 85e9
+
+
+@pytest.fixture
+def eight_gpus(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "H100")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: Card)
+    settings = yaml.safe_load((ROOT / "experiments" / "paper.yaml").read_text(encoding="utf-8"))
+    path = machine / "large.yaml"
+    path.write_text(yaml.safe_dump(settings | {"models": ["olmo2-7b"]}), encoding="utf-8")
+    monkeypatch.setenv("SYMTUNE_EXPERIMENT", str(path))
+
+
+@pytest.mark.usefixtures("eight_gpus")
+def test_the_memory_is_that_of_all_gpus_that_the_launcher_uses(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = found()["memory"]
+    assert line.found.startswith("85 GB on the GPU") and line.remedy, "one process has one GPU"
+    assert "SYMTUNE_LAUNCHER=torchrun, which uses all 8 GPUs" in line.remedy
+    monkeypatch.setenv("SYMTUNE_LAUNCHER", "torchrun")
+    line = found()["memory"]
+    assert line.found.startswith("680 GB on 8 GPUs") and line.remedy is None
+
+    monkeypatch.delenv("SYMTUNE_LAUNCHER")
+    path = machine / "large.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["tuning"] = settings.get("tuning", {}) | {"lora": {"rank": 8}}
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert "memory" not in found(), "adapters take far less"
+
+
+@pytest.mark.parametrize("name", ["slurm", "ecs", "folder"])
+def test_the_memory_of_other_machines_is_not_judged(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("SYMTUNE_LAUNCHER", name)
+    lines = found()
+    assert lines["launcher"].found.startswith(name) and "memory" not in lines
+
+
+def test_a_launcher_file_that_cannot_be_read_is_a_problem(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine / "mine.yaml").write_text("kind: slurm\nnods: 2\n")
+    monkeypatch.chdir(machine)
+    monkeypatch.setenv("SYMTUNE_LAUNCHER", "mine.yaml")
+    line = found()["launcher"]
+    assert "mine.yaml, setting 'nods': unknown setting (did you mean 'nodes'?)" in line.found
+    assert line.remedy
+
+
+def test_a_torch_for_cpus_beside_an_nvidia_driver_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.__version__", "2.13.0+cpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "nothing")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.gpu().remedy is None
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    line = doctor.gpu()
+    assert "`make setup` has taken torch 2.13.0+cpu" in line.found
+    assert line.remedy and "requirements/gpu.lock" in line.remedy
 
 
 @pytest.mark.parametrize(
