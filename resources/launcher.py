@@ -95,6 +95,16 @@ class RayLauncher(Launcher):
     gpus_per_worker: Count = 0
     max_failures: Count = 3
 
+    @field_validator("address")
+    @classmethod
+    def _without_a_secret(cls, address: str | None) -> str | None:
+        # It stands in logs, in the history of runs and in the UI.
+        if address and any(sign in address for sign in "@?#"):
+            raise ValueError(
+                "holds a user, a password or a query; a token is read from RAY_AUTH_TOKEN alone"
+            )
+        return address
+
     @property
     def here(self) -> bool:
         """As of every launcher."""

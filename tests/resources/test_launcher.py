@@ -114,6 +114,10 @@ def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
             r"setting 'processes': unknown setting \(known: kind\); launchers/",
         ),
         ("kind: ray\nworker: 2", r"setting 'worker': unknown setting \(did you mean 'workers'\?\)"),
+        (
+            "kind: ray\naddress: http://me:secret@head:8265",
+            r"setting 'address': .*holds a user, a password or a query; (?!.*secret)",
+        ),
         ("- local", r"setting 'kind': "),
         ("kind: [", r"is not valid YAML"),
         ("kind: ray\nworkers: 1\nworkers: 2", r"line 3: 'workers' comes a second time"),
