@@ -24,9 +24,13 @@ def store_of(experiment: Experiment) -> Store:
 
     Raises UserError where they are those of another experiment file of the same name.
     """
-    name, url = experiment.name, home_url()
-    root = home_folder() / name
-    store = BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)
+    store = store_named(experiment.name)
     if experiment.owner:
         check_owner(store, experiment.owner)
     return store
+
+
+def store_named(name: str) -> Store:
+    """Where the experiment of a name keeps its artifacts, whichever file it has."""
+    root, url = home_folder() / name, home_url()
+    return BucketStore(root, Bucket(f"{url}/{name}")) if url else Store(root)

@@ -30,7 +30,7 @@ class Owner:
 
 def check_owner(store: Store, owner: Owner) -> None:
     """Raises UserError where the results of the store are those of another experiment file."""
-    known = _known(store)
+    known = owner_of(store)
     if known is None or known.file == owner.file:
         return
     gone = Path(known.file).is_absolute() and not Path(known.file).exists()
@@ -47,11 +47,11 @@ def check_owner(store: Store, owner: Owner) -> None:
 def claim(store: Store, owner: Owner) -> None:
     """Note the experiment file before something is written; raises UserError as `check_owner` does."""
     check_owner(store, owner)
-    if _known(store) != owner:
+    if owner_of(store) != owner:
         store.write_text(CLAIM, json.dumps(asdict(owner), indent=1))
 
 
-def _known(store: Store) -> Owner | None:
+def owner_of(store: Store) -> Owner | None:
     """Whom the store belongs to; None where nobody has written there, or where it cannot be told."""
     text = store.read_text(CLAIM)
     try:

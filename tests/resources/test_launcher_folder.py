@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,12 +31,14 @@ from resources.launcher import FolderLauncher, load_launcher
 from symtune_pipeline.commands.app import app
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.config import JobConfig as EvaluationJob
-from symtune_pipeline.experiment import load_experiment
+from symtune_pipeline.experiment import EXPERIMENTS, load_experiment
 from symtune_pipeline.files import TABLE, sha256
 from symtune_pipeline.jobs.collecting import AWAITED, awaited, collected
 from symtune_pipeline.jobs.in_folder import bring_back, check_job, expect
 from symtune_pipeline.jobs.job import Program
 from symtune_pipeline.jobs.parcel import FACTS, LIST, Facts, seal
+from symtune_pipeline.store.claim import claim
+from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tuning.job import run_job
 
 PART = 0.00001  # GB: 10,000 bytes
@@ -142,7 +146,7 @@ def test_a_fine_tune_elsewhere_is_killed_goes_on_and_makes_the_model_that_it_mak
         and "symtune collect" in lines[-1]
     )
 
-    assert "--select model --model micro`" in collect(
+    assert "symtune run --experiment mine --select model --model micro`" in collect(
         shutil.copytree(there / "result", home / "back")
     )
     done = launch(launcher, job)
@@ -180,7 +184,7 @@ def test_an_evaluation_elsewhere_ends_in_the_tables_of_a_local_process(
     assert sent.name.startswith(f"{name}-micro-")
     status, lines = ended(on(machine, sent))
     assert status == 0, lines
-    assert "(experiment smoke)" in collect(sent)
+    assert "--experiment smoke --select" in collect(sent)
     assert materialise(smoke, store.root, [name], "micro").success
     assert store.manifest(name, "micro") == local.manifest(name, "micro")
     assert not list((store.root / "work" / name).iterdir())
@@ -339,12 +343,37 @@ def test_what_came_back_incomplete_or_changed_is_one_sentence_and_nothing_is_los
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "option"),
+    [
+        ("mine/a b.yaml", "'{folder}/mine/a b.yaml'"),
+        (str(EXPERIMENTS / "smoke.yaml"), "smoke"),
+        (str(EXPERIMENTS / "ablations" / "steps.yaml"), "ablations/steps"),
+    ],
+)
+def test_the_command_to_go_on_with_names_the_experiment_as_it_is_typed(
+    file: str, option: str, tmp_path: Path, home: Path
+) -> None:
+    """The work of one that has another name than its file."""
+    (tmp_path / "mine").mkdir()
+    own = "models: [micro]\ndata: {source: generated}\nmixture: {prompts: 10}\n"
+    (tmp_path / "mine" / "a b.yaml").write_text(own)
+    owner = load_experiment(str(tmp_path / file)).owner
+    assert owner
+    claim(Store(home / "mine"), owner)
+    said = collect(sent(tmp_path, home).folder)
+    (command,) = re.findall("`(.*)`", said)
+    assert f"symtune run --experiment {option.format(folder=tmp_path)} --select" in command
+    assert load_experiment(shlex.split(command)[3]).owner == owner
+
+
 def test_a_result_is_taken_as_it_is_from_the_folder_of_the_job_or_alone(
     tmp_path: Path, home: Path
 ) -> None:
     one, two = sent(tmp_path, home), sent(tmp_path, home, "two")
     said = collect(one.folder, two.result)
-    assert "--select eval_icl --model one` (experiment mine)" in said and "--model two`" in said
+    assert "symtune run --experiment mine --select eval_icl --model one`" in said
+    assert "--model two`" in said
     for each in (one, two):
         assert files(each.work / "collected") == files(each.folder / "work" / "predictions")
     largest = max(path.stat().st_size for path in one.result.rglob("*"))
