@@ -292,16 +292,3 @@ def load_launcher(name: str) -> Launcher:
             f"Launcher file {path}, setting '{'.'.join(where[1:]) or 'kind'}': {reason}; launchers/ holds a"
             " file of each kind with its settings."
         ) from error
-
-
-def main() -> None:
-    """Print the kind of a launcher and where its jobs run, for `symtune doctor`, which imports no Dagster."""
-    try:
-        launcher = load_launcher(sys.argv[1])
-    except UserError as error:
-        sys.exit(str(error))
-    print(launcher.kind, "here" if launcher.here else "elsewhere")  # type: ignore[attr-defined]
-
-
-if __name__ == "__main__":
-    main()

@@ -40,7 +40,7 @@ GB = 1e9
 # after tuning, and two checkpoints of weight and moments.
 MEMORY, DISK = 16, 32
 OTHER_GB = 1.5  # programs in memory, tables on disk
-LAUNCHER = "resources.launcher"  # a program of its own: the graph is none of the library's
+LAUNCHER = "resources.launcher_kind"  # a program of its own: the graph is none of the library's
 DRIVER = Path("/proc/driver/nvidia")
 OTHER_TORCH = (
     "run `.venv/bin/pip uninstall --yes torch`, then `.venv/bin/pip install --no-deps --require-hashes"
