@@ -20,7 +20,7 @@ TUNED = "tuned"  # the experiment's own tuned model
 
 
 def push(
-    partition: Annotated[str, typer.Argument(help="A model of the experiment.")],
+    model: Annotated[str, typer.Argument(help="A model of the experiment.")],
     to: Annotated[str, typer.Option(help="The repository: owner/name.")],
     variant: Annotated[
         str, typer.Option(help="A variant of the experiment in place of its own tuned model.")
@@ -38,7 +38,7 @@ def push(
 
     Example: symtune push smollm2-135m --to owner/name --private --yes
     """
-    folder = tuned_model(current_experiment(), current_store(), partition, variant)
+    folder = tuned_model(current_experiment(), current_store(), model, variant)
     for line in listing(folder):
         typer.echo(line)
     if yes:
@@ -47,7 +47,7 @@ def push(
         typer.echo(f"Nothing was uploaded; add --yes to upload this to {to}.")
 
 
-def tuned_model(experiment: Experiment, store: Store, partition: str, variant: str) -> Path:
+def tuned_model(experiment: Experiment, store: Store, model: str, variant: str) -> Path:
     """The folder of a tuned model.
 
     Raises UserError where the experiment has no such model or variant, and where it was not made.
@@ -58,7 +58,7 @@ def tuned_model(experiment: Experiment, store: Store, partition: str, variant: s
             f" {', '.join([TUNED, *experiment.variants])}."
         )
     own = "" if variant == TUNED else f"_{variant}"
-    return store.folder(f"symbol_tuned_model{own}", experiment.model(partition).key)
+    return store.folder(f"symbol_tuned_model{own}", experiment.model(model).key)
 
 
 def listing(folder: Path) -> list[str]:
