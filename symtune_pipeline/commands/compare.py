@@ -129,7 +129,9 @@ def answers_of(run: Run, model: str) -> pl.DataFrame:
         for asset, benchmark in CLASSIFIED.items()
     ]
     solved = _answers(run, SOLVED, ALGORITHMIC_SUITE, model)
-    examples = run.store.input_of(SUITES, EXAMPLES).version  # which the suite refers to
+    examples = run.store.input_of(
+        CLASSIFICATION_SUITE.asset, EXAMPLES
+    ).version  # which the suite refers to
     found = pl.concat(
         [
             _asked(run, CLASSIFICATION_SUITE, pl.concat(classified, how="diagonal"), examples),
