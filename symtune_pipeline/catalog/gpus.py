@@ -8,6 +8,9 @@ from math import inf
 
 from symtune_pipeline.catalog.facts import Fact, named, read_beside
 
+GB = 1e9
+USABLE = 0.9  # of the memory: the rest is lost between tensors
+
 
 class Gpu(Fact):
     """An accelerator. A CPU's memory and speed are those of the machine, so they are left out."""

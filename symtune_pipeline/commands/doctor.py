@@ -19,6 +19,7 @@ from tempfile import TemporaryFile
 import psutil
 import typer
 
+from symtune_pipeline.catalog.gpus import GB
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.commands.common import current_experiment
 from symtune_pipeline.commands.run import CHECKOUT
@@ -35,7 +36,6 @@ from symtune_pipeline.store.bucket import Bucket
 
 PROJECT = "symtune-pipeline"
 NAMED = ("dagster", "torch", "transformers", "polars", "duckdb")  # of many packages
-GB = 1e9
 # Bytes a weight, of four each: weight, gradient and two moments; and on disk the model before and
 # after tuning, and two checkpoints of weight and moments.
 MEMORY, DISK = 16, 32

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 
-from symtune_pipeline.catalog.gpus import utilisation
+from symtune_pipeline.catalog.gpus import GB, USABLE, utilisation
 from symtune_pipeline.commands.plan_tables import (
     NOWHERE,
     machine,
@@ -17,7 +17,6 @@ from symtune_pipeline.commands.plan_tables import (
     time_range,
 )
 from symtune_pipeline.evaluation.asking import PASS_TOKENS
-from symtune_pipeline.evaluation.memory import GB, USABLE
 from symtune_pipeline.evaluation.plan import EvaluationPlan
 from symtune_pipeline.evaluation.questions import Part
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.table import Table
 
+from symtune_pipeline.catalog.gpus import GB, USABLE
 from symtune_pipeline.evaluation.plan import EvaluationPlan
 from symtune_pipeline.progress import duration
-from symtune_pipeline.tuning.plan import GB, USABLE, Plan
+from symtune_pipeline.tuning.plan import Plan
 
 COLUMNS = ["model", "parameters", "tuned", "on", "memory of a GPU", "tokens", "time", "price"]
 

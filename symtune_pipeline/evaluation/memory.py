@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from symtune_pipeline.catalog.gpus import find_gpu
+from symtune_pipeline.catalog.gpus import GB, USABLE, find_gpu
 from symtune_pipeline.evaluation.asking import BATCH, PASS_TOKENS
 from symtune_pipeline.models.sizing import Asked, asked_sizes
 
 if TYPE_CHECKING:
     import torch
 
-GB = 1e9
-USABLE = 0.9  # of the memory: the rest is lost between tensors
 TOKENS_PER_TARGET = 8  # of a pass: label tokens are few, and each has a row of logits
 FLOAT_BYTES = 4
 LONG_PROMPT = 512  # tokens of one to complete, at the usual eight shots

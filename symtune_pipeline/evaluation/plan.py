@@ -13,11 +13,11 @@ from math import ceil
 
 import psutil
 
-from symtune_pipeline.catalog.gpus import Gpu, find_gpu, utilisation
+from symtune_pipeline.catalog.gpus import GB, USABLE, Gpu, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.asking import BATCH, PASS_TOKENS
-from symtune_pipeline.evaluation.memory import GB, USABLE, memory
+from symtune_pipeline.evaluation.memory import memory
 from symtune_pipeline.evaluation.questions import Part, Questions
 from symtune_pipeline.evaluation.speed import Speed, measured_speed
 from symtune_pipeline.experiment import Experiment

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from symtune_pipeline.catalog.gpus import Gpu, all_gpus, find_gpu, utilisation
+from symtune_pipeline.catalog.gpus import GB, USABLE, Gpu, all_gpus, find_gpu, utilisation
 from symtune_pipeline.catalog.models import Model, find_model
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.experiment import Experiment, lora_of
@@ -27,8 +27,6 @@ from symtune_pipeline.tuning.settings import job_config
 from symtune_pipeline.tuning.speed import Speed, measured_speed
 from symtune_pipeline.tuning.workload import Workload
 
-GB = 1e9
-USABLE = 0.9  # of the memory: the rest is lost between tensors
 # The least that a decoder layer costs for a pass, forward and backward: launching its kernels one
 # by one. It is what limits models too small for their GPU.
 LAUNCH_SECONDS = 1e-3

@@ -15,13 +15,13 @@ from evaluation_jobs import FEW, Asked, save_model_that_reads
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from symtune_pipeline.catalog.gpus import find_gpu
+from symtune_pipeline.catalog.gpus import GB, find_gpu
 from symtune_pipeline.catalog.models import all_models, find_model
 from symtune_pipeline.commands.plan_evaluation import evaluation_details, evaluation_markdown
 from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.classification import predict
 from symtune_pipeline.evaluation.finetuned import answer_in_all_ways
-from symtune_pipeline.evaluation.memory import GB, fewest_ranks, pass_bytes
+from symtune_pipeline.evaluation.memory import fewest_ranks, pass_bytes
 from symtune_pipeline.evaluation.plan import EvaluationPlan, plan_evaluation
 from symtune_pipeline.evaluation.questions import Part, Questions, counted, estimated
 from symtune_pipeline.evaluation.scorer import score

@@ -21,7 +21,7 @@ from tiny_models import SETTINGS, random_blocks, save_tiny_tokenizer, tiny_confi
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resources.pipes import ENVIRONMENT
-from symtune_pipeline.catalog.gpus import find_gpu
+from symtune_pipeline.catalog.gpus import GB, find_gpu
 from symtune_pipeline.catalog.models import Model, all_models, find_model
 from symtune_pipeline.commands.plan import plan as plan_command
 from symtune_pipeline.commands.plan import workload
@@ -38,7 +38,7 @@ from symtune_pipeline.tuning.config import JobConfig
 from symtune_pipeline.tuning.job import run_job
 from symtune_pipeline.tuning.metrics import Meter
 from symtune_pipeline.tuning.optimizer import make_optimizer
-from symtune_pipeline.tuning.plan import GB, Plan, make_plan
+from symtune_pipeline.tuning.plan import Plan, make_plan
 from symtune_pipeline.tuning.speed import measured_speed
 from symtune_pipeline.tuning.trainable import load_trainable, trained
 from symtune_pipeline.tuning.workload import Workload, estimated_workload
