@@ -121,9 +121,9 @@ class KeptAnswers(Asking):
         told = 0
         if done:
             self.going_on(sum(sizes[number] for number in done))
-        first, teams, size = self._turn
+        first, teams, _ = self._turn
         own = [number for number in range(first, len(passes), teams) if number not in done]
-        writes = self.ranks.rank % size == 0
+        writes = self.team is None or self.team.leads
         path = self.folder / f"{self.ranks.rank}-{uuid4().hex[:8]}.jsonl"
         looked = saved = time.monotonic()
         with (path if writes else Path(os.devnull)).open("a", encoding="utf-8") as file:
