@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from assets.starts import needs_parent
-from assets.step import Step, asset
+from assets.step import EXAMPLES, Step, asset
 from assets.tuning_log import LOG, read_log
 from resources.store import Metadata
 from symtune_pipeline.catalog.datasets import Dataset
@@ -37,7 +37,6 @@ MARTS = (
 )
 DATA = ("symbol_pool", "tuning_mixture", "eval")  # data whose versions the page names
 ANSWERS = {"scoring": "eval_icl", "generation": "eval_algorithmic"}  # where each variant's path is
-EXAMPLES = "int_evaluation_examples"  # whose inputs the questions refer to
 CLASSIFIED = {"eval_icl": "icl", "eval_flipped": "flipped"}  # the benchmark of each
 ASKED = dict.fromkeys(CLASSIFIED, CLASSIFICATION_SUITE) | {ANSWERS["generation"]: ALGORITHMIC_SUITE}
 WINDOW = (720, 560)  # pixels of Dagster's window for an image, on a screen of 1,280 by 800

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.predictions import EXAMPLES, JOB, Answering, Asked, held_as, weights
-from assets.step import GPU, Check, Step, asset
+from assets.predictions import JOB, Answering, Asked, held_as, weights
+from assets.step import EXAMPLES, GPU, Check, Step, asset
 from resources.store import Metadata
 from symtune_pipeline.evaluation.config import JobConfig
 from symtune_pipeline.evaluation.ways import in_all_ways

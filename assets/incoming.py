@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from assets.predictions import GENERATING, SCORING
-from assets.step import GPU, as_metadata, user_errors
+from assets.step import EXAMPLES, GPU, as_metadata, user_errors
 from assets.versions import code_version
 from resources.store import StoreResource
 from symtune_pipeline.environment import incoming_folder
@@ -20,7 +20,6 @@ from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
-EXAMPLES = "int_evaluation_examples"
 KEPT = {"scoring": "incoming_classification", "generation": "incoming_algorithmic"}  # predictions
 
 

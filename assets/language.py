@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from assets.predictions import EXAMPLES, JOB, Asked, held_as, weights
-from assets.step import GPU, Check, Step, asset, clear_work
+from assets.predictions import JOB, Asked, held_as, weights
+from assets.step import EXAMPLES, GPU, Check, Step, asset, clear_work
 from resources.store import Metadata
 from symtune_pipeline.tables import LANGUAGE_LOSSES, LANGUAGE_SUITE
 

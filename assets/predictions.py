@@ -9,7 +9,17 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.step import GPU, Check, KeptAsset, Step, Verdict, as_metadata, asset, clear_work
+from assets.step import (
+    EXAMPLES,
+    GPU,
+    Check,
+    KeptAsset,
+    Step,
+    Verdict,
+    as_metadata,
+    asset,
+    clear_work,
+)
 from assets.variants import keys_of
 from assets.versions import code_version
 from resources.store import Metadata
@@ -32,7 +42,6 @@ from symtune_pipeline.tables import (
     benchmarks_of,
 )
 
-EXAMPLES = "int_evaluation_examples"  # whose inputs a classification suite refers to
 JOB = "symtune_pipeline.evaluation.job"  # which names those below, and imports none
 SCORING = "symtune_pipeline.evaluation.classification"
 GENERATING = "symtune_pipeline.evaluation.generation"

@@ -32,6 +32,7 @@ from symtune_pipeline.store.folder import Store
 
 # Runs that want a GPU wait for each other (.dagster/dagster.yaml), so that no two share one.
 GPU = "gpu"
+EXAMPLES = "int_evaluation_examples"  # the asset with the texts that the suites refer to by number
 RETRY_SECONDS = 10  # before a lost job is started again
 
 Build = Callable[["Step", Path], Metadata | None]

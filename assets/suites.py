@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.step import Step, asset
+from assets.step import EXAMPLES, Step, asset
 from resources.store import Metadata
 from symtune_pipeline.evaluation.published import published_files, read_published
 from symtune_pipeline.evaluation.suites import (
@@ -41,7 +41,7 @@ def _asked(settings: EvaluationConfig) -> EvaluationConfig:
     name="eval",
     group="suites",
     kinds={"polars", "parquet"},
-    deps=["int_evaluation_examples", "symbol_pool"],
+    deps=[EXAMPLES, "symbol_pool"],
     settings=lambda e: (e.seed, _asked(e.evaluation), e.instructions()),
     sources=_published,
     code=[__name__, *(f"{BENCHMARKS}.{key}" for key in benchmarks_of("algorithmic"))],
@@ -50,7 +50,7 @@ def _asked(settings: EvaluationConfig) -> EvaluationConfig:
 def suites(step: Step, folder: Path) -> Metadata:
     """Every prompt of every benchmark, as row numbers instead of text. Root of the evaluation."""
     config, seed = step.experiment.evaluation, step.experiment.seed
-    examples = step.artifacts.read_table("int_evaluation_examples")
+    examples = step.artifacts.read_table(EXAMPLES)
     pool = step.artifacts.read_table("symbol_pool")
     instructions = step.experiment.instructions()
     suite = classification_suite(examples, pool, instructions, config, seed)

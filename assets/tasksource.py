@@ -10,7 +10,7 @@ import polars as pl
 
 from assets.packed_mixture import DISJOINT_IN_TOKENS, SHARED_SYMBOLS, counts
 from assets.starts import tuned_from
-from assets.step import Check, Step, Verdict, asset
+from assets.step import EXAMPLES, Check, Step, Verdict, asset
 from resources.store import Metadata
 from symtune_pipeline.catalog.tasksource import tasksource
 from symtune_pipeline.environment import mirror_folder
@@ -53,7 +53,7 @@ def _guarded(step: Step) -> Guarded:
     entries = step.experiment.datasets()
     labels = [label for entry in entries for label in entry.labels.values()]
     pool = step.artifacts.read_table(step.key("symbol_pool"))
-    texts = step.artifacts.read_table("int_evaluation_examples")["input"].to_list()
+    texts = step.artifacts.read_table(EXAMPLES)["input"].to_list()
     evaluated = [entry for entry in entries if entry.role == "evaluation"]
     return Guarded(evaluated, kept_symbols(pool, labels), texts)
 
@@ -78,7 +78,7 @@ UNSEEN = Check(
 @asset(
     group="mixture",
     kinds={"polars", "parquet"},
-    deps=[RAW, "symbol_pool", "int_evaluation_examples"],
+    deps=[RAW, "symbol_pool", EXAMPLES],
     settings=lambda e: (e.seed, e.mixture, [d for d in e.datasets() if d.role == "evaluation"]),
     tables=[WRITTEN_MIXTURE, WRITTEN_HELD_OUT],
     checks=[UNSEEN],
