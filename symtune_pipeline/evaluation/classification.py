@@ -13,7 +13,7 @@ from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.channel import asked_by_channel, by_row, channel_tree
 from symtune_pipeline.evaluation.predictions import by_context, ranked
 from symtune_pipeline.evaluation.scorer import open_scorer, score
-from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.opening import context_of, open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.text import classification_prompt
@@ -68,7 +68,7 @@ def predict(
     class, for labels that cannot be told apart by tokens, and where `SegmentTokenizer`,
     `asked_by_channel` or `scorer.score` does.
     """
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_of(model.config)
     contexts, texts = by_context(suite, inputs)
     by_segment = SegmentTokenizer(tokenizer, chat)
     trees, dropped = trees_of(contexts, by_segment, texts, limit, channel)

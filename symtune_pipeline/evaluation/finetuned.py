@@ -26,7 +26,7 @@ from symtune_pipeline.evaluation.predictions import by_context, ranked
 from symtune_pipeline.evaluation.scorer import open_scorer, score
 from symtune_pipeline.evaluation.ways import WAYS, in_all_ways
 from symtune_pipeline.models.adapters import add_adapters, check_adapters, renew_adapters
-from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.opening import context_of, open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.strings import target_logits
 from symtune_pipeline.models.trees import Tree
@@ -69,7 +69,7 @@ def answer_in_all_ways(
     rows = in_all_ways(suite)
     contexts, texts = by_context(rows, inputs)
     by_segment = SegmentTokenizer(open_tokenizer(folder), config.chat_template)
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_of(model.config)
 
     def trees(contexts: Sequence[Rows]) -> tuple[list[Tree], list[int]]:
         return trees_of(contexts, by_segment, texts, limit, channel=False)

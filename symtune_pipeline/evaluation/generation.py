@@ -20,7 +20,13 @@ from symtune_pipeline.evaluation.predictions import generated
 from symtune_pipeline.models.device import device_and_precision, fitting
 from symtune_pipeline.models.generating import Batch, Generating, choose_generating, configured
 from symtune_pipeline.models.lengths import narrowest_window, scaled_above
-from symtune_pipeline.models.opening import check_vocabulary, open_model, open_tokenizer, vocabulary
+from symtune_pipeline.models.opening import (
+    check_vocabulary,
+    context_of,
+    open_model,
+    open_tokenizer,
+    vocabulary,
+)
 from symtune_pipeline.prompts.text import algorithmic_prompt, render
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
 from symtune_pipeline.sections import EvaluationConfig
@@ -76,7 +82,7 @@ def complete(
     """
     prompts, longest = prompts_of(suite, SegmentTokenizer(tokenizer, chat))
     check_vocabulary(model, (token for prompt in prompts for token in prompt))
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_of(model.config)
     concepts = list(suite.select(CONCEPT).iter_rows())
     turns, size = in_turn(prompts, suite), BATCH if way.batched else 1
     batches = [turns[start : start + size] for start in range(0, len(turns), size)]

@@ -15,7 +15,7 @@ import polars as pl
 
 from symtune_pipeline.evaluation.asking import ALONE, Asking
 from symtune_pipeline.evaluation.scorer import open_scorer, score
-from symtune_pipeline.models.opening import open_tokenizer
+from symtune_pipeline.models.opening import context_of, open_tokenizer
 from symtune_pipeline.models.proof import attention_of
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.encoding import TextEncoder
@@ -57,7 +57,7 @@ def language_loss(
     `loading.load_model`; `asking` says who asks which. Raises UserError where `TextEncoder` or
     `scorer.score` does.
     """
-    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model.config)
     texts, first = texts_of(suite, inputs, TextEncoder(tokenizer), context)
     read = [text for text in texts if len(text) > first]
     trees = [Tree([], [Query(text[:first], [text[first:]])]) for text in read]

@@ -28,7 +28,7 @@ from symtune_pipeline.evaluation.predictions import by_context, generated
 from symtune_pipeline.evaluation.protocols import PROTOCOLS, Asked, Facts
 from symtune_pipeline.evaluation.server import Server
 from symtune_pipeline.files import parse_json
-from symtune_pipeline.models.opening import open_tokenizer, read_config
+from symtune_pipeline.models.opening import context_of, open_tokenizer, read_config
 from symtune_pipeline.models.trees import Query, Tree
 from symtune_pipeline.prompts.encoding import TextEncoder
 from symtune_pipeline.prompts.tokens import SegmentTokenizer
@@ -152,7 +152,7 @@ def classify(
     tokenizer = open_tokenizer(endpoint.tokenizer)
     contexts, texts = by_context(suite, inputs)
     by_segment = SegmentTokenizer(tokenizer, config.chat_template)
-    limit, channel = _context(endpoint.tokenizer), config.channel
+    limit, channel = context_of(read_config(endpoint.tokenizer)), config.channel
     trees, dropped = trees_of(contexts, by_segment, texts, limit, channel)
     queries = sum(len(tree.queries) for tree in trees)
 
@@ -200,7 +200,9 @@ def measure(
 ) -> pl.DataFrame:
     """The losses of a served model, as `language.language_loss` describes them."""
     tokenizer = open_tokenizer(endpoint.tokenizer)
-    texts, first = texts_of(suite, inputs, TextEncoder(tokenizer), _context(endpoint.tokenizer))
+    texts, first = texts_of(
+        suite, inputs, TextEncoder(tokenizer), context_of(read_config(endpoint.tokenizer))
+    )
     trees = [Tree([], [Query(text[:first], [text[first:]])]) for text in texts if len(text) > first]
     with _served(endpoint, tokenizer, asking) as served:
         scores = [queries[0][0] for queries in served.score(trees, progress)]
@@ -240,14 +242,6 @@ def _differs(first: Sequence[float], last: Sequence[float]) -> bool:
         return True
     differences = [abs(a - b) for a, b in zip(first, last, strict=True)]
     return bool(differences) and sum(differences) / len(differences) > TOLERANCE
-
-
-def _context(folder: Path) -> int | None:
-    """The tokens that a model takes, as its configuration says."""
-    most: int | None = getattr(
-        read_config(folder).get_text_config(), "max_position_embeddings", None
-    )
-    return most
 
 
 def _ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -46,18 +46,21 @@ def _of_layers(architecture: dict[str, Any], part: Part, bf16: bool) -> Speed:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from symtune_pipeline.evaluation.scorer import score
-    from symtune_pipeline.models.attention import NAME
+    from symtune_pipeline.models.opening import context_of
+    from symtune_pipeline.models.proof import choose_path
     from symtune_pipeline.models.trees import Query, Tree
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**architecture),
-        attn_implementation=NAME,
+        attn_implementation="eager",
         dtype=torch.bfloat16 if bf16 else torch.float32,
     ).eval()
+    choose_path(model)
     # A context's tokens, half of them shared, with as many labels as it has on average.
-    most = min(PASS_TOKENS["cpu"], model.config.get_text_config().max_position_embeddings)
-    size = min(most, max(8, round(part.tokens / max(1, part.contexts))))
+    most = PASS_TOKENS["cpu"]
+    asked = max(8, round(part.tokens / max(1, part.contexts)))
+    size = min(asked, most, context_of(model.config) or most)
     labels = max(1, round(part.targets / max(1, part.contexts) / LABEL_TOKENS))
     queries = max(1, min(size // 8, labels // 2))
     own = max(1, size // 2 // queries)
@@ -77,7 +80,10 @@ def _of_layers(architecture: dict[str, Any], part: Part, bf16: bool) -> Speed:
 
 def _hidden(model: Any, tokens: Any) -> Any:
     """What the decoder layers make of a token each, without a cache: its cost is that of the matrices."""
-    model.set_attn_implementation("sdpa")
+    from symtune_pipeline.models.proof import is_packed
+
+    if is_packed(model):
+        model.set_attn_implementation("sdpa")
     return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
 

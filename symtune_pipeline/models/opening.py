@@ -107,6 +107,12 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config  # type: ignore[no-any-return]
 
 
+def context_of(config: PretrainedConfig) -> int | None:
+    """The most tokens of a text, as a model's configuration says; None where its class has no limit."""
+    most: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most
+
+
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; raises UserError where transformers makes none of it.
 

@@ -25,6 +25,7 @@ from symtune_pipeline.evaluation.memory import fewest_ranks, pass_bytes
 from symtune_pipeline.evaluation.plan import EvaluationPlan, plan_evaluation
 from symtune_pipeline.evaluation.questions import Part, Questions, counted, estimated
 from symtune_pipeline.evaluation.scorer import score
+from symtune_pipeline.evaluation.speed import measured_speed
 from symtune_pipeline.experiment import Experiment, load_experiment
 from symtune_pipeline.files import read_table
 from symtune_pipeline.models.attention import NAME
@@ -218,6 +219,21 @@ def test_every_variant_that_is_tuned_is_counted() -> None:
                           for name in ("quickstart", "losses"))  # fmt: skip
     assert (quickstart.variants, losses.variants) == (2, 7)
     assert losses.tokens == pytest.approx(3.5 * quickstart.tokens)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "bloom", "hidden_size": 32, "n_head": 4},
+        {"model_type": "mamba", "hidden_size": 32, "state_size": 4},
+    ],
+)
+def test_the_speed_of_a_class_that_is_not_packed_and_has_no_longest_text_is_measured(
+    architecture: dict[str, Any],
+) -> None:
+    shape = {**architecture, "vocab_size": 97, "num_hidden_layers": 3}
+    speed = measured_speed(shape, Part("icl", contexts=2, tokens=200, targets=20), bf16=False)
+    assert speed.of_pass > 0 and speed.of_step > 0
 
 
 # --- spread ---------------------------------------------------------------------------------------
