@@ -10,7 +10,8 @@ from assets.predictions import GENERATING, SCORING
 from assets.step import EXAMPLES, GPU, as_metadata, user_errors
 from assets.versions import code_version
 from resources.store import StoreResource
-from symtune_pipeline.environment import incoming_folder
+from symtune_pipeline.environment import home_url, incoming_folder
+from symtune_pipeline.errors import UserError
 from symtune_pipeline.evaluation.incoming import fingerprint, score_folder, unready
 from symtune_pipeline.evaluation.predictions import paths
 from symtune_pipeline.experiment import Experiment
@@ -20,7 +21,13 @@ from symtune_pipeline.sections import EvaluationConfig
 from symtune_pipeline.store.folder import Store
 from symtune_pipeline.tables import ALGORITHMIC_SUITE, CLASSIFICATION_SUITE
 
+SUITES = CLASSIFICATION_SUITE.asset  # which makes the other suite, too
 KEPT = {"scoring": "incoming_classification", "generation": "incoming_algorithmic"}  # predictions
+
+ON_S3 = (
+    "SYMTUNE_HOME is on S3, so no folder is looked at: use the job evaluate_folder for a model folder on"
+    " the machine that runs it."
+)
 
 
 class Folder(dg.Config):
@@ -80,12 +87,8 @@ def _accuracy(
     classification, algorithmic = (
         artifacts.read_table(suite.asset, name=suite.file) for suite in suites
     )
-    inputs = (
-        artifacts.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES)
-        .sort("example")["input"]
-        .to_list()
-    )
-    versions = [artifacts.manifest(key).version for key in (CLASSIFICATION_SUITE.asset, EXAMPLES)]
+    inputs = artifacts.read_input(SUITES, EXAMPLES).sort("example")["input"].to_list()
+    versions = [artifacts.manifest(key).version for key in (SUITES, EXAMPLES)]
     versions.append(code_version([SCORING, GENERATING], None))
     return score_folder(
         artifacts, folder, classification, algorithmic, inputs, versions, config, context.log.info
@@ -106,24 +109,29 @@ def _markdown(accuracy: pl.DataFrame) -> str:
 
 
 @dg.sensor(job_name="evaluate_folder", minimum_interval_seconds=30)
-def incoming_models() -> dg.SensorResult | dg.SkipReason:
+def incoming_models(store: StoreResource) -> dg.SensorResult | dg.SkipReason:
     """Evaluates every complete model folder in `incoming`; off until switched on."""
+    if home_url():
+        return dg.SkipReason(ON_S3)
     incoming = incoming_folder()
-    folders = sorted(path for path in incoming.glob("*") if path.is_dir())
-    reasons = {folder: unready(folder) for folder in folders}
-    requests = [
-        dg.RunRequest(
-            run_key=f"{folder.name}-{fingerprint(folder)}",
-            run_config={"ops": {"score_incoming": {"config": {"folder": str(folder)}}}},
-        )
-        for folder, reason in reasons.items()
-        if reason is None
-    ]
-    if requests:
-        return dg.SensorResult(requests)
+    reasons = {path: unready(path) for path in sorted(incoming.glob("*")) if path.is_dir()}
+    ready = [folder for folder, reason in reasons.items() if reason is None]
+    if ready:
+        try:
+            asked = store.artifacts.manifest(SUITES).made_from[:12]
+        except UserError as error:
+            return dg.SkipReason(f"Model folders wait for the questions: {error}")
+        return dg.SensorResult([_request(folder, asked) for folder in ready])
     waiting = [
         f"Folder {fsencode(folder).decode(errors='backslashreplace')} waits: {reason}."
         for folder, reason in reasons.items()
-        if reason
     ]
     return dg.SkipReason(" ".join(waiting) or f"Folder {incoming} contains no model folder.")
+
+
+def _request(folder: Path, asked: str) -> dg.RunRequest:
+    """A run for the folder's files and what the suites were made from; Dagster starts each key once."""
+    return dg.RunRequest(
+        run_key=f"{folder.name}-{fingerprint(folder)}-{asked}",
+        run_config={"ops": {"score_incoming": {"config": {"folder": str(folder)}}}},
+    )

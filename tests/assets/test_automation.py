@@ -37,8 +37,9 @@ from assets.step import user_errors
 from resources.store import StoreResource
 from symtune_pipeline.errors import JobLost, UserError
 from symtune_pipeline.experiment import load_experiment
-from symtune_pipeline.files import TABLE
+from symtune_pipeline.files import TABLE, content_hash
 from symtune_pipeline.models.folder import lacking
+from symtune_pipeline.store.folder import Store
 
 PATIENCE = 600  # seconds that a daemon may take
 DAY = 24 * 60 * 60
@@ -297,40 +298,77 @@ def test_a_folder_is_complete_only_when_every_file_is_there_in_full(
             assert path.name in str(lacking(copy))
 
 
+def suites_made(home: Path, made_from: str = "settings") -> None:
+    """The asset `eval` of an experiment was made, from these settings."""
+    with Store(home / "smoke").writing("eval", made_from=content_hash(made_from)):
+        pass
+
+
+def look(home: Path) -> tuple[list[str | None], str | None]:
+    """What the sensor asks for in a tick, by key, and why it asks for nothing."""
+    store = StoreResource(root=str(home / "smoke"))
+    found = incoming_models.evaluate_tick(dg.build_sensor_context(resources={"store": store}))
+    return [request.run_key for request in found.run_requests or []], found.skip_message
+
+
 def test_the_sensor_asks_once_for_each_complete_folder_and_again_for_a_new_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
 
-    def tick() -> tuple[list[str | None], str | None]:
-        found = incoming_models.evaluate_tick(dg.build_sensor_context())
-        return [request.run_key for request in found.run_requests or []], found.skip_message
-
-    assert tick() == ([], f"Folder {tmp_path / 'incoming'} contains no model folder.")
+    suites_made(tmp_path)
+    assert look(tmp_path) == ([], f"Folder {tmp_path / 'incoming'} contains no model folder.")
     folder = drop(tmp_path / "incoming" / "theirs")
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    keys, said = tick()
+    keys, said = look(tmp_path)
     assert keys == []
     assert said == f"Folder {folder} waits: model.safetensors is missing or incomplete."
 
     weights.write_bytes(whole)
     drop(tmp_path / "incoming" / "half").joinpath("config.json").unlink()
-    keys, _ = tick()
+    keys, _ = look(tmp_path)
     assert [str(key).split("-")[0] for key in keys] == ["theirs"]
-    assert tick()[0] == keys
+    assert look(tmp_path)[0] == keys
     os.utime(weights, (0, 0))
-    assert tick()[0] != keys
+    assert look(tmp_path)[0] != keys
+
+
+def test_the_sensor_asks_again_when_the_suites_are_others_and_waits_while_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
+    drop(tmp_path / "incoming" / "theirs")
+    keys, said = look(tmp_path)
+    assert keys == []
+    assert said == (
+        f"Model folders wait for the questions: {tmp_path}/smoke/eval holds nothing yet; materialise"
+        " 'eval' first."
+    )
+    suites_made(tmp_path)
+    keys, _ = look(tmp_path)
+    assert len(keys) == 1 and look(tmp_path)[0] == keys
+    suites_made(tmp_path, "other settings")
+    again, _ = look(tmp_path)
+    assert len(again) == 1 and again != keys
+
+
+def test_the_sensor_looks_at_no_folder_where_results_are_on_s3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMTUNE_HOME", "s3://bucket/mine")
+    monkeypatch.setenv("SYMTUNE_CACHE", str(tmp_path))
+    drop(tmp_path / "bucket" / "mine" / "incoming" / "theirs")
+    keys, said = look(tmp_path)
+    assert keys == []
+    assert "SYMTUNE_HOME is on S3" in (said or "") and "the job evaluate_folder" in (said or "")
 
 
 def test_an_odd_folder_waits_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMTUNE_HOME", str(tmp_path))
     incoming = tmp_path / "incoming"
-
-    def tick():  # type: ignore[no-untyped-def] # Dagster does not export it
-        return incoming_models.evaluate_tick(dg.build_sensor_context())
-
+    suites_made(tmp_path)
     drop(incoming / "pipe").joinpath("config.json").unlink()
     os.mkfifo(incoming / "pipe" / "config.json")
     drop(incoming / "deep").joinpath("config.json").write_text("[" * 100_000)
@@ -340,7 +378,7 @@ def test_an_odd_folder_waits_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (incoming / "nowhere").symlink_to(tmp_path / "nothing")
     (incoming / "loop").symlink_to(incoming / "loop")
     os.mkfifo(incoming / "a pipe beside")
-    said = tick().skip_message or ""
+    said = look(tmp_path)[1] or ""
     assert (
         f"Folder {incoming}/\\xff waits: its name cannot be used: it holds what is not UTF-8."
         in said
@@ -348,7 +386,7 @@ def test_an_odd_folder_waits_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert f"Folder {incoming}/pipe waits: config.json is no ordinary file." in said
     assert said.count(" waits: ") == 5
     drop(incoming / "theirs")
-    (key,) = [request.run_key for request in tick().run_requests or []]
+    (key,) = look(tmp_path)[0]
     assert str(key).startswith("theirs-")
 
 
