@@ -61,14 +61,11 @@ def prepare_base_model(
 
 
 def prepare_pretrained_model(model: Model, folder: Path, wait: float = 1.0) -> dict[str, Any]:
-    """Put the pretrained parent of `model` into `folder`, from the hub; returns its provenance.
+    """Put the pretrained parent that the catalogue names into `folder`, from the hub; returns its provenance.
 
-    Raises UserError where the catalogue names no parent, and where it cannot be had or kept.
+    Raises UserError where it cannot be had or kept.
     """
-    if model.parent is None:
-        raise UserError(
-            f"Model '{model.key}' has no pretrained parent in the catalogue; choose another partition."
-        )
+    assert model.parent is not None
     with _kept_in(folder):
         origin = _from_hub(model, *model.parent, folder, wait)
         return _with_provenance(model, folder, origin)

@@ -230,11 +230,6 @@ def test_a_model_without_a_revision_is_not_loaded_from_the_hub(tmp_path: Path) -
         prepare_pretrained_model(unpinned, tmp_path)
 
 
-def test_a_model_without_a_parent_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Model 'micro' has no pretrained parent"):
-        prepare_pretrained_model(find_model("micro"), tmp_path)
-
-
 def test_a_block_longer_than_a_context_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(
