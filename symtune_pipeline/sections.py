@@ -44,21 +44,21 @@ class DataConfig(Section):
     """Which datasets, and where they come from. Set `source`, `own` or both."""
 
     source: Literal["generated", "hub"] | None = None
-    """Where the catalogue's sets come from; none: there are only the sets in `own`."""
+    """Where the catalogue's datasets come from. Not set: only the datasets in `own` are used."""
     own: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OwnDataset] = {}
-    """Sets of your own by name, in small letters, digits and underscores."""
+    """Your own datasets by name, in small letters, digits and underscores."""
     datasets: tuple[str, ...] = ()
-    """The catalogue's sets by key or family, or `families` for all of these; empty: the source's main 33."""
+    """The catalogue's datasets by key or family, or `families` for all families. Not set: the main 33."""
     split: str | tuple[str, ...] = PAPER
-    """The catalogue's sets to evaluate, all others being tuned on: a split, or a list of sets or families."""
+    """Which datasets are evaluated; all others are for tuning: a split, or a list of keys and families."""
     missing: Literal["error", "leave_out"] = "error"
-    """What happens when a public set cannot be had."""
+    """What happens if a public dataset is not available."""
     train_rows: Few = 400
-    """Rows of a generated set for training."""
+    """Rows of a generated dataset for training."""
     test_rows: Few = 200
-    """Rows of a generated set for testing."""
+    """Rows of a generated dataset for testing."""
     cap: Positive = 25_000
-    """Examples of a tuning set at most (Wei et al. 2023)."""
+    """Maximum number of examples of a tuning dataset (25,000 in Wei et al. 2023)."""
 
     @field_validator("own")
     @classmethod
@@ -103,7 +103,7 @@ class SymbolsConfig(Section):
     categories: Annotated[tuple[Category, ...], MinLen(1)] = CATEGORIES
     """The kinds of symbols, each named once."""
     tuning_size: Positive | None = None
-    """Symbols in all, spread evenly over the kinds; none: 10,000 of each, which is also the most."""
+    """Number of symbols, spread evenly over the kinds. Not set: 10,000 of each, which is the maximum."""
     leave_out_offensive: bool = False
     """Takes offensive words out of the pool."""
     spread: SymbolSpread = "random"
@@ -129,29 +129,29 @@ class MixtureConfig(Section):
     """How the symbol-tuning prompts are drawn."""
 
     source: Literal["datasets", "tasksource"] = "datasets"
-    """Prompts made of the tuning sets, or those that tasksource has published, with symbols of their own."""
+    """Prompts made of the tuning datasets, or those that tasksource published, with their own symbols."""
     prompts: Positive
     """How many prompts are drawn."""
     exemplars_per_class: tuple[Few, Few] = (2, 10)
     """The smallest and the largest number of exemplars of a class in a prompt; tasksource has four."""
     max_characters: Positive = 6_000
-    """Characters of the inputs of one prompt at most; of tasksource, of a whole prompt."""
+    """Maximum number of characters of a prompt's inputs; for tasksource, of the whole prompt."""
     temperature: Annotated[float, Gt(0), Le(1_000_000_000)] | None = None
-    """A set is drawn in proportion to its size^(1/temperature); none: each equally often."""
+    """A dataset is drawn in proportion to its size^(1/temperature). Not set: each equally often."""
     labels: Literal["symbols", "natural", "shuffled"] = "symbols"
-    """What stands for the classes; two controls: the sets' own labels, and symbols dealt out at random."""
+    """What stands for the classes. Two controls: the datasets' own labels, and symbols dealt at random."""
     instructed_share: Annotated[float, Ge(0), Le(1)] = 0.0
-    """The share of prompts with the set's instruction and its own labels."""
+    """The share of prompts with the dataset's instruction and its own labels."""
     distinct_first_token: bool = False
     """The symbols of a prompt differ in their first token too, for every model of the experiment."""
     label_noise: Annotated[float, Ge(0), Lt(1)] = 0.0
     """The chance that an exemplar shows a wrong symbol of its prompt; not in instructed prompts."""
     sets: Positive | None = None
-    """How many tuning sets prompts are drawn from, by the seed: fewer are a part of more; none: all."""
+    """Number of tuning datasets used; the seed chooses. Fewer are a subset of more. Not set: all."""
     leave_out: tuple[str, ...] = ()
-    """Tuning sets that no prompt is drawn from: by key, family or task type; tasks of tasksource by name."""
+    """Tuning datasets that are not used: by key, family or task type; tasks of tasksource by name."""
     held_out_prompts: Annotated[int, Ge(0)] = 24
-    """Prompts of symbols drawn beside the mixture, of its sets in turn, to measure progress on."""
+    """Prompts with symbols beside the mixture, from its datasets in turn, on which progress is measured."""
 
     @field_validator("label_noise")
     @classmethod
@@ -186,7 +186,7 @@ class Lora(Section):
     """Low-rank adapters (Hu et al. 2021) beside every linear layer but the LM head."""
 
     rank: Annotated[int, Ge(0), Le(100_000)] = 16
-    """The rank of the adapters; 0: none, all weights are tuned."""
+    """The rank of the adapters. 0: no adapters; all weights are tuned."""
     alpha: Annotated[float, Gt(0), Le(1_000_000_000)] = 32
     """What the adapters add is scaled by alpha / rank."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -197,7 +197,7 @@ class TuningConfig(Section):
     """How the model is tuned; what is left out comes from the model's catalogue entry."""
 
     model: Literal["untuned", "pretrained"] = "untuned"
-    """What is tuned; of a variant alone also the pretrained-only parent, where the catalogue has one."""
+    """What is tuned. `pretrained`, in a variant only: the pretrained-only parent that the catalogue names."""
     loss: LossName = "all_labels"
     """The tokens that are learnt: every label whose class was seen before, or the last (the paper's)."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -205,25 +205,25 @@ class TuningConfig(Section):
     block_tokens: Positive = 1_024
     """Tokens of a block of prompts, at most the model's context."""
     epochs: Few = 1
-    """How often the mixture is seen."""
+    """How many times the mixture is tuned on."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
-    """The numbers it computes with; auto: bf16 where the hardware multiplies it; none: the model's own."""
+    """Number format of the computation. `auto`: bf16 if the hardware has it. Not set: the model's own."""
     optimizer: OptimizerName | None = None
-    """The optimizer; none: the model's own. Another one needs a learning rate of its own."""
+    """The optimizer. Not set: the model's own. Another one needs a learning rate of its own."""
     learning_rate: Annotated[float, Gt(0), Le(1_000)] | None = None
-    """The highest rate, about ten times higher for adapters; none: the model's own."""
+    """The highest rate; adapters need about ten times as much. Not set: the model's own."""
     tokens_per_step: Positive | None = None
-    """Tokens of one step of the optimizer; none: the model's own."""
+    """Tokens of one step of the optimizer. Not set: the model's own."""
     steps: Positive | None = None
-    """Steps of the optimizer at most, of a mixture that has more; none: the model's own, or all."""
+    """Maximum number of steps. Not set: the model's own, or as many as the prompts fill, times `epochs`."""
     keep: Literal["last", "best"] = "last"
     """The weights that are the result: after the last step, or where symbol accuracy was best."""
     trainable: Trainable = "all"
     """The weights that are tuned: all, the projections of attention (q, k, v, o), or those of values."""
     lora: Lora | None = None
-    """Adapters, merged at the end; none: as the catalogue plans the model."""
+    """Adapters, merged at the end. Not set: as the catalogue plans the model."""
     activation_checkpointing: bool | None = None
-    """Less memory for about a third more time; none: as the catalogue plans the model."""
+    """Less memory for about a third more time. Not set: as the catalogue plans the model."""
     compile: bool = False
     """Compiled layers: more than twice as fast for a small model on a GPU, after some seconds."""
     checkpoint_seconds: Annotated[float, Gt(0), Le(1_000_000_000), PACE] = 60
@@ -245,7 +245,7 @@ class Finetuned(Section):
     """Adapters tuned for a few steps on the exemplars of a context, beside showing them in the prompt."""
 
     steps: Annotated[int, Ge(0), Le(10_000)] = 0
-    """Steps on the exemplars of every context before its queries are asked; 0: off."""
+    """Steps on the exemplars of every context before its queries are asked. 0: off."""
     learning_rate: Annotated[float, Gt(0), Le(1)] = 1e-3
     """The constant rate of AdamW."""
 
@@ -259,7 +259,7 @@ class EndpointConfig(Section):
     model: Annotated[str, MinLen(1)]
     """The model's name on the server, which stands for its weights: other weights have another name."""
     serves: str | None = None
-    """The experiment's model whose weights, tuned or not, it serves; none: the only one."""
+    """The experiment's model whose weights, tuned or not, it serves. Not set: the only model."""
     protocol: Protocol = "completions"
     """OpenAI's completions with echoed log-probabilities, as of vLLM, or SGLang's own `/generate`."""
 
@@ -286,15 +286,15 @@ class EvaluationConfig(Section):
     protocol: Literal["shared", "per_query"] = "shared"
     """Exemplars drawn once for all queries of a context, or anew for every query (as in the paper)."""
     exemplars_per_class: Few | Annotated[tuple[Few, ...], MinLen(1)] = 4
-    """Exemplars of each class in a prompt; of a list every number is asked, with the same queries."""
+    """Exemplars of each class in a prompt. With a list, each number is evaluated, on the same queries."""
     contexts: Few = 2
-    """Draws of exemplars per set; with `shared` only."""
+    """Draws of exemplars per dataset; with `shared` only. Ten or more give bootstrap intervals."""
     queries: Few = 20
-    """Queries per context; with `per_query`, per set."""
+    """Queries per context; with `per_query`, per dataset."""
     flipped_percents: tuple[Annotated[int, Ge(0), Le(100)], ...] = (100,)
     """The shares of exemplars with a flipped label, each asked once."""
     flipped_sets: Literal["all", "two_labels"] = "all"
-    """The sets whose labels are flipped: all, or those with two labels (as in the paper)."""
+    """The datasets whose labels are flipped: all, or those with two labels (as in the paper)."""
     label_noise: tuple[Annotated[float, Ge(0), Lt(1)], ...] = ()
     """Shares of exemplars with a wrong symbol of their prompt, each asked beside the settings of symbols."""
     algorithmic_shots: Annotated[int, Gt(0), Le(16)] = 8
@@ -302,15 +302,15 @@ class EvaluationConfig(Section):
     list_functions: Concepts = 40
     """How many functions of lists are asked."""
     turing_programs: Concepts = 40
-    """How many Turing concepts are asked; where there are fewer, all."""
+    """How many Turing concepts are asked; all, if there are fewer."""
     turing_instructions: Annotated[int, Gt(0), Le(9)] | None = None
-    """Instructions of a Turing program at most (the paper: 3); none: 3 to 9, and all published ones."""
+    """Most instructions of a Turing program (the paper: 3). Not set: 3 to 9, and all published ones."""
     concepts: dict[str, Concepts] = {}
     """How many concepts of the other algorithmic benchmarks are asked, by benchmark."""
     algorithmic_queries: Annotated[int, Gt(0), Le(16)] = 2
     """Queries of an algorithmic concept."""
     language_texts: Annotated[int, Ge(0)] = 50
-    """Texts of every held-out set, at most, that the loss of plain language is measured on."""
+    """Maximum number of texts per held-out dataset on which the loss of plain language is measured."""
     pretrained: bool = False
     """The pretrained-only parent answers too, where the catalogue has one."""
     chat_template: bool = False
@@ -320,7 +320,7 @@ class EvaluationConfig(Section):
     finetuned: Finetuned = Finetuned()
     """In-context answers beside those of adapters tuned on the same exemplars (Dai et al. 2023)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What models answer in; `auto` is bf16 on a GPU, and fp32 on a CPU."""
+    """Number format of the computation. `auto`: bf16 on a GPU, fp32 on a CPU."""
     ranks_per_model: Annotated[int, Gt(0), Le(1_024)] | Literal["auto"] = "auto"
     """Ranks, one a GPU, that hold a model together; `auto` is the fewest of the job that have the memory."""
     published: LocalPath | None = None

@@ -31,14 +31,14 @@ Name = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # of a file or folder
 
 
 class OwnLocation(Fact):
-    """A set on the hub, or `<repository>/<config>/<split>.parquet` in the mirror of SYMTUNE_MIRROR."""
+    """A dataset on the hub, or `<repository>/<config>/<split>.parquet` in the mirror of SYMTUNE_MIRROR."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     repository: Annotated[str, Field(pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)?$")]
     """The repository as the hub calls it, `<owner>/<name>`."""
     config: Name = "default"
-    """The configuration."""
+    """The configuration of the repository."""
     splits: Annotated[dict[Split, Name], MinLen(1)]
     """What the hub calls each split; tuning uses `train`."""
     revision: str
@@ -58,16 +58,16 @@ class OwnLocation(Fact):
 
 
 class OwnDataset(Fact):
-    """A set of the user's own: where it lies, and what the catalogue says about the public ones."""
+    """A dataset of the user's own: where it lies, and what the catalogue says about the public ones."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     role: Role
-    """What the set is for; no set is for both."""
+    """What the dataset is for; no dataset is for both."""
     files: Annotated[dict[Split, LocalPath], MinLen(1)] | None = None
     """CSV, TSV, JSONL or Parquet files by split, relative to the experiment file; tuning uses `train`."""
     hub: OwnLocation | None = None
-    """Where the set lies on the hub, in place of files."""
+    """Where the dataset lies on the hub, in place of files."""
     columns: Annotated[tuple[str, ...], MinLen(1)]
     """The columns that the input of a prompt is made of."""
     label_column: str
@@ -75,13 +75,13 @@ class OwnDataset(Fact):
     labels: Annotated[dict[str, str], MinLen(2)]
     """Each value in the data with its natural label, compared as text; a list where they are the same."""
     unlabelled: tuple[str | None, ...] = ()
-    """What stands in the data in place of a label, such as -1; these rows are left out and counted."""
+    """Values in the label column that mean 'no label', such as -1; such rows are left out and counted."""
     instruction: str
     """What a prompt with an instruction says before its exemplars."""
     id_column: Annotated[str, MinLen(1)] | None = None
-    """The column that tells rows apart; none: their numbers do."""
+    """The column with a unique id of each row. Not set: the number of the row is its id."""
     input: str | None = None
-    """The input as text with every column in braces, once; none: the columns with ` | ` between them."""
+    """The input as text, with every column in braces once. Not set: the columns with ` | ` between them."""
     task_type: str = "own"
     """The kind of task, for tables and reports."""
     licence: str = "own data"

@@ -18,8 +18,9 @@ For everyone who writes an experiment. Example: `mixture: {prompts: 500}` sets `
 
 An experiment is a YAML file: one of those in `experiments/`, or your own. Choose it by name or path with
 `SYMTUNE_EXPERIMENT` or `--experiment`. You may leave out settings that have a default; settings marked
-*needed* have none. An unknown setting is an error, which suggests the nearest name. `make docs-settings`
-writes this page from the code that checks the settings.
+*needed* have none. The meaning of a setting says what happens while it is *not set*. An unknown setting is
+an error, which suggests the nearest name. `make docs-settings` writes this page from the code that checks
+the settings.
 """
 # What JSON Schema calls a bound, and what we say.
 BOUNDS = {
@@ -106,7 +107,9 @@ def _default(field: Schema) -> str:
         return "*needed*"
     value = field["default"]
     if value is None or value in ([], {}):
-        return "none"
+        return "not set"
+    if isinstance(value, dict):
+        return "see below"
     if isinstance(value, list):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
