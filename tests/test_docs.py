@@ -50,7 +50,8 @@ OWN = ("emails", "reviews", "mine.yaml", "mini", "score-endpoint", "collect", "r
 MADE_BY_THE_READER = {"symtune_pipeline/evaluation/benchmarks/words.py"}
 # What stands for the reader's own, or takes a model that a smoke run has.
 STANDS_FOR = {
-    "smollm2-135m": "micro", "OWNER/NAME": "someone/something", "/path/to/mine.yaml": "smoke"
+    "smollm2-135m": "micro", "OWNER/NAME": "someone/something",
+    "/path/to/mine.yaml": "smoke", "/path/to/shop.yaml": "smoke",
 }  # fmt: skip
 
 
@@ -152,7 +153,8 @@ def test_every_command_of_a_block_runs(
             ran += 1
             for name, value in smoke_run[0].environment.items():
                 monkeypatch.setenv(name, value)  # a command before may have chosen an experiment
-            folder = str(tmp_path / words[2]) if words[1] == "export" else ""
+            model = smoke_run[0].store.folder("base_model", "micro")
+            folder = str(tmp_path / words[2] if words[1] == "export" else model)
             stands_for = STANDS_FOR | {"FOLDER": folder}
             argv = [stands_for.get(word, word) for word in words if word != "--open"]
             monkeypatch.setattr(sys, "argv", argv)
@@ -190,7 +192,7 @@ def test_every_plan_is_made_of_the_model_and_experiment_that_it_names(
         "SYMTUNE_HOME": str(tmp_path),
     }
     ended = subprocess.run(
-        ["bash", "-c", script.replace("/path/to/mine.yaml", "smoke")],
+        ["bash", "-c", re.sub(r"/path/to/\w+\.yaml", "smoke", script)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -54,10 +54,11 @@ data:
 {labels}
       instruction: {instruction}
 {more}
-# A small budget, as in the quickstart: about fifteen minutes on two CPU cores.
+# A small budget for tuning, as in the quickstart.
 mixture: {{prompts: 200, exemplars_per_class: [2, 6], held_out_prompts: 16{characters}}}
 tuning: {{block_tokens: {block}}}
-evaluation: {{exemplars_per_class: {exemplars}, algorithmic_shots: 4}}
+# Ten draws of exemplars give intervals. The default of 2 gives none, and asks a fifth of the queries.
+evaluation: {{exemplars_per_class: {exemplars}, contexts: 10, algorithmic_shots: 4}}
 """
 
 

@@ -68,6 +68,8 @@ def test_text_and_label_are_found_in_every_format(name: str, tmp_path: Path) -> 
     assert (found.columns, found.label_column) == (("text",), "stars")
     assert found.labels == {"1": "1", "5": "5"}
     assert "12 examples" in said and "1 (6), 5 (6)" in said
+    # With fewer draws of exemplars there are no bootstrap intervals.
+    assert load_experiment(str(tmp_path / "mine.yaml")).evaluation.contexts == 10
 
 
 @pytest.mark.parametrize(
