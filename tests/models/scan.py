@@ -203,11 +203,21 @@ def found(name: str) -> Found | str:
 PAGE = """# Which models work
 
 For everyone who brings a model. Example: *does Mamba work?* Yes. It runs on the plain path: the same
-numbers, but slower. This command says how a model of the catalogue, or a model in any folder, runs:
+numbers, but slower.
+
+- **To tune your own model**, add it to the catalogue ([extending/model.md](extending/model.md)). It must be
+  on the hub, or in the hub's cache on this machine.
+- **To evaluate a model in a folder**, start a job, once an experiment has the asset `eval`
+  ([deployment.md](deployment.md#evaluate-a-model-folder)). It cannot be tuned from there.
+
+This command loads the model in a folder, tries how it runs, and says why:
 
 ```
-symtune show model smollm2-135m
+symtune show model FOLDER
 ```
+
+For a model of the catalogue, `symtune show model smollm2-135m` shows its entry and how its last
+evaluation ran it.
 
 A model is checked when it is loaded. A few short random strings are run one by one, with transformers' own
 attention. The same strings are then run packed, as in tuning, and as a tree of labels, as in scoring.
@@ -223,7 +233,6 @@ their beginning; or one by one; or one by one without a cache.
 Sliding windows, chunks, capped scores and attention sinks are exact on both paths.
 
 The report, the metadata of the predictions and their column `path` say how each variant ran.
-`symtune show model` also says why.
 
 A folder must contain the whole model in safetensors, in full or half precision, and its tokenizer. These
 are refused with a reason: missing or surplus weights, adapters, quantised weights, and code in the folder.
