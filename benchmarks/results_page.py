@@ -104,6 +104,28 @@ def headline(kept: Kept) -> str:
     return markdown(heads, lines)
 
 
+def dataset_means(kept: Kept) -> str:
+    """A line a setting, as in `headline`, of means in which every dataset counts alike."""
+    seeds = seeds_of_recipes(kept)["tuned"]
+    untuned = ["untuned"] * len(seeds)
+    asked = in_order(kept.outcomes.filter(pl.col("variant").is_in(["untuned", *seeds])))
+    weight = 1 / pl.len().over("measure", "variant", "dataset")
+    lines = []
+    for (benchmark, setting), rows in asked.group_by("benchmark", "setting", maintain_order=True):
+        of = dict(iter(rows.with_columns(weight=weight).group_by("measure")))
+        raw, calibrated = (_difference(of[measure,], seeds, untuned) for measure in MEASURES)
+        before = of["accuracy",].filter(variant="untuned")
+        accuracy, chance = (
+            (before[name] * before["weight"]).sum() / before["weight"].sum()
+            for name in ("correct", "chance")
+        )
+        shares = map(fraction_text, (chance, accuracy, accuracy + raw["gain"]))
+        gains = (gain_text(each, OVER_SEEDS) for each in (raw, calibrated))
+        lines.append((setting_label(str(benchmark), str(setting)), *shares, *gains))
+    heads = ("setting", "chance", "untuned", "tuned, mean", "points", "points, calibrated")
+    return markdown(heads, lines)
+
+
 def variants(kept: Kept) -> str:
     """A line a setting and variant: accuracy, and the gains over the untuned model and over `tuned`."""
     rows = in_order(mart("mart_variants", kept).filter(measure="accuracy"))
@@ -154,23 +176,29 @@ def recipes(kept: Kept) -> str:
 
 
 def _difference(rows: pl.DataFrame, first: Sequence[str], second: Sequence[str]) -> Row:
-    """The mean over seeds of the first variants' accuracy minus the second's, with its interval."""
+    """The mean over seeds of the first variants' accuracy minus the second's, with its interval.
+
+    A query counts by its `weight`, where the rows have that column.
+    """
+    if "weight" not in rows.columns:
+        rows = rows.with_columns(weight=1.0)
+    more = pl.col("correct").cast(float) - pl.col("correct_second").cast(float)
     query, draw = ["dataset", "context", "query"], ["dataset", "context"]
     cells = [
         rows.filter(variant=left)
         .join(rows.filter(variant=right), on=query, suffix="_second")
         .group_by(draw)
-        .agg(n=pl.len(), more=pl.col("correct").sum() - pl.col("correct_second").sum().cast(int))
+        .agg(n=pl.col("weight").sum(), more=(more * pl.col("weight")).sum())
         .sort(draw)
         for left, right in zip(first, second, strict=True)
     ]
-    more, n = ([float(v) for cell in cells for v in cell[name]] for name in ("more", "n"))
+    ahead, n = ([float(v) for cell in cells for v in cell[name]] for name in ("more", "n"))
     gains = [sum(cell["more"]) / sum(cell["n"]) for cell in cells]
     return {
         "seeds": gains,
         "gain": sum(gains) / len(gains),
-        "gain_low": crossed_low(more, n, len(cells)),
-        "gain_high": crossed_high(more, n, len(cells)),
+        "gain_low": crossed_low(ahead, n, len(cells)),
+        "gain_high": crossed_high(ahead, n, len(cells)),
     }
 
 
@@ -343,6 +371,7 @@ TABLES: Mapping[str, Callable[[Kept], str]] = {
     each.__name__: each
     for each in (
         headline,
+        dataset_means,
         variants,
         recipes,
         over_tuned,
