@@ -79,7 +79,7 @@ def _answers(step: Step, models: Sequence[str]) -> Answers:
     """What the models were asked, and what those answered that were asked it."""
     kept, generated = step.artifacts, ANSWERS["generation"]
     current = [model for model in models if _were_asked(step, model)]
-    classification, algorithmic = (
+    suites = (
         kept.read_table(suite.asset, name=suite.file)
         for suite in (CLASSIFICATION_SUITE, ALGORITHMIC_SUITE)
     )
@@ -92,8 +92,7 @@ def _answers(step: Step, models: Sequence[str]) -> Answers:
     inputs = kept.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES)
     in_chat = current if step.experiment.evaluation.chat_template else []
     return Answers(
-        classification,
-        algorithmic,
+        *suites,
         predictions=pl.concat(classified),
         completions=_answered(step, generated, current, ALGORITHMIC_PREDICTIONS),
         inputs=inputs.sort("example")["input"].to_list(),

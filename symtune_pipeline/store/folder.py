@@ -119,7 +119,7 @@ class Store:
 
     def input_of(self, key: str, name: str) -> Manifest:
         """The manifest of an input of an artifact; raises UserError where it has changed since."""
-        now, noted = self.manifest(name), self.manifest(key).inputs
+        noted, now = self.manifest(key).inputs, self.manifest(name)
         if noted.get(name, now.version) != now.version:
             raise UserError(
                 f"'{key}' in {self.address} was made from an earlier version of '{name}';"

@@ -241,6 +241,10 @@ def test_the_card_names_no_tuning_set_that_the_mixture_has_no_prompt_of(
     mixture = store.read_table("tuning_mixture")
     with store.writing("tuning_mixture") as folder:
         TUNING_MIXTURE.write(mixture.filter(pl.col("dataset") != "trades"), folder)
+    leaks = store.read_table("int_contamination")
+    about = {"tuning_mixture": store.manifest("tuning_mixture").version}
+    with store.writing("int_contamination", inputs=about) as folder:
+        leaks.write_parquet(folder / TABLE)
     export_dataset(store, SMOKE, tmp_path / "dataset")
     before, after = (
         (folder / "README.md").read_text(encoding="utf-8")

@@ -75,7 +75,7 @@ def assert_same_answers(found: JobConfig, whole: JobConfig) -> None:
         )
         scores = [name for name in SCORES if name in one.columns]
         assert one.drop(*scores, "path").equals(other.drop(*scores, "path")), variant
-        held = f"{other['path'][0]} by {found.ranks_per_model} ranks together"
+        held = other["path"][0].replace("cpu", f"cpu by {found.ranks_per_model} ranks together")
         assert set(one["path"]) == {held}
         for name in scores:
             differences = (one[name].explode() - other[name].explode()).abs()
