@@ -79,10 +79,8 @@ def _answers(step: Step, models: Sequence[str]) -> Answers:
     """What the models were asked, and what those answered that were asked it."""
     kept, generated = step.artifacts, ANSWERS["generation"]
     current = [model for model in models if _were_asked(step, model)]
-    suites = (
-        kept.read_table(suite.asset, name=suite.file)
-        for suite in (CLASSIFICATION_SUITE, ALGORITHMIC_SUITE)
-    )
+    classification = kept.read_table(CLASSIFICATION_SUITE.asset, name=CLASSIFICATION_SUITE.file)
+    algorithmic = kept.read_table(ALGORITHMIC_SUITE.asset, name=ALGORITHMIC_SUITE.file)
     classified = [
         _answered(step, key, current, CLASSIFICATION_PREDICTIONS).with_columns(
             benchmark=pl.lit(name)
@@ -92,7 +90,8 @@ def _answers(step: Step, models: Sequence[str]) -> Answers:
     inputs = kept.read_input(CLASSIFICATION_SUITE.asset, EXAMPLES)
     in_chat = current if step.experiment.evaluation.chat_template else []
     return Answers(
-        *suites,
+        classification,
+        algorithmic,
         predictions=pl.concat(classified),
         completions=_answered(step, generated, current, ALGORITHMIC_PREDICTIONS),
         inputs=inputs.sort("example")["input"].to_list(),

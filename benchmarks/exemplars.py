@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from benchmarks.kept import Kept
-from benchmarks.marts import in_order, mart, untuned_rows
+from benchmarks.marts import Measure, in_order, mart, untuned_rows
 from symtune_pipeline.report.plots import VARIANT_COLOURS, colours, inline
 from symtune_pipeline.report.tables import Row, setting_label
 from symtune_pipeline.report.variants import OVER_SEEDS
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 AT = ", k = "  # between a setting and its number of exemplars
 
 
-def by_exemplars(kept: Kept) -> list[Row]:
+def by_exemplars(kept: Kept, measure: Measure = "accuracy") -> list[Row]:
     """By setting and number of exemplars of each class the accuracies before and after, and the gain."""
-    raw = kept.outcomes.filter(pl.col("setting").str.contains(AT), measure="accuracy")
-    several = replace(kept, outcomes=raw)
+    asked = kept.outcomes.filter(pl.col("setting").str.contains(AT), measure=measure)
+    several = replace(kept, outcomes=asked)
     untuned, rows = untuned_rows(several), []
     for row in mart("mart_seeds", several).filter(recipe="tuned").iter_rows(named=True):
-        before = untuned[row["benchmark"], row["setting"], "accuracy"]
+        before = untuned[row["benchmark"], row["setting"], measure]
         setting, k = row["setting"].split(AT)
         accuracies = {"untuned": before["accuracy"], "tuned": row["accuracy"]}
         rows.append(

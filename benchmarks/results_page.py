@@ -299,7 +299,7 @@ def datasets(kept: Kept) -> str:
     return markdown(heads, lines)
 
 
-def exemplars(kept: Kept) -> str:
+def exemplars(kept: Kept, measure: Measure = "accuracy") -> str:
     """A line a setting and number of exemplars of each class: untuned, the mean of `tuned`, and the gain."""
     lines = [
         (
@@ -309,11 +309,16 @@ def exemplars(kept: Kept) -> str:
             fraction_text(row["tuned"]),
             gain_text(row, OVER_SEEDS),
         )
-        for row in by_exemplars(kept)
+        for row in by_exemplars(kept, measure)
     ]
     return markdown(
         ("setting", "examples of each class", "untuned", "tuned, mean", "points"), lines
     )
+
+
+def exemplars_calibrated(kept: Kept) -> str:
+    """As `exemplars`, of calibrated choices."""
+    return exemplars(kept, "calibrated")
 
 
 def models(kept: Kept) -> str:
@@ -377,6 +382,7 @@ TABLES: Mapping[str, Callable[[Kept], str]] = {
         over_tuned,
         datasets,
         exemplars,
+        exemplars_calibrated,
         models,
         language,
         cost,

@@ -36,6 +36,7 @@ SCHEMA = {
     "gain_cluster_high": pl.Float64,
     "flipped_percent": pl.Int32,
     "ece": pl.Float64,
+    **dict.fromkeys(("mean_accuracy", "mean_chance", "mean_gain"), pl.Float64),
 }
 
 

@@ -50,7 +50,7 @@ def open_scorer(folder: Path, precision: Precision, asking: Asking) -> PreTraine
         with fitting(folder):
             if asking.team is None:
                 return load_scorer(folder, dtype, device)
-            model = asking.team.open(folder, dtype, "eager")
+            model: PreTrainedModel = asking.team.open(folder, dtype, "eager")
             predict_in_float32(model)
             choose_path(model)
             return model

@@ -32,4 +32,4 @@ def load_scorer(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedMode
     model = open_model(folder, dtype, device).eval()
     predict_in_float32(model)
     choose_path(model)
-    return model
+    return model  # type: ignore[no-any-return]

@@ -123,7 +123,7 @@ def write_report(
     records = json.dumps(summary_records(summary), indent=2, ensure_ascii=False) + "\n"
     write(folder / "summary.json", records.encode())
     tables = html_tables(summary=summary, icl=icl, algorithmic=algorithmic, scaling=scaling)
-    tables["paper"] = as_html("paper", paper_table(summary, calibrated))
+    tables["paper"] = as_html("paper", paper_table(summary))
     tables |= robustness.html_tables(calibrated=calibrated, alignment=alignment, language=language)
     tables |= variant_tables(variants, seeds) | exemplar_tables(exemplars)
     tables |= choice_tables(choices) | finetuned_tables(finetuned)

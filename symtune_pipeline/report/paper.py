@@ -21,18 +21,21 @@ from symtune_pipeline.report.tables import (
 if TYPE_CHECKING:
     from great_tables import GT
 
+FIGURES = ("accuracy", "chance", "gain")
 ARROW = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
 
 
-def paper_table(summary: pl.DataFrame, calibrated: pl.DataFrame) -> GT:
+def paper_table(summary: pl.DataFrame) -> GT:
     """The paper's figures for each of its models beside ours, which are means over datasets, too.
 
-    The arguments are the marts of these names. Of algorithmic benchmarks, ours are means over queries.
+    `summary` is the mart of that name. Of algorithmic benchmarks, ours are means over queries.
     """
     from great_tables import GT
 
     several = several_models(summary)
-    means = over_datasets(summary, calibrated)
+    means = summary.with_columns(
+        pl.coalesce(f"mean_{figure}", figure).alias(figure) for figure in FIGURES
+    )
     measured = [pair for pair in comparisons(means) if pair.tuned.get("gain") is not None]
 
     def ours(wanted: Row) -> str:
@@ -65,14 +68,6 @@ def paper_table(summary: pl.DataFrame, calibrated: pl.DataFrame) -> GT:
         note += f" In the first four rows, our chance is {' or '.join(sorted(chances))}."
     table = GT(pl.DataFrame(rows)).tab_source_note(note)
     return table.cols_align("right", facts["models"])
-
-
-def over_datasets(summary: pl.DataFrame, calibrated: pl.DataFrame) -> pl.DataFrame:
-    """The summary with the means over datasets where it has those over queries, which large datasets rule."""
-    of_sets = calibrated.filter(pl.col("choice") == "raw", pl.col("dataset").is_not_null())
-    row = ["model", "benchmark", "setting", "variant"]
-    means = of_sets.group_by(row).agg(pl.col("accuracy", "chance", "gain").mean())
-    return summary.update(means, on=row, how="left")
 
 
 def _percent(row: Row, figure: str) -> str:
