@@ -115,7 +115,7 @@ def test_a_launcher_of_the_users_own_is_a_file_anywhere(tmp_path: Path) -> None:
         ),
         ("kind: ray\nworker: 2", r"setting 'worker': unknown setting \(did you mean 'workers'\?\)"),
         (
-            "kind: ray\naddress: http://me:secret@head:8265",
+            "kind: ray\naddress: http://me:secret@head:8265",  # pragma: allowlist secret
             r"setting 'address': .*holds a user, a password or a query; (?!.*secret)",
         ),
         ("- local", r"setting 'kind': "),
